@@ -1,0 +1,81 @@
+/* Whose failure is it?  The user's gets a Status and one line in an Err, passed up to cli/, which
+ * prints it and exits.  The programmer's gets ASSERT: values, file, line, abort.  The machine's gets
+ * panic(): the call, the hook of dist/launch.c (so that no other rank waits), abort. */
+#pragma once
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#    define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
+#    define MUST_CHECK             __attribute__((warn_unused_result))
+#    define NO_RETURN              __attribute__((noreturn))
+#else
+#    define PRINTF_LIKE(fmt, args)
+#    define MUST_CHECK
+#    define NO_RETURN
+#endif
+
+/* E_INPUT: the user gave something wrong (usage, config, data, model files): exit code 2.
+ * E_FAILED: the run could not go on (disk full, non-finite loss): exit code 1. */
+typedef enum Status { OK = 0, E_INPUT, E_FAILED } Status;
+
+/* One line for the user, without a newline: "file:line: key: what is wrong, what was found, what to
+ * do".  Zero-initialise; untouched on success. */
+typedef struct Err {
+    char line[1024];
+} Err;
+
+/* Writes the line and returns `s`, so that a parser can say `return err_set(err, E_INPUT, ...)`.
+ * Control characters that came with foreign bytes are replaced by '?'.  err may be NULL. */
+Status err_set(Err *err, Status s, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+/* Puts "prefix: " before a line that a lower function wrote; returns `s`. */
+Status err_wrap(Err *err, Status s, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+#define TRY(expr)                                                                                  \
+    do {                                                                                           \
+        Status try_status_ = (expr);                                                               \
+        if (try_status_ != OK) return try_status_;                                                 \
+    } while (0)
+
+/* Several lines, where all of a file's errors are told at once.  Owns its lines. */
+typedef struct Problems {
+    char **lines;
+    int n;
+    int n_dropped; /* beyond the first 100 */
+} Problems;
+
+void problems_add(Problems *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
+void problems_clear(Problems *p);
+
+/* Runs the panic hook, prints, aborts. */
+NO_RETURN void panic_at(const char *file, int line, const char *fmt, ...) PRINTF_LIKE(3, 4);
+typedef void PanicHook(void *ud, const char *message);
+/* One per process: set by dist/launch.c, which must end the other ranks. */
+void panic_set_hook(PanicHook *hook, void *ud);
+
+#define panic(...) panic_at(__FILE__, __LINE__, __VA_ARGS__)
+
+/* Stays on in release builds; the message carries the values. */
+#define ASSERT(cond, ...)                                                                          \
+    do {                                                                                           \
+        if (!(cond)) panic_at(__FILE__, __LINE__, "assertion " #cond ": " __VA_ARGS__);            \
+    } while (0)
+
+/* Costly checks (finite values, token range), compiled in when NDEBUG_CHECKS is not set. */
+#ifdef LORAC_DEBUG_ASSERT
+#    define DEBUG_ASSERT(cond, ...) ASSERT(cond, __VA_ARGS__)
+#else
+#    define DEBUG_ASSERT(cond, ...) ((void)0)
+#endif
+
+#ifdef __cplusplus
+}
+#endif

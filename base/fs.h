@@ -1,0 +1,55 @@
+/* Files: reading whole or mapped, writing beside and renaming, folders.  Every error line names the
+ * path and the system's reason. */
+#pragma once
+
+#include "base/err.h"
+#include "base/str.h"
+
+/* A file mapped read-only (or, where it cannot be mapped, read into memory).  Empty file: data is
+ * not NULL, len 0. */
+typedef struct FileMap {
+    const uint8_t *data;
+    size_t len;
+    bool mapped;
+} FileMap;
+Status file_map(FileMap *out, const char *path, Err *err) MUST_CHECK;
+void file_unmap(FileMap *m);
+
+/* The whole file as NUL-terminated text (the NUL is not counted); the caller frees. */
+Status file_read(char **out, size_t *len, const char *path, Err *err) MUST_CHECK;
+
+bool path_exists(const char *path);
+bool path_is_dir(const char *path);
+/* "dir/name" in fresh memory; name absolute: a copy of name. */
+char *path_join(const char *dir, const char *name);
+const char *path_base(const char *path); /* the part after the last '/' */
+
+Status dir_make(const char *path, Err *err) MUST_CHECK; /* with parents; existing is fine */
+/* Names (not paths) in a folder, sorted, without "." and "..".  Free with dir_list_free. */
+Status dir_list(char ***names, int *n, const char *path, Err *err) MUST_CHECK;
+void dir_list_free(char **names, int n);
+Status dir_remove(const char *path,
+                  Err *err) MUST_CHECK;                 /* with everything in it; absent is fine */
+Status dir_sync(const char *path, Err *err) MUST_CHECK; /* fsync of the folder itself */
+
+/* Writes path.tmp.PID, fsyncs, renames over path: a reader sees the old file or the new one. */
+Status file_write_atomic(const char *path, const void *data, size_t len, Err *err) MUST_CHECK;
+Status file_copy(const char *from, const char *to,
+                 Err *err) MUST_CHECK; /* bytes and mode, fsynced */
+
+/* A sequential writer with a CRC-32C of all that went through it; used for large files.  Write
+ * errors (disk full) are kept and told once by file_out_close, which fsyncs.  After file_out_close
+ * or file_out_abort (which also unlinks) the struct is empty. */
+typedef struct FileOut {
+    int fd;
+    char *path;
+    uint8_t *buf;
+    size_t n_buf;
+    uint64_t total;
+    uint32_t crc;
+    int error; /* errno of the first failure */
+} FileOut;
+Status file_out_open(FileOut *f, const char *path, Err *err) MUST_CHECK;
+void file_out_write(FileOut *f, const void *data, size_t len);
+Status file_out_close(FileOut *f, Err *err) MUST_CHECK;
+void file_out_abort(FileOut *f);

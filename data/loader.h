@@ -1,0 +1,142 @@
+/* Data sets to token batches on the host.
+ *
+ * dataset_open reads, tokenises (in parallel, cached), splits and packs; it owns nothing of the model.
+ * Which documents a step sees is a pure function of (settings, seed, epoch, step): `Loader` has no
+ * state but the position that the caller passes in. */
+#pragma once
+
+#include "base/log.h"
+#include "base/parallel.h"
+#include "data/tokenizer.h"
+
+typedef enum DataFormat {
+    DATA_ALPACA,     /* instruction, input, output */
+    DATA_SAMSUM,     /* dialogue, summary */
+    DATA_MESSAGES,   /* messages: [{role, content}] */
+    DATA_SHAREGPT,   /* conversations: [{from, value}] */
+    DATA_COMPLETION, /* prompt, completion */
+    DATA_TEXT,       /* text */
+    DATA_TOKENS,     /* input_ids, labels (-100: not trained; under their own token) */
+} DataFormat;
+
+typedef enum ChatTemplate {
+    TEMPLATE_DEFAULT, /* the format's own prompt (alpaca, samsum); for chats: refused, name one */
+    TEMPLATE_LLAMA2,
+    TEMPLATE_LLAMA3,
+    TEMPLATE_CHATML,
+    TEMPLATE_PROMPT, /* DataSource.prompt with {field}s, then the answer */
+    TEMPLATE_RAW,    /* fields one after the other, nothing between */
+} ChatTemplate;
+
+typedef enum TrainOn { TRAIN_ON_ANSWER, TRAIN_ON_ASSISTANT, TRAIN_ON_ALL } TrainOn;
+typedef enum Packing { PACK_BEST_FIT, PACK_OFF, PACK_CONCAT } Packing;
+typedef enum Overlong { OVERLONG_ERROR, OVERLONG_TRUNCATE, OVERLONG_SPLIT } Overlong;
+
+typedef struct FieldMap {
+    char *from; /* the name that the format uses */
+    char *to;   /* the name in the file */
+} FieldMap;
+
+/* One file (or several of one kind) and how to read it. */
+typedef struct DataSource {
+    char *path;
+    DataFormat format;
+    ChatTemplate chat;
+    char *prompt;  /* TEMPLATE_PROMPT, else NULL */
+    char *system;  /* chats: a system message where a row has none, or NULL */
+    double weight; /* share in the mix relative to the others; 1 takes each row once an epoch */
+    FieldMap *fields;
+    int n_fields;
+    int line; /* of this source in the config, for messages */
+} DataSource;
+
+typedef struct DataOpts {
+    DataSource *train;
+    int n_train;
+    DataSource *eval; /* validation files, or none */
+    int n_eval;
+    double eval_share;  /* of the training rows, 0: none */
+    int64_t eval_count; /* rows, 0: none; at most one of the three */
+    TrainOn train_on;
+    Packing packing;
+    Overlong overlong;
+    int64_t max_length; /* tokens in a document, and in a packed row */
+    bool
+        allow_untrained; /* rows without a trained token are counted and left out instead of refused */
+    bool shuffle;
+    char *cache_dir; /* NULL: no cache */
+} DataOpts;
+
+/* What was found, before the first step. */
+typedef struct DataReport {
+    int64_t rows, tokens, trained_tokens, longest; /* longest document, tokens */
+    int64_t truncated, dropped_tokens,
+        split;                     /* documents cut, tokens lost by it, documents split */
+    int64_t untrained, duplicates; /* rows without trained token; equal rows beyond the first */
+    int64_t first_untrained_line;
+    int64_t packed_rows;   /* rows of max_length in epoch 0; documents when packing is off */
+    double fill;           /* tokens / (packed_rows * max_length) */
+    int64_t max_documents; /* most documents in one packed row */
+    bool from_cache;
+} DataReport;
+
+typedef struct Dataset Dataset; /* tokenised rows, immutable */
+
+/* Builds the training set and, when opts ask for it, the validation set (*eval NULL otherwise).  Errors
+ * name file and line (row) and go to `problems`, the first hundred, before E_INPUT is returned.  Trained
+ * tokens are those after the shift: a document's first token is never a target. */
+Status dataset_open(Dataset **train, Dataset **eval, const DataOpts *opts, const Tokenizer *t,
+                    Pool *pool, Log *log, Problems *problems) MUST_CHECK;
+/* One set from one group of sources (lorac eval, tokenize). */
+Status dataset_open_sources(Dataset **out, const DataSource *sources, int n, const DataOpts *opts,
+                            const Tokenizer *t, Pool *pool, Log *log,
+                            Problems *problems) MUST_CHECK;
+void dataset_free(Dataset *d);
+const DataReport *dataset_report(const Dataset *d);
+
+/* A tokenised document.  labels[i] stands under its own token (-100: not trained). */
+typedef struct Document {
+    const int32_t *ids, *labels;
+    int64_t n;
+    int64_t id; /* sample id: unique in the set, the same in every epoch and split of the work */
+    const char *file;
+    int64_t line; /* 1-based line of the row (the row's start in a JSON array) */
+} Document;
+int64_t dataset_size(const Dataset *d); /* documents */
+Document dataset_document(const Dataset *d, int64_t i);
+
+/* Tokens for one forward pass: documents back to back. */
+typedef struct HostBatch {
+    int64_t n_tokens;   /* N, pads included */
+    int32_t *ids;       /* (N) */
+    int32_t *targets;   /* (N) the NEXT token of the same document where that is trained, else -1 */
+    int32_t *positions; /* (N) within the document */
+    int64_t *samples;   /* (N) sample id of the token's document */
+    int n_docs;
+    int32_t *cu_docs;  /* (n_docs + 1) first token of each document, then N */
+    int64_t max_doc;   /* longest document */
+    int64_t n_trained; /* targets >= 0 */
+    int64_t n_real;    /* tokens that are no padding */
+    void *memory;      /* the one allocation behind the arrays; grown by loader_micro */
+    size_t memory_bytes;
+} HostBatch;
+void host_batch_clear(HostBatch *b);
+
+/* Epoch order, packing and batches over a data set.  A *row* is a packed row (PACK_BEST_FIT, PACK_CONCAT) or
+ * a document (PACK_OFF); `batch_rows` rows make an optimizer step, cut into micro-batches and ranks. */
+typedef struct Loader Loader;
+Loader *loader_new(const Dataset *d, const DataOpts *opts, uint64_t seed, int64_t batch_rows);
+void loader_free(Loader *l);
+
+/* Rows and optimizer steps in an epoch.  The last step of an epoch may have fewer rows. */
+int64_t loader_rows(Loader *l, int64_t epoch);
+int64_t loader_steps(Loader *l, int64_t epoch);
+/* Rows of step `step` of `epoch`, and trained tokens and documents in all of them: known before the forward. */
+typedef struct StepInfo {
+    int64_t first_row, n_rows, n_tokens, n_trained, n_docs;
+} StepInfo;
+StepInfo loader_step(Loader *l, int64_t epoch, int64_t step);
+/* Fills *b with rows [first_row, first_row + n_rows) of `epoch`.  n_rows 0 gives an empty batch. */
+void loader_rows_fill(Loader *l, int64_t epoch, int64_t first_row, int64_t n_rows, HostBatch *b);
+/* The largest n_tokens, n_docs and n_trained that n_rows consecutive rows of `epoch` can have. */
+StepInfo loader_max(Loader *l, int64_t epoch, int64_t n_rows);
