@@ -1,5 +1,6 @@
 /* JSON: a read-only tree over jansson, whose home is json.c, and a small writer.
  *
+ * Names keep clear of jansson's own (json_string, JSON_OBJECT): its symbols share our process.
  * Every accessor takes the tree's own nodes and returns borrowed pointers that live until json_free
  * of the root. */
 #pragma once
@@ -10,13 +11,13 @@
 typedef struct Json Json; /* never dereferenced outside json.c */
 
 typedef enum JsonKind {
-    JSON_NULL,
-    JSON_BOOL,
-    JSON_INT,
-    JSON_REAL,
-    JSON_STRING,
-    JSON_ARRAY,
-    JSON_OBJECT
+    JK_NULL,
+    JK_BOOL,
+    JK_INT,
+    JK_REAL,
+    JK_STRING,
+    JK_ARRAY,
+    JK_OBJECT
 } JsonKind;
 
 typedef enum JsonFlags {
@@ -47,7 +48,7 @@ const char *json_iter_key(void *it);
 const Json *json_iter_value(void *it);
 
 /* Each returns false and leaves *out alone when the node is NULL or of another kind. */
-bool json_string(const Json *j, const char **out, size_t *len); /* len may be NULL */
+bool json_str(const Json *j, const char **out, size_t *len); /* len may be NULL */
 bool json_int(const Json *j, int64_t *out);
 bool json_number(const Json *j, double *out); /* integer or real */
 bool json_bool(const Json *j, bool *out);

@@ -22,7 +22,7 @@ typedef struct YamlNode {
 Status yaml_parse(YamlNode **out, const char *text, size_t len, const char *name,
                   Err *err) MUST_CHECK;
 Status yaml_parse_file(YamlNode **out, const char *path, Err *err) MUST_CHECK;
-void yaml_free(YamlNode *n);
+void yaml_node_free(YamlNode *n); /* not yaml_free: libyaml exports that name */
 
 const YamlNode *yaml_get(const YamlNode *map, const char *key); /* NULL when absent or no map */
 bool yaml_is_null(const YamlNode *n);                           /* NULL, plain "", "~", "null" */
