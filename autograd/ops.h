@@ -1,0 +1,63 @@
+/* One function an op: computes now, and records its rule when there is a tape.  Shapes in parentheses,
+ * letters as in kernels/kernels.h.  w, bias, norms: parameters (&param->t) or any tensor. */
+#pragma once
+
+#include "autograd/tape.h"
+
+/* ids (N) i32, w (V,C) -> (N,C) */
+Tensor *op_embedding(Ctx *c, const Tensor *ids, Tensor *w);
+
+/* x (N,C), w (C) -> (N,C) */
+Tensor *op_rmsnorm(Ctx *c, Tensor *x, Tensor *w, float eps);
+
+/* x (N,I), w (O,I), bias (O) or NULL, residual (N,O) or NULL -> residual + x w^T + bias  (N,O) */
+Tensor *op_linear(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual);
+
+/* An adapter on rows [row0, row0 + rows of b) of the base matrix: y[:, row0...] += scale * drop(x) a^T b^T.
+ * a (R,I), b (rows,R).  `site` numbers the target module in the model: each has its own dropout mask, as in
+ * PEFT. */
+typedef struct LoraSlice {
+    Tensor *a, *b;
+    int64_t row0;
+    float scale;   /* alpha / R, or alpha / sqrt(R) for rsLoRA */
+    float dropout; /* 0 in evaluation */
+    uint64_t site;
+} LoraSlice;
+
+enum { LORA_MAX_SLICES = 3 };
+
+/* op_linear with 1..LORA_MAX_SLICES adapters.  samples (N) i64 and positions (N) i32 key the dropout; they may be NULL
+ * when no slice drops.  Two forms under one test may compute it; see docs/numerics.md. */
+Tensor *op_linear_lora(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual,
+                       const LoraSlice *lora, int n_lora, const Tensor *samples,
+                       const Tensor *positions);
+
+/* qkv (N,(H+2K)D) -> q (N,H*D), k (N,K*D), v (N,K*D); normed per head when q_norm, k_norm (D) are given;
+ * rotated by positions (N) i32 in rope (P,D) f32. */
+void op_split_rope(Ctx *c, Tensor *qkv, const Tensor *positions, const Tensor *rope, Tensor *q_norm,
+                   Tensor *k_norm, int n_heads, int n_kv_heads, float eps, Tensor **q, Tensor **k,
+                   Tensor **v);
+
+/* q (N,H*D), k, v (N,K*D) -> (N,H*D); causal inside each document; scale D^-1/2.  docs lives until backward
+ * is done. */
+Tensor *op_attention(Ctx *c, Tensor *q, Tensor *k, Tensor *v, int n_heads, int n_kv_heads,
+                     const Docs *docs);
+
+/* Appends k, v to the cache and attends to it; no tape. */
+Tensor *op_attention_cached(Ctx *c, Tensor *q, Tensor *k, Tensor *v, int n_heads, int n_kv_heads,
+                            Tensor *cache_k, Tensor *cache_v, const Docs *docs, const Tensor *past,
+                            int64_t max_past);
+
+/* gate_up (N,2F) -> silu(gate) * up (N,F) */
+Tensor *op_swiglu(Ctx *c, Tensor *gate_up);
+
+/* x (N,C) -> rows of it (M,C); rows (M) i32, ascending, distinct */
+Tensor *op_gather_rows(Ctx *c, Tensor *x, const Tensor *rows);
+
+/* Final product and loss in one: h (M,C), w (V,C), targets (M) i32.  Adds to *loss_sum (1) f32 the sum of
+ * -log softmax(h w^T)[target].  Goes through M in chunks, so the logits of all rows never exist; with a tape, dh and dw of
+ * grad_scale * sum are computed in the forward pass and handed on by the rule (the result's own gradient is not
+ * read).  Returns a node-carrying tensor (1): the loss sum of this call, seed of backward.  chunk_rows 0: a default.
+ * row_loss (M) f32 or NULL receives each row's loss. */
+Tensor *op_linear_xent(Ctx *c, Tensor *h, Tensor *w, const Tensor *targets, float grad_scale,
+                       Tensor *loss_sum, Tensor *row_loss, int64_t chunk_rows);

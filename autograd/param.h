@@ -1,0 +1,49 @@
+/* Param: a named leaf with storage that outlives the step.  A fused matrix (q, k, v; gate, up) is one
+ * Param with a slice for each checkpoint tensor, so loading, saving, optimizer state and weight decay go
+ * slice by slice and everybody outside sees the usual names. */
+#pragma once
+
+#include "tensor/device.h"
+
+enum { PARAM_MAX_SLICES = 3 };
+
+/* Rows [row0, row0 + rows) of the Param's matrix (elements of its vector) are one checkpoint tensor. */
+typedef struct ParamSlice {
+    char *name; /* "model.layers.0.self_attn.q_proj.weight" */
+    int64_t row0, rows;
+} ParamSlice;
+
+typedef struct Param {
+    Tensor t;   /* the working copy; first, so that &p->t is what ops take */
+    char *name; /* "model.layers.0.self_attn.qkv.weight"; t.name points here */
+    ParamSlice slices[PARAM_MAX_SLICES];
+    int n_slices;
+    int unit; /* of sharding, recompute and prefetch: 0 the embedding, 1 + i block i, last the head */
+    bool trained;   /* receives gradients and optimizer state */
+    bool decay;     /* weight decay: two or more dimensions (norms and biases not) */
+    bool adapter;   /* LoRA A, B: MEM_ADAPTER, saved in the adapter file */
+    float lr_scale; /* 1 unless a config says otherwise */
+} Param;
+
+/* All parameters of a model in one fixed order: units ascending, within a unit as the forward pass uses
+ * them. */
+typedef struct ParamSet {
+    Param **items; /* borrowed */
+    int n, cap;
+} ParamSet;
+
+/* Fills in a Param without storage: shape rows x cols (cols 0: a vector).  Copies the names.  One slice of the
+ * same name; add more with param_set_slices. */
+void param_init(Param *p, const char *name, DType dtype, int64_t rows, int64_t cols, int unit);
+/* Replaces the slices: n names and row counts, in order; they must cover all rows. */
+void param_set_slices(Param *p, int n, const char *const *names, const int64_t *rows);
+void param_clear(Param *p); /* names; the storage, too, when there is one */
+/* A storage of its own (dense), category by p->adapter.  Contents undefined. */
+void param_alloc(Device *d, Param *p);
+/* Sets trained and t.needs_grad. */
+void param_set_trained(Param *p, bool trained);
+
+void paramset_add(ParamSet *s, Param *p);
+void paramset_clear(ParamSet *s);
+/* The Param and slice of a checkpoint tensor's name; NULL when there is none. */
+Param *paramset_find(const ParamSet *s, const char *slice_name, int *slice);

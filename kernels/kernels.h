@@ -1,0 +1,167 @@
+/* Every kernel's prototype and meaning: the one interface between autograd (and the optimizer) and the
+ * arithmetic.  One table, a column a backend: kernels/cpu/table.c is the reference (float32, sums in
+ * double or by OpenBLAS), kernels/cuda/ the fast one.
+ *
+ *   N tokens   C model width   F feed-forward width   H heads   K key/value heads   D head width
+ *   V vocabulary   R rank   M rows chosen out of N   B sequences
+ *
+ * A kernel allocates nothing, owns nothing and knows nothing of gradients or graphs.  Outputs come
+ * first.  `beta` is 0 to overwrite an output and 1 to add to it; an output that may be NULL is not wanted
+ * and not computed.  Matrices (two dimensions) may have a pitch ld > cols where it says "pitch"; everything
+ * else must be dense.  Activations are of the device's compute dtype unless stated. */
+#pragma once
+
+#include "base/rng.h"
+#include "tensor/device.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct MatmulArgs {
+    bool trans_a, trans_b;
+    float alpha, beta;
+} MatmulArgs;
+
+/* What decides a dropout mask: element (row, col) of the input is dropped by Philox of
+ * key = mix(seed, epoch, layer, site), counter = (sample id, position in document, col / 4), so the same
+ * document gets the same mask wherever and whenever it is computed. */
+typedef struct DropoutArgs {
+    float p; /* probability of dropping, 0 <= p < 1; what is kept is scaled by 1 / (1 - p) */
+    uint64_t key;
+    const Tensor *samples;   /* (N) i64 */
+    const Tensor *positions; /* (N) i32 */
+} DropoutArgs;
+
+/* The draw of element (row, col): keep when >= p.  Shared by both columns. */
+RNG_FN float dropout_draw(uint64_t key, int64_t sample, int32_t position, int64_t col)
+{
+    Rng4 r =
+        philox(key, (uint64_t)sample, ((uint64_t)(uint32_t)position << 32) | (uint64_t)(col >> 2));
+    return rng_unit(r.v[col & 3]);
+}
+
+/* Documents of a packed batch: `cu` (n_docs + 1) i32 on the device, first token of each, then N. */
+typedef struct Docs {
+    const Tensor *cu;
+    const int32_t *cu_host; /* the same on the host */
+    int n_docs;
+    int64_t max_len;
+} Docs;
+
+/* Scalars of an optimizer step in device memory, f32, so that no kernel argument changes from step to step. */
+enum { STEP_LR, STEP_BIAS1, STEP_BIAS2, STEP_GRAD_SCALE, STEP_SKIP, STEP_N };
+
+typedef struct AdamwArgs {
+    float beta1, beta2, eps, weight_decay, lr_scale;
+} AdamwArgs;
+
+typedef struct Kernels {
+    /* c (m,n) = alpha * op(a) op(b) + beta * c; op transposes where said.  pitch: a, b, c.  a and b of one
+     * dtype; c may be f32 beside bf16 operands. */
+    void (*matmul)(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulArgs args);
+
+    /* y (N,C) = src (N,C), rows by pitch, dtypes converted. */
+    void (*copy)(Device *d, Tensor *y, const Tensor *src);
+    /* y += alpha * x, any equal shape; pitch. */
+    void (*axpy)(Device *d, Tensor *y, float alpha, const Tensor *x);
+
+    /* y (N,C) += bias (C); pitch: y.     db (C) = beta * db + column sums of dy (N,C); pitch: dy. */
+    void (*bias_fwd)(Device *d, Tensor *y, const Tensor *bias);
+    void (*bias_bwd)(Device *d, Tensor *db, float beta, const Tensor *dy);
+
+    /* y (N,C) = w[ids] (V,C).     dw (V,C) = beta * dw + rows of dy summed by id.  ids (N) i32 in [0,V). */
+    void (*embedding_fwd)(Device *d, Tensor *y, const Tensor *w, const Tensor *ids);
+    void (*embedding_bwd)(Device *d, Tensor *dw, float beta, const Tensor *dy, const Tensor *ids);
+
+    /* y (N,C) = x * rstd(x) * w (C), rstd = (mean(x^2) + eps)^-1/2 in f32, kept (N) for backward; x * rstd is
+     * rounded to the compute dtype before the product with w, as transformers does.  pitch: x, y.
+     * dx = beta * dx + rstd * (w dy - x rstd^2 mean(w dy x));  dw (C) = dw_beta * dw + sum over rows of
+     * dy x rstd.  dx or dw may be NULL.  pitch: dx, dy, x. */
+    void (*rmsnorm_fwd)(Device *d, Tensor *y, Tensor *rstd, const Tensor *x, const Tensor *w,
+                        float eps);
+    void (*rmsnorm_bwd)(Device *d, Tensor *dx, float beta, Tensor *dw, float dw_beta,
+                        const Tensor *dy, const Tensor *x, const Tensor *rstd, const Tensor *w);
+
+    /* qkv (N, (H+2K) D), pitch, split into dense q (N,H*D), k, v (N,K*D); q and k are normed per head where
+     * q_norm, k_norm (D) are given (Qwen3; rstd_q (N,H), rstd_k (N,K) f32 kept, else NULL) and rotated: the
+     * pair (i, i + D/2) of each head turns by the angle of positions (N) i32 in rope (P, D) f32 =
+     * [cos (D/2), sin (D/2)].
+     * Backward: dqkv (pitch) = beta * dqkv + ...; dq_norm, dk_norm (D) may be NULL. */
+    void (*split_rope_fwd)(Device *d, Tensor *q, Tensor *k, Tensor *v, Tensor *rstd_q,
+                           Tensor *rstd_k, const Tensor *qkv, const Tensor *positions,
+                           const Tensor *rope, const Tensor *q_norm, const Tensor *k_norm,
+                           int n_heads, int n_kv_heads, float eps);
+    void (*split_rope_bwd)(Device *d, Tensor *dqkv, float beta, Tensor *dq_norm, float dq_norm_beta,
+                           Tensor *dk_norm, float dk_norm_beta, const Tensor *dq, const Tensor *dk,
+                           const Tensor *dv, const Tensor *qkv, const Tensor *rstd_q,
+                           const Tensor *rstd_k, const Tensor *positions, const Tensor *rope,
+                           const Tensor *q_norm, const Tensor *k_norm, int n_heads, int n_kv_heads);
+
+    /* Causal attention inside each document: o (N,H*D) = softmax(scale q k^T) v, head h reads key/value head
+     * h / (H/K); lse (N,H) f32 = log of the sum of exponentials.  q (N,H*D); k, v (N,K*D); pitch: o, d_o. */
+    void (*attention_fwd)(Device *d, Tensor *o, Tensor *lse, const Tensor *q, const Tensor *k,
+                          const Tensor *v, int n_heads, int n_kv_heads, const Docs *docs,
+                          float scale);
+    void (*attention_bwd)(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const Tensor *d_o,
+                          const Tensor *q, const Tensor *k, const Tensor *v, const Tensor *o,
+                          const Tensor *lse, int n_heads, int n_kv_heads, const Docs *docs,
+                          float scale);
+
+    /* Inference.  cache_k, cache_v (B, T, K*D).  The N new tokens are those of B sequences back to back (docs,
+     * one a sequence); sequence b has past[b] (B) i32 tokens in the cache.  kv_append stores k, v (N,K*D)
+     * behind them; attention_cached lets each new token see the cache up to and with itself.  max_past is a
+     * bound on past. */
+    void (*kv_append)(Device *d, Tensor *cache_k, Tensor *cache_v, const Tensor *k, const Tensor *v,
+                      const Docs *docs, const Tensor *past);
+    void (*attention_cached)(Device *d, Tensor *o, const Tensor *q, const Tensor *cache_k,
+                             const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
+                             const Tensor *past, int64_t max_past, float scale);
+
+    /* gu (N,2F) = [gate, up], pitch.  h (N,F) = silu(gate) * up, pitch.     dgu from dh; pitch: all. */
+    void (*swiglu_fwd)(Device *d, Tensor *h, const Tensor *gu);
+    void (*swiglu_bwd)(Device *d, Tensor *dgu, float beta, const Tensor *dh, const Tensor *gu);
+
+    /* y (M,C) = x[rows];  dx (N,C) = beta * dx, then dx[rows] += dy.  rows (M) i32, ascending, distinct. */
+    void (*gather_rows)(Device *d, Tensor *y, const Tensor *x, const Tensor *rows);
+    void (*scatter_rows)(Device *d, Tensor *dx, float beta, const Tensor *dy, const Tensor *rows);
+
+    /* In place: logits (M,V) become (softmax - onehot(target)) * grad_scale; loss (M) f32 = -log
+     * softmax[target].  targets (M) i32 in [0,V).  grad_scale 0: the loss alone, logits stay as they were. */
+    void (*softmax_xent)(Device *d, Tensor *loss, Tensor *logits, const Tensor *targets,
+                         float grad_scale);
+
+    /* y (N,C) = x * mask / (1-p).     dx = beta * dx + dy * mask / (1-p).  pitch: all. */
+    void (*dropout_fwd)(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args);
+    void (*dropout_bwd)(Device *d, Tensor *dx, float beta, const Tensor *dy,
+                        const DropoutArgs *args);
+
+    /* out (1) f32 = beta * out + sum of x / of x^2; summed in f64; any shape, dense. */
+    void (*sum)(Device *d, Tensor *out, float beta, const Tensor *x);
+    void (*sum_squares)(Device *d, Tensor *out, float beta, const Tensor *x);
+    /* count (1) f32 = beta * count + how many elements of x are NaN or infinite. */
+    void (*count_nonfinite)(Device *d, Tensor *count, float beta, const Tensor *x);
+
+    /* step[STEP_GRAD_SCALE] = min(1, clip / (sqrt(sum_squares) + 1e-6)) as torch's clip_grad_norm_ (clip 0: 1);
+     * step[STEP_SKIP] = 1 when sum_squares or loss (1 each, f32) is not finite, else 0. */
+    void (*step_scalars)(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
+                         float clip);
+
+    /* Decoupled weight decay as torch.optim.AdamW (Loshchilov & Hutter 2019), dense, n elements; w, m, v f32:
+     *   g = grad * step[GRAD_SCALE];  lr = step[LR] * lr_scale;  w -= lr * weight_decay * w
+     *   m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
+     *   w -= lr * (m / step[BIAS1]) / (sqrt(v / step[BIAS2]) + eps),   BIASi = 1 - beta_i^t
+     * `working` (or NULL) receives w in the compute dtype.  Nothing happens when step[SKIP] != 0. */
+    void (*adamw)(Device *d, Tensor *w, Tensor *working, Tensor *m, Tensor *v, const Tensor *grad,
+                  const Tensor *step, AdamwArgs args);
+} Kernels;
+
+/* The backends that were built in.  NULL when there is none of that name. */
+const Backend *backend_find(const char *name);
+const char *backend_names(void); /* "cpu cuda plan", for --version and messages */
+/* Dies naming the first NULL entry of a table: called once for each backend by backend_find. */
+void kernels_check(const char *backend, const Kernels *k);
+
+#ifdef __cplusplus
+}
+#endif

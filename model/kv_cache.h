@@ -1,0 +1,21 @@
+/* Keys and values of the tokens so far, for n_seqs sequences of at most `capacity` tokens each. */
+#pragma once
+
+#include "model/llama.h"
+
+struct KvCache {
+    Tensor *k, *v; /* n_layers each: (n_seqs, capacity, K*D) */
+    Tensor past;   /* (n_seqs) i32 on the device: tokens in the cache before this forward pass */
+    int32_t *past_host; /* the same */
+    int64_t n_seqs, capacity, max_past;
+    int n_layers;
+};
+
+void kv_cache_init(KvCache *kv, const Llama *m, int64_t n_seqs, int64_t capacity);
+void kv_cache_clear(KvCache *kv);
+/* After a forward pass: sequence b grew by n_new[b]. */
+void kv_cache_advance(KvCache *kv, const int32_t *n_new);
+void kv_cache_reset(KvCache *kv);
+/* Sequence slots are renumbered: new slot i holds old slot from[i]; i < n.  For batches whose sequences end at
+ * different times.  from[] ascending. */
+void kv_cache_compact(KvCache *kv, const int32_t *from, int64_t n);

@@ -1,0 +1,28 @@
+/* FusedLinear: one matrix that holds one to three of a checkpoint's linear modules as row slices, with an
+ * optional bias and an optional adapter for each. */
+#pragma once
+
+#include "autograd/ops.h"
+#include "autograd/param.h"
+
+typedef struct Lora Lora; /* model/lora.h */
+
+typedef struct FusedLinear {
+    Param w;    /* (rows of all slices, in) */
+    Param bias; /* (rows); has_bias */
+    bool has_bias;
+    int n_slices;
+    char *modules[PARAM_MAX_SLICES]; /* "model.layers.0.self_attn.q_proj" */
+    int64_t row0[PARAM_MAX_SLICES], rows[PARAM_MAX_SLICES], in;
+    Lora *lora[PARAM_MAX_SLICES]; /* or NULL; owned by the adapter set */
+} FusedLinear;
+
+/* prefix "model.layers.0.self_attn", names "q_proj", ...; params without storage. */
+void fused_linear_init(FusedLinear *l, const char *prefix, int n, const char *const *names,
+                       const int64_t *rows, int64_t in, bool bias, DType dtype, int unit);
+void fused_linear_clear(FusedLinear *l);
+
+struct Batch;
+/* x (N,in), residual (N,out) or NULL -> (N,out), through the adapters of the slices. */
+Tensor *fused_linear(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual,
+                     const struct Batch *batch);

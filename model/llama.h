@@ -1,0 +1,93 @@
+/* The Llama family: configuration, parameters, forward pass.  One model for training and inference: without
+ * a tape nothing is recorded, with a KvCache in the batch attention reads it.  The model never reads the
+ * training config and knows nothing of sharding or recompute: trainer/apply.c sets its segments. */
+#pragma once
+
+#include "autograd/ops.h"
+#include "autograd/param.h"
+#include "autograd/segment.h"
+#include "base/json.h"
+#include "model/linear.h"
+
+typedef enum LlamaArch { ARCH_LLAMA, ARCH_MISTRAL, ARCH_QWEN2, ARCH_QWEN3, ARCH_N } LlamaArch;
+
+typedef enum RopeType { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 } RopeType;
+
+/* config.json, in the reference's words (reference: transformers configuration_llama.py and sisters). */
+typedef struct LlamaConfig {
+    LlamaArch arch;
+    int64_t vocab_size, hidden_size, intermediate_size, n_layers, n_heads, n_kv_heads, head_dim;
+    int64_t max_position_embeddings;
+    int64_t sliding_window; /* 0: none */
+    float rms_norm_eps;
+    RopeType rope_type;
+    double rope_theta, rope_factor, rope_low_freq, rope_high_freq;
+    int64_t rope_original_max; /* llama3 */
+    bool attention_bias;       /* q, k, v; o too unless qwen2 */
+    bool mlp_bias, qk_norm, tie_word_embeddings;
+    double initializer_range;
+    int bos_id;     /* -1: none */
+    int eos_ids[8]; /* config.json's; generation_config.json may have others */
+    int n_eos;
+} LlamaConfig;
+
+/* Reads config.json of a folder (or a config.json itself).  Both spellings of the RoPE parameters; what cannot be run
+ * exactly (mixture of experts, other RoPE types, other activations, quantised checkpoints) is refused by name. */
+Status llama_config_load(LlamaConfig *out, const char *path, Err *err) MUST_CHECK;
+/* A named shape: "llama-2-7b", "llama-3-8b", "llama-3.2-1b", "qwen2.5-7b", "qwen3-8b", "tiny", ...; false: no such name. */
+bool llama_config_preset(LlamaConfig *out, const char *name);
+const char *const *llama_presets(int *n);
+/* config.json text (old RoPE spelling, torch_dtype), as transformers reads it. */
+void llama_config_write(StrBuf *out, const LlamaConfig *cfg, DType dtype);
+/* inv_freq (head_dim/2) in f32, as transformers computes it. */
+void llama_rope_frequencies(const LlamaConfig *cfg, float *inv_freq);
+
+/* Tokens on the device for one forward pass; everything borrowed, alive until backward is done. */
+typedef struct KvCache KvCache; /* model/kv_cache.h */
+typedef struct Batch {
+    const Tensor *ids;       /* (N) i32 */
+    const Tensor *positions; /* (N) i32, within the document */
+    const Tensor *samples;   /* (N) i64, or NULL without dropout */
+    Docs docs;
+    KvCache *kv;  /* or NULL */
+    bool dropout; /* training: adapters drop */
+} Batch;
+
+typedef struct LlamaBlock {
+    int layer;
+    Param attn_norm, ffn_norm; /* (C) */
+    Param q_norm, k_norm;      /* (D), Qwen3 only */
+    FusedLinear qkv;           /* (H+2K)D x C: q_proj, k_proj, v_proj */
+    FusedLinear o;             /* C x H*D */
+    FusedLinear gate_up;       /* 2F x C: gate_proj, up_proj */
+    FusedLinear down;          /* C x F */
+    struct Llama *model;
+} LlamaBlock;
+
+typedef struct Llama {
+    LlamaConfig cfg;
+    Device *dev;
+    Param embed; /* (V,C) */
+    LlamaBlock *blocks;
+    Param norm;      /* (C) */
+    Param head;      /* (V,C); unused when tied */
+    Tensor rope;     /* (P,D) f32 */
+    ParamSet params; /* without adapters until lora_attach adds them */
+    /* embedding; n_layers blocks; norm.  The head's product is the loss op's or llama_logits'. */
+    Segment embed_segment, norm_segment;
+    Segment *segments; /* n_layers */
+} Llama;
+
+/* Builds the parameters without storage and the RoPE table for max_positions.  Every Param is frozen and has
+ * dtype d->compute. */
+void llama_init(Llama *m, const LlamaConfig *cfg, Device *d, int64_t max_positions);
+void llama_clear(Llama *m);
+
+/* ids -> hidden states after the final norm (N,C), in the current scope. */
+Tensor *llama_forward(Ctx *c, Llama *m, const Batch *batch);
+/* The head's matrix: tied or own. */
+Tensor *llama_head(Llama *m);
+/* hidden states (M,C) -> logits (M,V) */
+Tensor *llama_logits(Ctx *c, Llama *m, Tensor *h);
+
+int64_t llama_n_params(const LlamaConfig *cfg); /* of the base model */

@@ -1,0 +1,93 @@
+/* Device: an opened backend with one reserved region of memory, a workspace and counts by category.
+ * Backend: what a kind of device can do.  No kernel and no op asks the system for memory. */
+#pragma once
+
+#include "base/parallel.h"
+#include "tensor/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct Kernels; /* kernels/kernels.h */
+typedef struct Region Region;
+
+typedef enum CopyKind { COPY_TO_DEVICE, COPY_FROM_DEVICE, COPY_ON_DEVICE } CopyKind;
+
+typedef struct DeviceOpts {
+    int ordinal;         /* which device of its kind */
+    size_t region_bytes; /* memory to reserve; 0: the backend's default */
+    int threads;         /* cpu: threads for kernels; 0: all that the process may use */
+} DeviceOpts;
+
+/* All calls are asynchronous with respect to the host where the device is, in program order on the
+ * device's compute stream.  Failures of the machine panic. */
+typedef struct Backend {
+    const char *name; /* "cpu", "cuda", "plan" */
+    /* Sets impl, pool, region_data and region_bytes. */
+    Status (*open)(Device *d, const DeviceOpts *opts, Err *err);
+    void (*close)(Device *d);
+    void (*copy)(Device *d, void *dst, const void *src, size_t bytes, CopyKind kind);
+    void (*zero)(Device *d, void *dst, size_t bytes);
+    void (*sync)(Device *d); /* until everything issued so far is done */
+    const struct Kernels *kernels;
+} Backend;
+
+typedef struct MemStats {
+    size_t live[MEM_N], peak[MEM_N]; /* bytes, as rounded by the allocator */
+    size_t live_total, peak_total;
+    size_t at_peak[MEM_N]; /* live by category at the moment of peak_total */
+    int64_t n_allocs;
+} MemStats;
+
+struct Device {
+    const Backend *backend;
+    const struct Kernels *k; /* == backend->kernels */
+    void *impl;              /* the backend's own state */
+    DType compute;           /* of activations and working copies: DT_F32 or DT_BF16 */
+    Pool *pool;              /* cpu: threads of the kernels; else NULL */
+    void *region_data;
+    size_t region_bytes;
+    Region *region;
+    Storage *workspace; /* scratch of the running kernel */
+    size_t workspace_used;
+    MemStats mem;
+    Storage *free_storages;
+};
+
+/* Opens with the region reserved; kernels/backend.c finds a Backend by name. */
+Status device_open(Device *d, const Backend *b, const DeviceOpts *opts, DType compute,
+                   Err *err) MUST_CHECK;
+void device_close(Device *d); /* dies when storages are still live: a leak is a bug */
+
+/* A block of the region with one owner; panics with the memory table when the region is full.  bytes 0 is
+ * fine.  Contents are undefined. */
+Storage *storage_new(Device *d, size_t bytes, MemCategory category);
+void storage_ref(Storage *s);
+void storage_unref(Storage *s); /* NULL is fine; the last owner frees */
+
+/* Kernel scratch of `bytes` from the region, aligned to 256: one piece per running kernel, valid until that
+ * kernel calls workspace_give.  Asking again before that dies. */
+void *workspace_take(Device *d, size_t bytes);
+void workspace_give(Device *d);
+
+/* Tensor contents between host memory (dense, the tensor's dtype) and the device; rows are copied by pitch.
+ * tensor_read waits for the device. */
+void tensor_write(Device *d, Tensor *t, const void *host);
+void tensor_read(Device *d, const Tensor *t, void *host);
+/* The same with float on the host's side, converted for bf16 and f16. */
+void tensor_write_f32(Device *d, Tensor *t, const float *host);
+void tensor_read_f32(Device *d, const Tensor *t, float *host);
+void tensor_zero(Device *d, Tensor *t); /* the pad between rows included */
+
+/* A tensor with a storage of its own that no scope owns: parameters, states, caches.  Free with
+ * tensor_clear. */
+Tensor tensor_alloc(Device *d, DType dtype, int n_dims, const int64_t *shape, MemCategory category);
+void tensor_clear(Tensor *t);
+
+/* Live and peak bytes by category, as lines of text into buf; returns buf. */
+const char *device_memory_table(const Device *d, char *buf, size_t n);
+
+#ifdef __cplusplus
+}
+#endif
