@@ -32,6 +32,9 @@ Status dir_remove(const char *path,
                   Err *err) MUST_CHECK;                 /* with everything in it; absent is fine */
 Status dir_sync(const char *path, Err *err) MUST_CHECK; /* fsync of the folder itself */
 
+/* Renames over `to` and syncs its folder, so that the new name outlives a crash. */
+Status file_rename(const char *from, const char *to, Err *err) MUST_CHECK;
+
 /* Writes path.tmp.PID, fsyncs, renames over path: a reader sees the old file or the new one. */
 Status file_write_atomic(const char *path, const void *data, size_t len, Err *err) MUST_CHECK;
 Status file_copy(const char *from, const char *to,

@@ -19,6 +19,9 @@ bool str_ends(const char *s, const char *suffix);
 /* The candidate closest to `word` by edit distance, or NULL when none is near enough to suggest. */
 const char *str_nearest(const char *word, const char *const *candidates, int n);
 
+/* Replaces control characters (C0, DEL, and C1 in UTF-8) in s[0..n) by '?', but for those in `keep`. */
+void str_make_printable(char *s, size_t n, const char *keep);
+
 /* A growing byte buffer, always NUL-terminated behind `len` once something was appended.
  * Zero-initialise; strbuf_clear frees. */
 typedef struct StrBuf {

@@ -1,0 +1,223 @@
+/* Reading files, and folders.  Writing is in fileout.c. */
+#include "base/fs.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int open_for_reading(const char *path, struct stat *st, Err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        err_set(err, E_INPUT, "%s: cannot open: %s", path, strerror(errno));
+        return -1;
+    }
+    if (fstat(fd, st) != 0) {
+        err_set(err, E_FAILED, "%s: cannot stat: %s", path, strerror(errno));
+    } else if (S_ISDIR(st->st_mode)) {
+        err_set(err, E_INPUT, "%s: is a folder, a file is needed", path);
+    } else {
+        return fd;
+    }
+    close(fd);
+    return -1;
+}
+
+/* Reads to the end whatever stat said: pipes and files of /proc have no size. */
+static Status read_all(StrBuf *b, int fd, size_t guess, const char *path, Err *err)
+{
+    size_t chunk = guess < (64u << 10) ? (64u << 10) : guess + 1;
+    char *buf = xmalloc(chunk);
+    Status s = OK;
+    for (;;) {
+        ssize_t n = read(fd, buf, chunk);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) s = err_set(err, E_FAILED, "%s: cannot read: %s", path, strerror(errno));
+        if (n <= 0) break;
+        strbuf_append(b, buf, (size_t)n);
+    }
+    free(buf);
+    return s;
+}
+
+Status file_read(char **out, size_t *len, const char *path, Err *err)
+{
+    struct stat st;
+    int fd = open_for_reading(path, &st, err);
+    if (fd < 0) return E_INPUT;
+    StrBuf b = {0};
+    Status s = read_all(&b, fd, st.st_size > 0 ? (size_t)st.st_size : 0, path, err);
+    close(fd);
+    if (s != OK) {
+        strbuf_clear(&b);
+        return s;
+    }
+    if (len) *len = b.len;
+    *out = strbuf_take(&b);
+    return OK;
+}
+
+Status file_map(FileMap *out, const char *path, Err *err)
+{
+    struct stat st;
+    int fd = open_for_reading(path, &st, err);
+    if (fd < 0) return E_INPUT;
+    if (S_ISREG(st.st_mode) && st.st_size > 0) {
+        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (p != MAP_FAILED) {
+            close(fd);
+            *out = (FileMap){p, (size_t)st.st_size, true};
+            return OK;
+        }
+    }
+    StrBuf b = {0};
+    Status s = read_all(&b, fd, 0, path, err);
+    close(fd);
+    if (s != OK) {
+        strbuf_clear(&b);
+        return s;
+    }
+    size_t n = b.len;
+    *out = (FileMap){(uint8_t *)strbuf_take(&b), n, false};
+    return OK;
+}
+
+void file_unmap(FileMap *m)
+{
+    if (m->mapped)
+        munmap((void *)(uintptr_t)m->data, m->len);
+    else
+        free((void *)(uintptr_t)m->data);
+    *m = (FileMap){0};
+}
+
+bool path_exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0;
+}
+
+bool path_is_dir(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+char *path_join(const char *dir, const char *name)
+{
+    if (name[0] == '/' || dir[0] == '\0') return xstrdup(name);
+    return str_format("%s%s%s", dir, str_ends(dir, "/") ? "" : "/", name);
+}
+
+const char *path_base(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+Status dir_make(const char *path, Err *err)
+{
+    char *p = xstrdup(path);
+    size_t n = strlen(p);
+    Status s = OK;
+    /* every prefix that ends before a slash or at the end */
+    for (size_t i = 1; i <= n && s == OK; i++) {
+        if (i < n && p[i] != '/') continue;
+        char after = p[i];
+        p[i] = '\0';
+        if (mkdir(p, 0777) != 0) {
+            int e = errno; /* mkdir says EROFS or EACCES too for a folder that is there */
+            if (!path_is_dir(p))
+                s = err_set(err, E_FAILED, "%s: cannot make the folder: %s", p,
+                            e == EEXIST ? "a file has that name" : strerror(e));
+        }
+        p[i] = after;
+    }
+    free(p);
+    return s;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+Status dir_list(char ***names, int *n, const char *path, Err *err)
+{
+    DIR *d = opendir(path);
+    if (!d) return err_set(err, E_INPUT, "%s: cannot list the folder: %s", path, strerror(errno));
+    char **list = NULL;
+    int count = 0, cap = 0;
+    for (;;) {
+        errno = 0;
+        struct dirent *e = readdir(d);
+        if (!e) break;
+        if (str_eq(e->d_name, ".") || str_eq(e->d_name, "..")) continue;
+        if (count == cap) {
+            cap = cap ? 2 * cap : 16;
+            list = xrealloc(list, (size_t)cap * sizeof *list);
+        }
+        list[count++] = xstrdup(e->d_name);
+    }
+    int e = errno;
+    closedir(d);
+    if (e) {
+        dir_list_free(list, count);
+        return err_set(err, E_FAILED, "%s: cannot list the folder: %s", path, strerror(e));
+    }
+    if (count) qsort(list, (size_t)count, sizeof *list, by_name);
+    *names = list;
+    *n = count;
+    return OK;
+}
+
+void dir_list_free(char **names, int n)
+{
+    for (int i = 0; i < n; i++)
+        free(names[i]);
+    free(names);
+}
+
+Status dir_remove(const char *path, Err *err)
+{
+    struct stat st;
+    if (lstat(path, &st) != 0) {
+        if (errno == ENOENT) return OK;
+        return err_set(err, E_FAILED, "%s: cannot remove: %s", path, strerror(errno));
+    }
+    if (!S_ISDIR(st.st_mode)) { /* a link goes, what it points at stays */
+        if (unlink(path) == 0 || errno == ENOENT) return OK;
+        return err_set(err, E_FAILED, "%s: cannot remove: %s", path, strerror(errno));
+    }
+    char **names;
+    int n;
+    TRY(dir_list(&names, &n, path, err));
+    Status s = OK;
+    for (int i = 0; i < n && s == OK; i++) {
+        char *child = path_join(path, names[i]);
+        s = dir_remove(child, err);
+        free(child);
+    }
+    dir_list_free(names, n);
+    if (s == OK && rmdir(path) != 0 && errno != ENOENT)
+        s = err_set(err, E_FAILED, "%s: cannot remove the folder: %s", path, strerror(errno));
+    return s;
+}
+
+Status dir_sync(const char *path, Err *err)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return err_set(err, E_FAILED, "%s: cannot open the folder: %s", path, strerror(errno));
+    /* EINVAL, EROFS: a file system whose folders cannot be synced; nothing to do there */
+    bool bad = fsync(fd) != 0 && errno != EINVAL && errno != EROFS;
+    int e = errno;
+    close(fd);
+    if (bad) return err_set(err, E_FAILED, "%s: cannot sync the folder: %s", path, strerror(e));
+    return OK;
+}
