@@ -18,7 +18,8 @@ typedef struct YamlNode {
     struct YamlNode **items; /* LIST, MAP: n values */
 } YamlNode;
 
-/* An empty document gives an empty MAP. */
+/* An empty text gives an empty MAP.  At most 8 MiB, 64 levels and 200,000 values; deeper or more is
+ * an error. */
 Status yaml_parse(YamlNode **out, const char *text, size_t len, const char *name,
                   Err *err) MUST_CHECK;
 Status yaml_parse_file(YamlNode **out, const char *path, Err *err) MUST_CHECK;
@@ -28,7 +29,7 @@ const YamlNode *yaml_get(const YamlNode *map, const char *key); /* NULL when abs
 bool yaml_is_null(const YamlNode *n);                           /* NULL, plain "", "~", "null" */
 
 /* Strict conversions of a plain scalar (core schema of YAML 1.2); false when it is something else. */
-bool yaml_bool(const YamlNode *n, bool *out); /* true, false */
+bool yaml_bool(const YamlNode *n, bool *out); /* true, false, also True, TRUE, ... */
 bool yaml_int(const YamlNode *n,
               int64_t *out); /* decimal, with optional sign and _ between digits */
 bool yaml_number(const YamlNode *n,
