@@ -137,8 +137,10 @@ void opts_help(FILE *to, const char *usage, const char *about, const Opt *opts)
         size_t n = left_column(&b, o);
         const char *help = o->help ? o->help : "";
         /* a long name stands on a line of its own; a help text goes on below itself */
-        fprintf(to, n > width ? "%s\n" : "%-*s", n > width ? 0 : (int)width, b.data);
-        if (n > width) fprintf(to, "%*s", (int)width, "");
+        if (n > width)
+            fprintf(to, "%s\n%*s", b.data, (int)width, "");
+        else
+            fprintf(to, "%-*s", (int)width, b.data);
         for (const char *line = help;; line++) {
             size_t k = strcspn(line, "\n");
             fprintf(to, "  %.*s\n", (int)k, line);
