@@ -89,12 +89,12 @@ static Status copy_node(Reader *r, const YamlNode *from, int line, int depth, Ya
     if (depth > MAX_DEPTH)
         return err_set(r->err, E_INPUT, "%s:%d: nested deeper than %d levels", r->file, line,
                        MAX_DEPTH);
-    YamlNode *n;
+    YamlNode *n = NULL;
     TRY(new_node(r, from->kind, from->line, &n));
     n->quoted = from->quoted;
     if (from->text) n->text = xstrdup(from->text);
     for (int i = 0; i < from->n; i++) {
-        YamlNode *child;
+        YamlNode *child = NULL;
         Status s = copy_node(r, from->items[i], line, depth + 1, &child);
         if (s != OK) {
             yaml_node_free(n);
@@ -165,7 +165,7 @@ static Status read_scalar(Reader *r, const yaml_event_t *e, YamlNode **out)
     if (memchr(value, '\0', len))
         return err_set(r->err, E_INPUT, "%s:%d: a NUL byte inside a value", r->file, line_of(e));
     int anchor = anchor_add(r, e->data.scalar.anchor);
-    YamlNode *n;
+    YamlNode *n = NULL;
     TRY(new_node(r, YAML_SCALAR, line_of(e), &n));
     n->text = xstrndup(value, len);
     bool tagged = e->data.scalar.tag != NULL;
@@ -262,7 +262,7 @@ static Status read_node(Reader *r, const yaml_event_t *e, int depth, YamlNode **
     YamlKind kind = list ? YAML_LIST : YAML_MAP;
     TRY(check_tag(r, e, list ? e->data.sequence_start.tag : e->data.mapping_start.tag, kind));
     int anchor = anchor_add(r, list ? e->data.sequence_start.anchor : e->data.mapping_start.anchor);
-    YamlNode *n;
+    YamlNode *n = NULL;
     TRY(new_node(r, kind, line_of(e), &n));
     Status s = list ? read_list(r, depth, n) : read_map(r, depth, n);
     if (s != OK) {
