@@ -1,0 +1,20 @@
+/* How every command ends: lines to stderr, an exit code. */
+#include "cli/command.h"
+
+#include <stdio.h>
+
+int command_end(Status s, const Err *err)
+{
+    if (s == OK) return EXIT_DONE;
+    if (err && err->line[0]) fprintf(stderr, "%s\n", err->line);
+    return s == E_INPUT ? EXIT_USAGE : EXIT_FAILED;
+}
+
+int command_end_problems(Status s, Problems *p, const Err *err)
+{
+    for (int i = 0; i < p->n; i++)
+        fprintf(stderr, "%s\n", p->lines[i]);
+    if (p->n_dropped > 0) fprintf(stderr, "... and %d more\n", p->n_dropped);
+    problems_clear(p);
+    return command_end(s, err);
+}

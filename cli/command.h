@@ -1,0 +1,22 @@
+/* What the commands share.  Each cmd_NAME.c parses its flags, builds option structs and calls one room;
+ * only this room prints to stdout and chooses exit codes. */
+#pragma once
+
+#include "base/err.h"
+
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+/* argv[0] is the command's name.  Returns the exit code. */
+typedef int CommandFn(int argc, char **argv);
+
+/* One line in the table of main.c. */
+typedef struct Command {
+    const char *name;
+    CommandFn *run;
+    const char *help;
+} Command;
+
+/* Prints the line of *err to stderr and returns the exit code of s (OK: 0). */
+int command_end(Status s, const Err *err);
+/* The same with all lines of *p before it (err may be NULL), which are freed. */
+int command_end_problems(Status s, Problems *p, const Err *err);

@@ -1,0 +1,65 @@
+/* The program: a table of commands. */
+#include "base/str.h"
+#include "cli/command.h"
+
+#include <stdio.h>
+
+static const Command commands[] = {
+    {NULL, NULL, NULL},
+};
+
+static void print_help(FILE *to)
+{
+    fprintf(to,
+            "usage: lorac COMMAND [ARGUMENTS]\n"
+            "\n"
+            "Fine-tunes Llama-family language models, whole or by LoRA, and runs what it tuned.\n"
+            "\n");
+    for (const Command *c = commands; c->name; c++)
+        fprintf(to, "  %-10s %s\n", c->name, c->help);
+    fprintf(to, "\n"
+                "  --help     this text; lorac COMMAND --help tells a command's options\n"
+                "  --version  the version and what was built in\n"
+                "\n"
+                "Exit codes: 0 done, 1 failed, 2 wrong usage, config or input.\n");
+}
+
+static void print_version(void)
+{
+    printf("lorac %s\n", LORAC_VERSION);
+    printf("compiler:  %s\n", LORAC_COMPILER);
+    printf("libraries: %s\n", LORAC_LIBRARIES);
+}
+
+static int unknown_command(const char *word)
+{
+    const char *names[64] = {NULL};
+    int n = 0;
+    for (const Command *c = commands; c->name; c++)
+        names[n++] = c->name;
+    const char *near = str_nearest(word, names, n);
+    if (near)
+        fprintf(stderr, "%s: no such command; did you mean '%s'?\n", word, near);
+    else
+        fprintf(stderr, "%s: no such command; lorac --help lists them\n", word);
+    return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_help(stderr);
+        return EXIT_USAGE;
+    }
+    if (str_eq(argv[1], "--help") || str_eq(argv[1], "-h") || str_eq(argv[1], "help")) {
+        print_help(stdout);
+        return EXIT_DONE;
+    }
+    if (str_eq(argv[1], "--version")) {
+        print_version();
+        return EXIT_DONE;
+    }
+    for (const Command *c = commands; c->name; c++)
+        if (str_eq(argv[1], c->name)) return c->run(argc - 1, argv + 1);
+    return unknown_command(argv[1]);
+}
