@@ -20,10 +20,12 @@ typedef struct Segment {
     void *self;
     const char *name;
     bool recompute;
+    bool
+        trained; /* some parameter inside is trained, so a recompute is worth recording for it alone */
     const SegmentHooks *hooks; /* or NULL */
     void *hooks_ud;
 } Segment;
 
 /* Runs fn in a scope of its own and returns its result in the caller's.  x may be NULL (the embedding).  A
- * recomputed segment is recorded even when x needs no gradient: parameters inside may. */
+ * recomputed segment is recorded when x needs a gradient or `trained` is set. */
 Tensor *segment_run(Ctx *c, const Segment *s, Tensor *x, const void *batch);

@@ -38,6 +38,7 @@ struct Node {
     Tensor *in[NODE_MAX_IN];
     Tensor *saved[NODE_MAX_SAVED]; /* private handles; NULL where nothing was saved */
     int n_out, n_in;
+    Tape *tape;
     void *args; /* in the arena: what else the rule needs; the op's own struct */
 };
 
@@ -53,6 +54,10 @@ Tensor *tensor_like(Ctx *c, const Tensor *t);                  /* same shape and
 /* Records a step and sets needs_grad of its outputs; NULL (nothing to save) when there is no tape or no input
  * needs a gradient.  NULL inputs are allowed and skipped. */
 Node *tape_record(Ctx *c, const Op *op, int n_out, Tensor *const *out, int n_in, Tensor *const *in);
+/* Records a step without inputs and outputs whatever there is to differentiate: a segment's markers. */
+Node *tape_add(Ctx *c, const Op *op);
+/* Forgets the steps after the first n: what was recorded for nothing. */
+void tape_truncate(Tape *t, int n);
 /* Saves t (NULL: nothing) for the rule under `slot`. */
 void tape_save(Node *n, int slot, Tensor *t);
 
@@ -67,6 +72,8 @@ void tensor_seed_grad(Ctx *c, Tensor *t, float value);
  * nobody wants it (t NULL or frozen).  For a parameter the buffer is the optimizer's.  The caller must write
  * all of it. */
 Tensor *grad_into(Ctx *c, Tensor *t, float *beta);
+/* Frees the gradient of a leaf that is no parameter (tests, a segment's input). */
+void tensor_drop_grad(Tensor *t);
 /* The gradient that reached an output; NULL when none did. */
 Tensor *grad_of(Node *n, int out);
 /* Hands the gradient of output `out` on to input t unchanged (a residual): moved when t has none yet, added

@@ -3,6 +3,8 @@
 
 #include "base/str.h"
 
+#include <stdlib.h>
+
 struct RegionBlock {
     size_t offset, bytes;
     bool free;

@@ -3,6 +3,8 @@
 
 #include "base/str.h"
 
+#include <stdlib.h>
+
 struct Scope {
     Device *dev;
     Arena *arena;

@@ -1,0 +1,87 @@
+/* Names and slices of parameters; their storage comes from param_alloc or from a shard. */
+#include "autograd/param.h"
+
+#include "base/str.h"
+
+#include <stdlib.h>
+
+void param_init(Param *p, const char *name, DType dtype, int64_t rows, int64_t cols, int unit)
+{
+    int64_t shape[2] = {rows, cols};
+    *p = (Param){.t = tensor_shape(dtype, cols ? 2 : 1, shape),
+                 .name = xstrdup(name),
+                 .n_slices = 1,
+                 .unit = unit,
+                 .decay = cols != 0,
+                 .lr_scale = 1};
+    p->t.is_param = true;
+    p->t.name = p->name;
+    p->slices[0] = (ParamSlice){xstrdup(name), 0, rows};
+}
+
+static void slices_clear(Param *p)
+{
+    for (int i = 0; i < p->n_slices; i++)
+        free(p->slices[i].name);
+    p->n_slices = 0;
+}
+
+void param_set_slices(Param *p, int n, const char *const *names, const int64_t *rows)
+{
+    ASSERT(n >= 1 && n <= PARAM_MAX_SLICES, "%s: %d slices", p->name, n);
+    slices_clear(p);
+    int64_t row0 = 0;
+    for (int i = 0; i < n; i++) {
+        p->slices[i] = (ParamSlice){xstrdup(names[i]), row0, rows[i]};
+        row0 += rows[i];
+    }
+    p->n_slices = n;
+    ASSERT(row0 == p->t.shape[0], "%s: slices cover %lld of %lld rows", p->name, (long long)row0,
+           (long long)p->t.shape[0]);
+}
+
+void param_clear(Param *p)
+{
+    slices_clear(p);
+    free(p->name);
+    storage_unref(p->t.storage);
+    *p = (Param){0};
+}
+
+void param_alloc(Device *d, Param *p)
+{
+    ASSERT(!p->t.storage, "%s has a storage", p->name);
+    p->t.storage = storage_new(d, tensor_bytes(&p->t), p->adapter ? MEM_ADAPTER : MEM_WEIGHT);
+    p->t.offset = 0;
+}
+
+void param_set_trained(Param *p, bool trained)
+{
+    p->trained = p->t.needs_grad = trained;
+}
+
+void paramset_add(ParamSet *s, Param *p)
+{
+    if (s->n == s->cap) {
+        s->cap = s->cap ? 2 * s->cap : 64;
+        s->items = xrealloc(s->items, (size_t)s->cap * sizeof(Param *));
+    }
+    s->items[s->n++] = p;
+}
+
+void paramset_clear(ParamSet *s)
+{
+    free(s->items);
+    *s = (ParamSet){0};
+}
+
+Param *paramset_find(const ParamSet *s, const char *slice_name, int *slice)
+{
+    for (int i = 0; i < s->n; i++)
+        for (int j = 0; j < s->items[i]->n_slices; j++)
+            if (str_eq(s->items[i]->slices[j].name, slice_name)) {
+                *slice = j;
+                return s->items[i];
+            }
+    return NULL;
+}

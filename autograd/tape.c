@@ -1,0 +1,209 @@
+/* The tape and what keeps memory alive on it: private handles in saved[], gradients in the outputs'
+ * handles.  Besides tensor/scope.c the only place that counts owners. */
+#include "autograd/tape.h"
+
+#include "base/str.h"
+
+#include <stdlib.h>
+
+struct Tape {
+    Arena *arena;
+    Node **nodes;
+    int n, cap;
+};
+
+Tape *tape_new(Arena *arena)
+{
+    Tape *t = xcalloc(1, sizeof *t);
+    t->arena = arena;
+    return t;
+}
+
+static void node_release(Node *n)
+{
+    for (int i = 0; i < NODE_MAX_SAVED; i++)
+        if (n->saved[i] && !n->saved[i]->is_param) storage_unref(n->saved[i]->storage);
+    for (int i = 0; i < n->n_out; i++)
+        if (n->out[i]) tensor_drop_grad(n->out[i]);
+}
+
+void tape_truncate(Tape *t, int n)
+{
+    while (t->n > n)
+        node_release(t->nodes[--t->n]);
+}
+
+void tape_free(Tape *t)
+{
+    if (!t) return;
+    tape_truncate(t, 0);
+    free(t->nodes);
+    free(t);
+}
+
+int tape_length(const Tape *t)
+{
+    return t->n;
+}
+
+Tensor *tensor_new(Ctx *c, DType dtype, int n_dims, const int64_t *shape)
+{
+    return scope_tensor(c->scope, dtype, n_dims, shape, 0, MEM_ACTIVATION);
+}
+
+Tensor *tensor_new_matrix(Ctx *c, int64_t rows, int64_t cols)
+{
+    int64_t shape[2] = {rows, cols};
+    return scope_tensor(c->scope, c->dev->compute, 2, shape, 0, MEM_ACTIVATION);
+}
+
+Tensor *tensor_like(Ctx *c, const Tensor *t)
+{
+    return scope_tensor(c->scope, t->dtype, t->n_dims, t->shape, 0, MEM_ACTIVATION);
+}
+
+Tensor *rule_scratch(Ctx *c, DType dtype, int64_t rows, int64_t cols)
+{
+    int64_t shape[2] = {rows, cols};
+    return scope_tensor(c->scope, dtype, 2, shape, 0, MEM_WORKSPACE);
+}
+
+Node *tape_add(Ctx *c, const Op *op)
+{
+    Tape *t = c->tape;
+    if (t->n == t->cap) {
+        t->cap = t->cap ? 2 * t->cap : 256;
+        t->nodes = xrealloc(t->nodes, (size_t)t->cap * sizeof *t->nodes);
+    }
+    Node *n = arena_alloc(t->arena, sizeof *n);
+    n->op = op;
+    n->tape = t;
+    t->nodes[t->n++] = n;
+    return n;
+}
+
+Node *tape_record(Ctx *c, const Op *op, int n_out, Tensor *const *out, int n_in, Tensor *const *in)
+{
+    ASSERT(n_out <= NODE_MAX_OUT && n_in <= NODE_MAX_IN, "%s: %d outputs, %d inputs", op->name,
+           n_out, n_in);
+    bool wanted = false;
+    for (int i = 0; i < n_in; i++)
+        wanted |= in[i] && in[i]->needs_grad;
+    for (int i = 0; i < n_out; i++) {
+        out[i]->needs_grad = wanted && c->tape;
+        if (!out[i]->name) out[i]->name = op->name;
+    }
+    if (!c->tape || !wanted) return NULL;
+    Node *n = tape_add(c, op);
+    n->n_out = n_out;
+    n->n_in = n_in;
+    for (int i = 0; i < n_out; i++)
+        n->out[i] = out[i];
+    for (int i = 0; i < n_in; i++)
+        n->in[i] = in[i];
+    return n;
+}
+
+void tape_save(Node *n, int slot, Tensor *t)
+{
+    ASSERT(slot < NODE_MAX_SAVED && !n->saved[slot], "%s: slot %d", n->op->name, slot);
+    if (!t) return;
+    if (t->is_param) {
+        n->saved[slot] = t;
+        return;
+    }
+    ASSERT(t->storage, "%s: saves %s, which is dropped", n->op->name, t->name ? t->name : "?");
+    Tensor *own = arena_alloc(n->tape->arena, sizeof *own);
+    *own = *t;
+    own->grad = NULL;
+    storage_ref(own->storage);
+    n->saved[slot] = own;
+}
+
+void tape_backward(Ctx *c)
+{
+    Tape *t = c->tape;
+    while (t->n > 0) {
+        Node *n = t->nodes[--t->n];
+        bool reached = n->op->always;
+        for (int i = 0; i < n->n_out; i++)
+            reached |= n->out[i]->grad != NULL;
+        if (reached) {
+            scope_push(c->scope);
+            n->op->backward(c, n);
+            scope_pop(c->scope, NULL);
+        }
+        node_release(n);
+    }
+}
+
+/* A buffer of t's shape and pitch, owned by t's handle until its producer's rule has run. */
+static Tensor *grad_new(Ctx *c, const Tensor *t)
+{
+    Tensor *g = arena_alloc(c->arena, sizeof *g);
+    *g = *t;
+    g->grad = NULL;
+    g->offset = 0;
+    g->needs_grad = false;
+    g->storage = storage_new(c->dev, tensor_bytes(g), MEM_ACTIVATION);
+    return g;
+}
+
+void tensor_seed_grad(Ctx *c, Tensor *t, float value)
+{
+    ASSERT(!t->grad && !t->is_param, "%s has a gradient", t->name ? t->name : "?");
+    t->grad = grad_new(c, t);
+    int64_t n = tensor_numel(t);
+    float *host = xmalloc((size_t)n * sizeof *host);
+    for (int64_t i = 0; i < n; i++)
+        host[i] = value;
+    tensor_write_f32(c->dev, t->grad, host);
+    free(host);
+}
+
+Tensor *grad_into(Ctx *c, Tensor *t, float *beta)
+{
+    *beta = 0;
+    if (!t || !t->needs_grad) return NULL;
+    if (t->is_param) {
+        ASSERT(t->grad, "%s is trained but has no gradient buffer", t->name ? t->name : "?");
+        *beta = t->grad_written ? 1.0f : 0.0f;
+        t->grad_written = true;
+        return t->grad;
+    }
+    if (t->grad)
+        *beta = 1;
+    else
+        t->grad = grad_new(c, t);
+    return t->grad;
+}
+
+void tensor_drop_grad(Tensor *t)
+{
+    if (!t->grad || t->is_param) return;
+    storage_unref(t->grad->storage);
+    t->grad->storage = NULL;
+    t->grad = NULL;
+}
+
+Tensor *grad_of(Node *n, int out)
+{
+    return n->out[out]->grad;
+}
+
+void grad_pass(Ctx *c, Node *n, int out, Tensor *t)
+{
+    Tensor *g = n->out[out]->grad;
+    if (!t || !t->needs_grad || !g) return;
+    if (!t->grad && !t->is_param && g->ld == t->ld) {
+        t->grad = g;
+        n->out[out]->grad = NULL;
+        return;
+    }
+    float beta;
+    Tensor *into = grad_into(c, t, &beta);
+    if (beta == 0)
+        c->dev->k->copy(c->dev, into, g);
+    else
+        c->dev->k->axpy(c->dev, into, 1, g);
+}

@@ -1,0 +1,63 @@
+/* Against the compiler's own half precision, over every half and many floats. */
+#include "tensor/convert.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+
+static float from_bits(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+#if defined(__FLT16_MANT_DIG__) && !defined(__clang__)
+__extension__ typedef _Float16 Half;
+
+Test(convert, every_half_reads_as_the_compiler_reads_it)
+{
+    for (uint32_t h = 0; h < 0x10000; h++) {
+        uint16_t bits = (uint16_t)h;
+        Half want;
+        memcpy(&want, &bits, sizeof want);
+        float got = f16_to_f32(bits);
+        if (isnan((float)want))
+            cr_assert(isnan(got), "half %04x", h);
+        else
+            cr_assert_eq(got, (float)want, "half %04x", h);
+    }
+}
+
+Test(convert, floats_round_to_half_as_the_compiler_rounds)
+{
+    for (uint64_t i = 0; i < 1u << 22; i++) {
+        float f = from_bits((uint32_t)(i * 1021u));
+        if (isnan(f)) continue;
+        Half want = (Half)f;
+        uint16_t bits;
+        memcpy(&bits, &want, sizeof bits);
+        cr_assert_eq(f16_from_f32(f), bits, "%a", (double)f);
+    }
+}
+#endif
+
+Test(convert, bf16_rounds_to_the_nearest_and_ties_to_even)
+{
+    for (uint64_t i = 0; i < 1u << 22; i++) {
+        float f = from_bits((uint32_t)(i * 1021u));
+        uint16_t got = bf16_from_f32(f);
+        if (isnan(f)) {
+            cr_assert(isnan(bf16_to_f32(got)));
+            continue;
+        }
+        uint32_t u;
+        memcpy(&u, &f, sizeof u);
+        uint16_t down = (uint16_t)(u >> 16), up = (uint16_t)(down + 1);
+        uint32_t rest = u & 0xffffu;
+        uint16_t want = rest > 0x8000u ? up : rest < 0x8000u ? down : down & 1u ? up : down;
+        cr_assert_eq(got, want, "%a", (double)f);
+    }
+    cr_assert(isnan(bf16_to_f32(bf16_from_f32(from_bits(0x7f800001)))),
+              "a NaN must not become infinite");
+}

@@ -1,0 +1,66 @@
+/* The allocator against a map of bytes: nothing overlaps, freed memory comes together again, and the same
+ * calls give the same answers. */
+#include "base/rng.h"
+#include "base/str.h"
+#include "tensor/region.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { UNITS = 400, LIVE = 60 };
+
+Test(region, random_calls_never_overlap_and_everything_comes_back)
+{
+    for (uint64_t key = 1; key <= 20; key++) {
+        Region *r = region_new((size_t)UNITS * REGION_ALIGN);
+        char map[UNITS] = {0};
+        RegionBlock *live[LIVE] = {0};
+        for (uint64_t i = 0; i < 3000; i++) {
+            int slot = (int)rng_below(key, 2 * i, LIVE);
+            if (live[slot]) {
+                size_t at = region_offset(live[slot]) / REGION_ALIGN;
+                size_t n = region_block_bytes(live[slot]) / REGION_ALIGN;
+                memset(map + at, 0, n);
+                region_give(r, live[slot]);
+                live[slot] = NULL;
+                continue;
+            }
+            size_t bytes = (size_t)rng_below(key, 2 * i + 1, 20 * REGION_ALIGN);
+            live[slot] = region_take(r, bytes);
+            if (!live[slot]) {
+                cr_assert_lt(region_largest_free(r), bytes, "refused although it fits");
+                continue;
+            }
+            size_t at = region_offset(live[slot]) / REGION_ALIGN;
+            size_t n = region_block_bytes(live[slot]) / REGION_ALIGN;
+            cr_assert_geq(n * REGION_ALIGN, bytes);
+            for (size_t j = at; j < at + n; j++) {
+                cr_assert_eq(map[j], 0, "unit %zu has two owners", j);
+                map[j] = 1;
+            }
+        }
+        for (int i = 0; i < LIVE; i++)
+            if (live[i]) region_give(r, live[i]);
+        cr_assert_eq(region_largest_free(r), (size_t)UNITS * REGION_ALIGN, "memory is in pieces");
+        region_free(r);
+    }
+}
+
+Test(region, takes_the_smallest_block_that_fits)
+{
+    Region *r = region_new(100 * REGION_ALIGN);
+    RegionBlock *a = region_take(r, 10 * REGION_ALIGN), *hold1 = region_take(r, 1);
+    RegionBlock *b = region_take(r, 4 * REGION_ALIGN), *hold2 = region_take(r, 1);
+    size_t at_b = region_offset(b);
+    region_give(r, a);
+    region_give(r, b);
+    RegionBlock *c = region_take(r, 3 * REGION_ALIGN);
+    cr_assert_eq(region_offset(c), at_b);
+    cr_assert_null(region_take(r, 1000 * REGION_ALIGN));
+    cr_assert_null(region_take(r, SIZE_MAX));
+    region_give(r, c);
+    region_give(r, hold1);
+    region_give(r, hold2);
+    region_free(r);
+}
