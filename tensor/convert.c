@@ -56,20 +56,33 @@ float f16_to_f32(uint16_t h)
     return sign ? -value : value;
 }
 
+/* Byte by byte as far as C knows: tensors in a mapped file begin anywhere. */
+static uint16_t load16(const unsigned char *p)
+{
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return h;
+}
+
+static void store16(unsigned char *p, uint16_t h)
+{
+    memcpy(p, &h, sizeof h);
+}
+
 void convert_from_f32(void *dst, DType to, const float *src, int64_t n)
 {
-    uint16_t *d = dst;
+    unsigned char *d = dst;
     switch (to) {
     case DT_F32:
         memcpy(dst, src, (size_t)n * sizeof *src);
         return;
     case DT_BF16:
         for (int64_t i = 0; i < n; i++)
-            d[i] = bf16_from_f32(src[i]);
+            store16(d + 2 * i, bf16_from_f32(src[i]));
         return;
     case DT_F16:
         for (int64_t i = 0; i < n; i++)
-            d[i] = f16_from_f32(src[i]);
+            store16(d + 2 * i, f16_from_f32(src[i]));
         return;
     default:
         panic("no conversion from f32 to %s", dtype_name(to));
@@ -78,18 +91,18 @@ void convert_from_f32(void *dst, DType to, const float *src, int64_t n)
 
 void convert_to_f32(float *dst, const void *src, DType from, int64_t n)
 {
-    const uint16_t *s = src;
+    const unsigned char *s = src;
     switch (from) {
     case DT_F32:
         memcpy(dst, src, (size_t)n * sizeof *dst);
         return;
     case DT_BF16:
         for (int64_t i = 0; i < n; i++)
-            dst[i] = bf16_to_f32(s[i]);
+            dst[i] = bf16_to_f32(load16(s + 2 * i));
         return;
     case DT_F16:
         for (int64_t i = 0; i < n; i++)
-            dst[i] = f16_to_f32(s[i]);
+            dst[i] = f16_to_f32(load16(s + 2 * i));
         return;
     default:
         panic("no conversion from %s to f32", dtype_name(from));

@@ -7,7 +7,7 @@
 extern "C" {
 #endif
 
-/* DT_F32, DT_BF16 or DT_F16; others die. */
+/* DT_F32, DT_BF16 or DT_F16; others die.  dst and src need not be aligned, and may not overlap. */
 void convert_from_f32(void *dst, DType to, const float *src, int64_t n);
 void convert_to_f32(float *dst, const void *src, DType from, int64_t n);
 

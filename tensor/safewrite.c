@@ -1,0 +1,313 @@
+/* Writing safetensors: files are byte for byte what the reference library writes for the same tensors,
+ * and no reader ever sees half of one. */
+#include "base/json.h"
+#include "tensor/safetensors.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct Ranked {
+    const SafeTensor *t;
+    int index;
+} Ranked;
+
+/* Larger elements first keeps every tensor aligned. */
+static int by_rank(const void *a, const void *b)
+{
+    const SafeTensor *x = ((const Ranked *)a)->t, *y = ((const Ranked *)b)->t;
+    if (x->dtype != y->dtype) return x->dtype > y->dtype ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+static Status check_tensor(const SafeTensor *t, Err *err)
+{
+    uint64_t bits = (uint64_t)safe_dtype_bits(t->dtype);
+    bool overflow = false;
+    for (int i = 0; i < t->n_dims; i++)
+        overflow = overflow || t->shape[i] < 0 ||
+                   __builtin_mul_overflow(bits, (uint64_t)t->shape[i], &bits);
+    if (overflow || bits % 8 || bits / 8 != t->bytes)
+        return err_set(err, E_FAILED, "tensor '%s': %zu bytes do not fit its shape and %s", t->name,
+                       t->bytes, safe_dtype_name(t->dtype));
+    if (str_eq(t->name, "__metadata__") || !utf8_valid(t->name, strlen(t->name)))
+        return err_set(err, E_FAILED, "tensor '%s': no name for a tensor", t->name);
+    return OK;
+}
+
+static void write_metadata(StrBuf *b, const char *const *meta)
+{
+    strbuf_puts(b, "\"__metadata__\":{");
+    for (int i = 0; meta[i]; i += 2) {
+        if (i) strbuf_putc(b, ',');
+        json_write_string(b, meta[i], strlen(meta[i]));
+        strbuf_putc(b, ':');
+        json_write_string(b, meta[i + 1], strlen(meta[i + 1]));
+    }
+    strbuf_putc(b, '}');
+}
+
+static void write_entry(StrBuf *b, const SafeTensor *t, uint64_t begin)
+{
+    json_write_string(b, t->name, strlen(t->name));
+    strbuf_printf(b, ":{\"dtype\":\"%s\",\"shape\":[", safe_dtype_name(t->dtype));
+    for (int i = 0; i < t->n_dims; i++)
+        strbuf_printf(b, "%s%" PRId64, i ? "," : "", t->shape[i]);
+    strbuf_printf(b, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", begin, begin + t->bytes);
+}
+
+Status safetensors_header(StrBuf *out, int *order, const SafeTensor *tensors, int n,
+                          const char *const *meta, Err *err)
+{
+    for (int i = 0; i < n; i++)
+        TRY(check_tensor(&tensors[i], err));
+    Ranked *ranked = xcalloc((size_t)n, sizeof *ranked);
+    for (int i = 0; i < n; i++)
+        ranked[i] = (Ranked){&tensors[i], i};
+    if (n) qsort(ranked, (size_t)n, sizeof *ranked, by_rank);
+
+    size_t from = out->len;
+    uint64_t begin = 0;
+    strbuf_putc(out, '{');
+    if (meta) write_metadata(out, meta);
+    for (int k = 0; k < n; k++) {
+        if (k || meta) strbuf_putc(out, ',');
+        write_entry(out, ranked[k].t, begin);
+        begin += ranked[k].t->bytes;
+        order[k] = ranked[k].index;
+    }
+    strbuf_putc(out, '}');
+    while ((out->len - from) % 8)
+        strbuf_putc(out, ' ');
+    free(ranked);
+    if (out->len - from > 100000000)
+        return err_set(err, E_FAILED, "a safetensors header of %zu bytes (HeaderTooLarge)",
+                       out->len - from);
+    return OK;
+}
+
+/* The same name twice, which the order by dtype may have parted. */
+static Status check_names(const SafeTensor *tensors, int n, Err *err)
+{
+    Ranked *ranked = xcalloc((size_t)n, sizeof *ranked);
+    SafeTensor *names = xcalloc((size_t)n, sizeof *names); /* of one dtype: sorted by name alone */
+    for (int i = 0; i < n; i++) {
+        names[i].name = tensors[i].name;
+        ranked[i].t = &names[i];
+    }
+    if (n) qsort(ranked, (size_t)n, sizeof *ranked, by_rank);
+    Status s = OK;
+    for (int i = 1; i < n && s == OK; i++)
+        if (str_eq(ranked[i].t->name, ranked[i - 1].t->name))
+            s = err_set(err, E_FAILED, "tensor '%s': the name stands twice", ranked[i].t->name);
+    free(names);
+    free(ranked);
+    return s;
+}
+
+static Status write_tensor(FileOut *f, const SafeTensor *t, SafeSource *source, void *ud, Err *err)
+{
+    if (t->bytes == 0) return OK;
+    if (t->data) {
+        file_out_write(f, t->data, t->bytes);
+        return OK;
+    }
+    ASSERT(source, "tensor '%s' has no data and no source", t->name);
+    uint64_t before = f->total;
+    TRY(source(ud, t, f, err));
+    ASSERT(f->error || f->total - before == t->bytes, "tensor '%s': %llu bytes written of %zu",
+           t->name, (unsigned long long)(f->total - before), t->bytes);
+    return OK;
+}
+
+static Status write_body(FileOut *f, const SafeTensor *tensors, int n, const char *const *meta,
+                         SafeSource *source, void *ud, Err *err)
+{
+    StrBuf header = {0};
+    int *order = xcalloc((size_t)n, sizeof *order);
+    Status s = safetensors_header(&header, order, tensors, n, meta, err);
+    if (s == OK) {
+        uint8_t length[8];
+        for (int i = 0; i < 8; i++)
+            length[i] = (uint8_t)((uint64_t)header.len >> (8 * i));
+        file_out_write(f, length, sizeof length);
+        file_out_write(f, header.data, header.len);
+    }
+    for (int k = 0; k < n && s == OK; k++)
+        s = write_tensor(f, &tensors[order[k]], source, ud, err);
+    free(order);
+    strbuf_clear(&header);
+    return s;
+}
+
+Status safetensors_write(const char *path, const SafeTensor *tensors, int n,
+                         const char *const *meta, SafeSource *source, void *ud, Err *err)
+{
+    TRY(check_names(tensors, n, err));
+    int n_meta = 0;
+    while (meta && meta[n_meta])
+        n_meta += 2;
+    const char **all = xcalloc((size_t)n_meta + 3, sizeof *all);
+    all[0] = "format", all[1] = "pt"; /* some versions of transformers cannot do without */
+    for (int i = 0; i < n_meta; i++)
+        all[2 + i] = meta[i];
+
+    char *tmp = str_format("%s.tmp.%ld", path, (long)getpid());
+    FileOut f;
+    Status s = file_out_open(&f, tmp, err);
+    if (s == OK) {
+        s = write_body(&f, tensors, n, all, source, ud, err);
+        if (s == OK) {
+            s = file_out_close(&f, err);
+            if (s == OK) s = file_rename(tmp, path, err);
+            if (s != OK) unlink(tmp);
+        } else {
+            file_out_abort(&f);
+            err_wrap(err, s, "%s", path);
+        }
+    }
+    free(tmp);
+    free(all);
+    return s;
+}
+
+/* ---- shards ---- */
+
+/* ends[k]: where shard k ends in tensors[].  As huggingface_hub splits: first come, no bin packing. */
+static int plan_shards(const SafeTensor *tensors, int n, uint64_t max_bytes, int *shard_of)
+{
+    int n_shards = 0, open = -1;
+    uint64_t filled = 0;
+    for (int i = 0; i < n; i++) {
+        uint64_t bytes = tensors[i].bytes;
+        if (bytes > max_bytes) { /* one of its own; the open one goes on behind it */
+            shard_of[i] = n_shards++;
+            continue;
+        }
+        if (open < 0 || filled + bytes > max_bytes) {
+            open = n_shards++;
+            filled = 0;
+        }
+        shard_of[i] = open;
+        filled += bytes;
+    }
+    return n_shards;
+}
+
+static char *shard_name(int k, int n_shards)
+{
+    return str_format("model-%05d-of-%05d.safetensors", k + 1, n_shards);
+}
+
+static bool is_weight_file(const char *name)
+{
+    static const char shape[] = "model-#####-of-#####.safetensors";
+    if (str_eq(name, "model.safetensors") || str_eq(name, "model.safetensors.index.json"))
+        return true;
+    if (strlen(name) != strlen(shape)) return false;
+    for (int i = 0; shape[i]; i++) {
+        bool digit = name[i] >= '0' && name[i] <= '9';
+        if (shape[i] == '#' ? !digit : name[i] != shape[i]) return false;
+    }
+    return true;
+}
+
+static Status remove_stale(const char *dir, int n_shards, Err *err)
+{
+    char **names;
+    int n;
+    TRY(dir_list(&names, &n, dir, err));
+    char *suffix = str_format("-of-%05d.safetensors", n_shards);
+    Status s = OK;
+    for (int i = 0; i < n && s == OK; i++) {
+        bool part = n_shards == 1 ? str_eq(names[i], "model.safetensors")
+                                  : str_eq(names[i], "model.safetensors.index.json") ||
+                                        (str_ends(names[i], suffix) &&
+                                         atoi(names[i] + strlen("model-")) <= n_shards);
+        if (part || !is_weight_file(names[i])) continue;
+        char *path = path_join(dir, names[i]);
+        s = dir_remove(path, err);
+        free(path);
+    }
+    free(suffix);
+    dir_list_free(names, n);
+    return s;
+}
+
+static int ranked_by_name(const void *a, const void *b)
+{
+    return strcmp(((const Ranked *)a)->t->name, ((const Ranked *)b)->t->name);
+}
+
+/* As transformers writes it: indented by 2, keys sorted, a newline at the end. */
+static Status write_index(const char *dir, const SafeTensor *tensors, int n, const int *shard_of,
+                          int n_shards, Err *err)
+{
+    Ranked *ranked = xcalloc((size_t)n, sizeof *ranked);
+    uint64_t bytes = 0, parameters = 0;
+    for (int i = 0; i < n; i++) {
+        ranked[i] = (Ranked){&tensors[i], i};
+        bytes += tensors[i].bytes;
+        parameters += (uint64_t)safe_numel(&tensors[i]);
+    }
+    qsort(ranked, (size_t)n, sizeof *ranked, ranked_by_name);
+    StrBuf b = {0};
+    strbuf_printf(&b,
+                  "{\n  \"metadata\": {\n    \"total_parameters\": %" PRIu64
+                  ",\n    \"total_size\": %" PRIu64 "\n  },\n  \"weight_map\": {",
+                  parameters, bytes);
+    for (int i = 0; i < n; i++) {
+        char *file = shard_name(shard_of[ranked[i].index], n_shards);
+        strbuf_puts(&b, i ? ",\n    " : "\n    ");
+        json_write_string(&b, ranked[i].t->name, strlen(ranked[i].t->name));
+        strbuf_printf(&b, ": \"%s\"", file);
+        free(file);
+    }
+    strbuf_puts(&b, "\n  }\n}\n");
+    char *path = path_join(dir, "model.safetensors.index.json");
+    Status s = file_write_atomic(path, b.data, b.len, err);
+    free(path);
+    strbuf_clear(&b);
+    free(ranked);
+    return s;
+}
+
+static Status write_shard(const char *dir, const char *name, const SafeTensor *tensors, int n,
+                          const int *shard_of, int k, SafeSource *source, void *ud, Err *err)
+{
+    SafeTensor *part = xcalloc((size_t)n, sizeof *part);
+    int n_part = 0;
+    for (int i = 0; i < n; i++)
+        if (shard_of[i] == k) part[n_part++] = tensors[i];
+    char *path = path_join(dir, name);
+    Status s = safetensors_write(path, part, n_part, NULL, source, ud, err);
+    free(path);
+    free(part);
+    return s;
+}
+
+Status safetensors_write_model(const char *dir, const SafeTensor *tensors, int n,
+                               uint64_t max_shard_bytes, SafeSource *source, void *ud, Err *err)
+{
+    TRY(check_names(tensors, n, err));
+    int *shard_of = xcalloc((size_t)n, sizeof *shard_of);
+    int n_shards = plan_shards(tensors, n, max_shard_bytes, shard_of);
+    Status s = OK;
+    if (n_shards <= 1) {
+        n_shards = 1;
+        s = write_shard(dir, "model.safetensors", tensors, n, shard_of, 0, source, ud, err);
+    } else {
+        for (int k = 0; k < n_shards && s == OK; k++) {
+            char *name = shard_name(k, n_shards);
+            s = write_shard(dir, name, tensors, n, shard_of, k, source, ud, err);
+            free(name);
+        }
+        if (s == OK) s = write_index(dir, tensors, n, shard_of, n_shards, err);
+    }
+    if (s == OK) s = remove_stale(dir, n_shards, err);
+    free(shard_of);
+    return s;
+}
