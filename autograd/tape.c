@@ -2,6 +2,7 @@
  * handles.  Besides tensor/scope.c the only place that counts owners. */
 #include "autograd/tape.h"
 
+#include "autograd/trace.h"
 #include "base/str.h"
 
 #include <stdlib.h>
@@ -92,6 +93,7 @@ Node *tape_record(Ctx *c, const Op *op, int n_out, Tensor *const *out, int n_in,
     for (int i = 0; i < n_out; i++) {
         out[i]->needs_grad = wanted && c->tape;
         if (!out[i]->name) out[i]->name = op->name;
+        if (c->trace) trace_tensor(c->trace, c->dev, op->name, out[i]);
     }
     if (!c->tape || !wanted) return NULL;
     Node *n = tape_add(c, op);
