@@ -1,0 +1,128 @@
+/* Error lines, problem lists, panics, log messages. */
+#include "base/err.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "tests/support/tmp.h"
+
+#include <criterion/criterion.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+Test(err, set_writes_one_harmless_line)
+{
+    Err err = {0};
+    cr_assert_eq(
+        err_set(&err, E_INPUT, "%s:%d: %s", "a.yaml", 7, "key\nwith \x1b[31mred\x7f and \t"),
+        E_INPUT);
+    cr_assert_str_eq(err.line, "a.yaml:7: key?with ?[31mred? and ?");
+    err_set(&err, E_INPUT, "C1 \xC2\x9B[2J, not \xC3\xA9");
+    cr_assert_str_eq(err.line, "C1 ??[2J, not \xC3\xA9");
+    cr_assert_eq(err_set(NULL, E_FAILED, "nowhere"), E_FAILED);
+}
+
+Test(err, arguments_may_point_into_the_line)
+{
+    Err err = {0};
+    err_set(&err, E_INPUT, "inner");
+    err_set(&err, E_INPUT, "outer (%s)", err.line);
+    cr_assert_str_eq(err.line, "outer (inner)");
+    cr_assert_eq(err_wrap(&err, E_FAILED, "file %d", 3), E_FAILED);
+    cr_assert_str_eq(err.line, "file 3: outer (inner)");
+}
+
+Test(err, a_long_line_is_cut_between_characters)
+{
+    char text[3001];
+    Err err = {0};
+    for (int shift = 0; shift < 4; shift++) {
+        memset(text, 'x', (size_t)shift);
+        for (int i = shift; i + 2 < 3000; i += 3)
+            memcpy(text + i, "\xE2\x82\xAC", 4);
+        err_set(&err, E_INPUT, "%s", text);
+        size_t n = strlen(err.line);
+        cr_assert(n < sizeof err.line && n > sizeof err.line - 8, "%zu", n);
+        cr_assert(str_ends(err.line, "..."));
+        cr_assert(utf8_valid(err.line, n), "shift %d", shift);
+    }
+    err_wrap(&err, E_INPUT, "%s", text);
+    cr_assert(str_ends(err.line, "..."));
+}
+
+static Status fails_late(int *steps)
+{
+    TRY(OK);
+    ++*steps;
+    TRY(E_FAILED);
+    ++*steps;
+    return OK;
+}
+
+Test(err, try_returns_the_first_failure)
+{
+    int steps = 0;
+    cr_assert_eq(fails_late(&steps), E_FAILED);
+    cr_assert_eq(steps, 1);
+}
+
+Test(err, problems_are_kept_up_to_a_hundred)
+{
+    Problems p = {0};
+    for (int i = 0; i < 120; i++)
+        problems_add(&p, "line %d", i);
+    cr_assert_eq(p.n, 100);
+    cr_assert_eq(p.n_dropped, 20);
+    cr_assert_str_eq(p.lines[99], "line 99");
+    problems_clear(&p);
+    cr_assert_eq(p.n, 0);
+    cr_assert_null(p.lines);
+}
+
+static void hook(void *ud, const char *message)
+{
+    /* Proof that the hook ran with the message: an exit code that abort() does not give. */
+    if (strstr(message, "value 42") && *(int *)ud == 5) _Exit(77);
+}
+
+Test(err, panic_runs_the_hook, .exit_code = 77)
+{
+    static int five = 5;
+    panic_set_hook(hook, &five);
+    ASSERT(five == 6, "value %d", 42);
+}
+
+Test(err, panic_aborts, .signal = SIGABRT)
+{
+    panic("nothing can be done about %s", "this");
+}
+
+static void hook_that_panics(void *ud, const char *message)
+{
+    panic("again");
+}
+
+Test(err, a_panic_in_the_hook_ends_too, .signal = SIGABRT)
+{
+    panic_set_hook(hook_that_panics, NULL);
+    panic("once");
+}
+
+Test(log, level_and_line)
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    Log l = {.to = f, .level = LOG_INFO};
+    log_verbose(&l, "not shown");
+    log_warn(&l, "a %s", "b\x1b");
+    l.line_open = true;
+    log_info(&l, "two\nlines");
+    cr_assert(!l.line_open);
+    l.level = LOG_QUIET;
+    log_warn(&l, "not shown");
+    log_warn(NULL, "not shown");
+    fclose(f);
+    cr_assert_str_eq(text, "warning: a b?\n\r\x1b[Ktwo\nlines\n");
+    free(text);
+}

@@ -1,0 +1,221 @@
+/* Files and folders, with the failures that users meet. */
+#include "base/fs.h"
+#include "base/hash.h"
+#include "tests/support/tmp.h"
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char *dir;
+
+static void setup(void)
+{
+    dir = tmp_dir();
+}
+
+static void teardown(void)
+{
+    tmp_dir_remove(dir);
+}
+
+TestSuite(fs, .init = setup, .fini = teardown);
+
+static char *in_dir(const char *name)
+{
+    return path_join(dir, name);
+}
+
+static void put(const char *name, const char *text)
+{
+    Err err = {0};
+    char *path = in_dir(name);
+    cr_assert_eq(file_write_atomic(path, text, strlen(text), &err), OK, "%s", err.line);
+    free(path);
+}
+
+Test(fs, paths)
+{
+    static const struct {
+        const char *dir, *name, *want;
+    } cases[] = {
+        {"a", "b", "a/b"}, {"a/", "b", "a/b"}, {"a", "/b", "/b"}, {"", "b", "b"}, {"/", "b", "/b"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *p = path_join(cases[i].dir, cases[i].name);
+        cr_expect_str_eq(p, cases[i].want);
+        free(p);
+    }
+    cr_assert_str_eq(path_base("a/b/c.txt"), "c.txt");
+    cr_assert_str_eq(path_base("c.txt"), "c.txt");
+}
+
+Test(fs, read_and_map)
+{
+    Err err = {0};
+    put("full", "some text");
+    put("empty", "");
+    static const struct {
+        const char *name, *text;
+    } cases[] = {{"full", "some text"}, {"empty", ""}};
+    for (int i = 0; i < 2; i++) {
+        char *path = in_dir(cases[i].name), *text;
+        size_t n;
+        cr_assert_eq(file_read(&text, &n, path, &err), OK, "%s", err.line);
+        cr_assert_str_eq(text, cases[i].text);
+        cr_assert_eq(n, strlen(cases[i].text));
+        free(text);
+        FileMap m;
+        cr_assert_eq(file_map(&m, path, &err), OK, "%s", err.line);
+        cr_assert_not_null(m.data);
+        cr_assert_eq(m.len, n);
+        cr_assert_eq(memcmp(m.data, cases[i].text, n), 0);
+        file_unmap(&m);
+        file_unmap(&m);
+        free(path);
+    }
+    /* a file whose size is not told */
+    char *text;
+    size_t n;
+    cr_assert_eq(file_read(&text, &n, "/proc/self/status", &err), OK, "%s", err.line);
+    cr_assert_gt(n, 100);
+    free(text);
+    FileMap m;
+    cr_assert_eq(file_map(&m, "/proc/self/status", &err), OK, "%s", err.line);
+    cr_assert(!m.mapped && m.len > 100);
+    file_unmap(&m);
+}
+
+Test(fs, reading_fails_with_the_reason)
+{
+    Err err = {0};
+    char *absent = in_dir("absent"), *text;
+    FileMap m;
+    cr_assert_eq(file_read(&text, NULL, absent, &err), E_INPUT);
+    char *want = str_format("%s: cannot open: No such file or directory", absent);
+    cr_assert_str_eq(err.line, want);
+    cr_assert_eq(file_map(&m, dir, &err), E_INPUT);
+    cr_assert(str_ends(err.line, ": is a folder, a file is needed"), "%s", err.line);
+    free(want);
+    free(absent);
+}
+
+Test(fs, atomic_write_replaces_or_leaves)
+{
+    Err err = {0};
+    put("a", "old");
+    put("a", "new");
+    char *path = in_dir("a"), *text, **names;
+    cr_assert_eq(file_read(&text, NULL, path, &err), OK);
+    cr_assert_str_eq(text, "new");
+    free(text);
+    int n;
+    cr_assert_eq(dir_list(&names, &n, dir, &err), OK);
+    cr_assert_eq(n, 1, "a temporary file stayed");
+    dir_list_free(names, n);
+    free(path);
+    path = in_dir("no/such/folder");
+    cr_assert_eq(file_write_atomic(path, "x", 1, &err), E_FAILED);
+    cr_assert(strstr(err.line, "No such file"), "%s", err.line);
+    free(path);
+}
+
+Test(fs, out_counts_and_sums)
+{
+    Err err = {0};
+    FileOut f;
+    char *path = in_dir("out");
+    cr_assert_eq(file_out_open(&f, path, &err), OK, "%s", err.line);
+    size_t n = 3 << 20;
+    uint8_t *bytes = xmalloc(n);
+    for (size_t i = 0; i < n; i++)
+        bytes[i] = (uint8_t)(i * 31 + i / 255);
+    /* pieces below, at and above the buffer's size */
+    static const size_t pieces[] = {1, 1000, (1 << 20) - 1, 1 << 20, 5, 0, (1 << 20) - 1006};
+    size_t at = 0;
+    for (int i = 0; i < 7; i++) {
+        file_out_write(&f, bytes + at, pieces[i]);
+        at += pieces[i];
+    }
+    file_out_write(&f, bytes + at, n - at);
+    cr_assert_eq(f.total, n);
+    cr_assert_eq(f.crc, crc32c(0, bytes, n));
+    cr_assert_eq(file_out_close(&f, &err), OK, "%s", err.line);
+    FileMap m;
+    cr_assert_eq(file_map(&m, path, &err), OK);
+    cr_assert(m.len == n && memcmp(m.data, bytes, n) == 0);
+    file_unmap(&m);
+    free(bytes);
+
+    cr_assert_eq(file_out_open(&f, path, &err), OK);
+    file_out_abort(&f);
+    file_out_abort(&f);
+    cr_assert(!path_exists(path));
+    free(path);
+}
+
+Test(fs, a_full_disk_is_told_once_at_the_end)
+{
+    if (!path_exists("/dev/full")) cr_skip_test("no /dev/full");
+    Err err = {0};
+    FileOut f;
+    cr_assert_eq(file_out_open(&f, "/dev/full", &err), OK, "%s", err.line);
+    char block[100000] = {0};
+    for (int i = 0; i < 50; i++)
+        file_out_write(&f, block, sizeof block);
+    cr_assert_eq(file_out_close(&f, &err), E_FAILED);
+    cr_assert_str_eq(err.line, "/dev/full: cannot write: No space left on device");
+}
+
+Test(fs, folders)
+{
+    Err err = {0};
+    char *deep = in_dir("x/y//z/"), *top = in_dir("x"), **names;
+    cr_assert_eq(dir_make(deep, &err), OK, "%s", err.line);
+    cr_assert_eq(dir_make(deep, &err), OK, "%s", err.line);
+    cr_assert(path_is_dir(deep));
+    cr_assert_eq(dir_sync(top, &err), OK, "%s", err.line);
+    put("x/b", "1");
+    put("x/a", "2");
+    int n;
+    cr_assert_eq(dir_list(&names, &n, top, &err), OK);
+    cr_assert(n == 3 && str_eq(names[0], "a") && str_eq(names[1], "b") && str_eq(names[2], "y"));
+    dir_list_free(names, n);
+
+    /* a link is removed, not what it points at */
+    put("outside", "stays");
+    char *link_path = in_dir("x/y/link"), *outside = in_dir("outside");
+    cr_assert_eq(symlink(dir, link_path), 0);
+    cr_assert_eq(dir_remove(top, &err), OK, "%s", err.line);
+    cr_assert(!path_exists(top) && path_exists(outside));
+    cr_assert_eq(dir_remove(top, &err), OK, "absent is fine: %s", err.line);
+
+    char *below_file = in_dir("outside/sub");
+    cr_assert_eq(dir_make(below_file, &err), E_FAILED);
+    cr_assert_eq(dir_make(outside, &err), E_FAILED);
+    cr_assert(strstr(err.line, "a file has that name"), "%s", err.line);
+    cr_assert_eq(dir_list(&names, &n, top, &err), E_INPUT);
+    free(deep), free(top), free(link_path), free(outside), free(below_file);
+}
+
+Test(fs, copy)
+{
+    Err err = {0};
+    put("from", "bytes");
+    char *from = in_dir("from"), *to = in_dir("to"), *text;
+    cr_assert_eq(chmod(from, 0640), 0);
+    cr_assert_eq(file_copy(from, to, &err), OK, "%s", err.line);
+    cr_assert_eq(file_read(&text, NULL, to, &err), OK);
+    cr_assert_str_eq(text, "bytes");
+    struct stat st;
+    cr_assert_eq(stat(to, &st), 0);
+    cr_assert_eq(st.st_mode & 0777, 0640);
+    cr_assert_eq(file_copy(from, from, &err), E_INPUT);
+    free(text);
+    cr_assert_eq(file_read(&text, NULL, from, &err), OK);
+    cr_assert_str_eq(text, "bytes", "copying onto itself emptied it");
+    cr_assert_eq(file_copy(dir, to, &err), E_INPUT);
+    free(text), free(from), free(to);
+}
