@@ -8,13 +8,15 @@ struct KvCache {
     Tensor past;   /* (n_seqs) i32 on the device: tokens in the cache before this forward pass */
     int32_t *past_host; /* the same */
     int64_t n_seqs, capacity, max_past;
+    int64_t n_live; /* sequences in use: n_seqs until kv_cache_compact */
     int n_layers;
 };
 
 void kv_cache_init(KvCache *kv, const Llama *m, int64_t n_seqs, int64_t capacity);
 void kv_cache_clear(KvCache *kv);
-/* After a forward pass: sequence b grew by n_new[b]. */
+/* After a forward pass: sequence b < n_live grew by n_new[b]. */
 void kv_cache_advance(KvCache *kv, const int32_t *n_new);
+/* Empty again, all n_seqs of them. */
 void kv_cache_reset(KvCache *kv);
 /* Sequence slots are renumbered: new slot i holds old slot from[i]; i < n.  For batches whose sequences end at
  * different times.  from[] ascending. */

@@ -14,15 +14,20 @@ typedef struct FusedLinear {
     int n_slices;
     char *modules[PARAM_MAX_SLICES]; /* "model.layers.0.self_attn.q_proj" */
     int64_t row0[PARAM_MAX_SLICES], rows[PARAM_MAX_SLICES], in;
+    uint64_t site;                /* of slice 0; slice i has site + i */
     Lora *lora[PARAM_MAX_SLICES]; /* or NULL; owned by the adapter set */
 } FusedLinear;
 
-/* prefix "model.layers.0.self_attn", names "q_proj", ...; params without storage. */
+/* prefix "model.layers.0.self_attn", names "q_proj", ...; params without storage.  `site` numbers the first slice
+ * in the model, for dropout. */
 void fused_linear_init(FusedLinear *l, const char *prefix, int n, const char *const *names,
-                       const int64_t *rows, int64_t in, bool bias, DType dtype, int unit);
+                       const int64_t *rows, int64_t in, bool bias, DType dtype, int unit,
+                       uint64_t site);
 void fused_linear_clear(FusedLinear *l);
 
 struct Batch;
+/* Appends the matrix, the bias and the adapters to a set. */
+void fused_linear_params(FusedLinear *l, ParamSet *set);
 /* x (N,in), residual (N,out) or NULL -> (N,out), through the adapters of the slices. */
 Tensor *fused_linear(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual,
                      const struct Batch *batch);

@@ -13,12 +13,12 @@ typedef enum LlamaArch { ARCH_LLAMA, ARCH_MISTRAL, ARCH_QWEN2, ARCH_QWEN3, ARCH_
 
 typedef enum RopeType { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 } RopeType;
 
-/* config.json, in the reference's words (reference: transformers configuration_llama.py and sisters). */
+/* config.json, in the reference's words (transformers configuration_llama.py and sisters). */
 typedef struct LlamaConfig {
     LlamaArch arch;
     int64_t vocab_size, hidden_size, intermediate_size, n_layers, n_heads, n_kv_heads, head_dim;
     int64_t max_position_embeddings;
-    int64_t sliding_window; /* 0: none */
+    int64_t sliding_window; /* the shortest of any layer; 0: none */
     float rms_norm_eps;
     RopeType rope_type;
     double rope_theta, rope_factor, rope_low_freq, rope_high_freq;
@@ -34,13 +34,22 @@ typedef struct LlamaConfig {
 /* Reads config.json of a folder (or a config.json itself).  Both spellings of the RoPE parameters; what cannot be run
  * exactly (mixture of experts, other RoPE types, other activations, quantised checkpoints) is refused by name. */
 Status llama_config_load(LlamaConfig *out, const char *path, Err *err) MUST_CHECK;
+/* The same from parsed JSON; `name` begins error lines. */
+Status llama_config_read(LlamaConfig *out, const Json *root, const char *name, Err *err) MUST_CHECK;
+/* Refuses sequences longer than the model's sliding window: full attention would compute something else. */
+Status llama_config_check_length(const LlamaConfig *cfg, int64_t max_length, Err *err) MUST_CHECK;
 /* A named shape: "llama-2-7b", "llama-3-8b", "llama-3.2-1b", "qwen2.5-7b", "qwen3-8b", "tiny", ...; false: no such name. */
 bool llama_config_preset(LlamaConfig *out, const char *name);
-const char *const *llama_presets(int *n);
-/* config.json text (old RoPE spelling, torch_dtype), as transformers reads it. */
+const char *llama_preset_name(int i); /* NULL behind the last */
+/* config.json text (old RoPE spelling, torch_dtype), as transformers 4 and 5 read it; generation_config.json. */
 void llama_config_write(StrBuf *out, const LlamaConfig *cfg, DType dtype);
-/* inv_freq (head_dim/2) in f32, as transformers computes it. */
+void llama_generation_config_write(StrBuf *out, const LlamaConfig *cfg);
+const char *llama_arch_name(LlamaArch a);       /* "llama", "mistral", ...: model_type */
+int64_t llama_n_params(const LlamaConfig *cfg); /* of the base model */
+
+/* inv_freq (head_dim/2), as transformers computes it; table (n_positions, head_dim) = [cos, sin] of each position. */
 void llama_rope_frequencies(const LlamaConfig *cfg, float *inv_freq);
+void llama_rope_table(const LlamaConfig *cfg, float *table, int64_t n_positions);
 
 /* Tokens on the device for one forward pass; everything borrowed, alive until backward is done. */
 typedef struct KvCache KvCache; /* model/kv_cache.h */
@@ -61,27 +70,40 @@ typedef struct LlamaBlock {
     FusedLinear o;             /* C x H*D */
     FusedLinear gate_up;       /* 2F x C: gate_proj, up_proj */
     FusedLinear down;          /* C x F */
+    char name[16];             /* "block 3" */
     struct Llama *model;
 } LlamaBlock;
 
 typedef struct Llama {
     LlamaConfig cfg;
     Device *dev;
+    bool tied;   /* the head is the embedding: cfg.tie_word_embeddings, until llama_untie */
     Param embed; /* (V,C) */
     LlamaBlock *blocks;
     Param norm;      /* (C) */
     Param head;      /* (V,C); unused when tied */
     Tensor rope;     /* (P,D) f32 */
-    ParamSet params; /* without adapters until lora_attach adds them */
+    ParamSet params; /* adapters included, each right after its module's */
     /* embedding; n_layers blocks; norm.  The head's product is the loss op's or llama_logits'. */
     Segment embed_segment, norm_segment;
     Segment *segments; /* n_layers */
 } Llama;
 
 /* Builds the parameters without storage and the RoPE table for max_positions.  Every Param is frozen and has
- * dtype d->compute. */
+ * dtype d->compute.  *m must not move afterwards: its blocks point to it. */
 void llama_init(Llama *m, const LlamaConfig *cfg, Device *d, int64_t max_positions);
+/* Frees parameters and table; adapters first (lora_detach). */
 void llama_clear(Llama *m);
+/* Gives every Param without a storage one of its own. */
+void llama_alloc(Llama *m);
+/* Gives a tied model a head of its own (a copy of the embedding is what the loader fills it with), because only
+ * one of the two will change.  Before weights are loaded. */
+void llama_untie(Llama *m);
+/* Lists the parameters anew and tells each segment whether something inside is trained: after adapters were
+ * attached or `trained` flags changed. */
+void llama_collect_params(Llama *m);
+/* The i-th fused matrix in the order of the forward pass: four a block; NULL behind the last. */
+FusedLinear *llama_linear(Llama *m, int64_t i);
 
 /* ids -> hidden states after the final norm (N,C), in the current scope. */
 Tensor *llama_forward(Ctx *c, Llama *m, const Batch *batch);
@@ -89,5 +111,3 @@ Tensor *llama_forward(Ctx *c, Llama *m, const Batch *batch);
 Tensor *llama_head(Llama *m);
 /* hidden states (M,C) -> logits (M,V) */
 Tensor *llama_logits(Ctx *c, Llama *m, Tensor *h);
-
-int64_t llama_n_params(const LlamaConfig *cfg); /* of the base model */

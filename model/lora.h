@@ -23,8 +23,8 @@ struct Lora {
     Param a, b;   /* (r, in), (rows, r) */
     int64_t rank;
     double alpha;
-    float scale;
-    uint64_t site;
+    float scale;   /* alpha / rank, or alpha / sqrt(rank) for rsLoRA */
+    float dropout; /* while training */
 };
 
 typedef struct LoraSet {

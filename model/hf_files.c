@@ -1,0 +1,292 @@
+/* Weights between a Hugging Face folder and the model, slice by slice of each Param. */
+#include "model/hf_files.h"
+
+#include "base/fs.h"
+#include "base/hash.h"
+#include "base/parallel.h"
+#include "base/rng.h"
+#include "model/weights.h"
+#include "tensor/convert.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* --- one slice ------------------------------------------------------------------------------------- */
+
+Tensor param_slice_view(const Param *p, int slice)
+{
+    const ParamSlice *s = &p->slices[slice];
+    if (p->t.n_dims == 2) return tensor_slice_rows(&p->t, s->row0, s->rows);
+    Tensor v = p->t;
+    v.offset += (size_t)s->row0 * dtype_bytes(v.dtype);
+    v.shape[0] = v.ld = s->rows;
+    return v;
+}
+
+int64_t param_slice_numel(const Param *p, int slice)
+{
+    return p->slices[slice].rows * (p->t.n_dims == 2 ? p->t.shape[1] : 1);
+}
+
+static void describe_shape(StrBuf *b, const int64_t *shape, int n_dims)
+{
+    strbuf_putc(b, '[');
+    for (int i = 0; i < n_dims; i++)
+        strbuf_printf(b, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    strbuf_putc(b, ']');
+}
+
+Status weight_check(const SafeTensor *t, const Param *p, int slice, Err *err)
+{
+    int64_t want[2] = {p->slices[slice].rows, p->t.shape[1]};
+    bool fits = t->n_dims == p->t.n_dims;
+    for (int i = 0; i < t->n_dims && fits; i++)
+        fits = t->shape[i] == want[i];
+    if (!fits) {
+        StrBuf b = {0};
+        describe_shape(&b, t->shape, t->n_dims);
+        strbuf_puts(&b, ", the model needs ");
+        describe_shape(&b, want, p->t.n_dims);
+        err_set(err, E_INPUT, "%s: %s: has shape %s", t->file, t->name, b.data);
+        strbuf_clear(&b);
+        return E_INPUT;
+    }
+    DType dtype;
+    if (!safe_dtype_to_tensor(t->dtype, &dtype) ||
+        (dtype != DT_F32 && dtype != DT_BF16 && dtype != DT_F16))
+        return err_set(err, E_INPUT, "%s: %s: has dtype %s; weights must be F32, BF16 or F16",
+                       t->file, t->name, safe_dtype_name(t->dtype));
+    return OK;
+}
+
+/* Pieces small enough to share between threads, large enough to be worth one. */
+enum { CHUNK = 1 << 18 };
+
+typedef struct Conversion {
+    float *to;
+    const uint8_t *from;
+    DType dtype;
+    int64_t n;
+} Conversion;
+
+static void convert_chunk(void *ud, int64_t i)
+{
+    Conversion *c = ud;
+    int64_t at = i * CHUNK, n = c->n - at < CHUNK ? c->n - at : CHUNK;
+    convert_to_f32(c->to + at, c->from + (size_t)at * dtype_bytes(c->dtype), c->dtype, n);
+}
+
+float *weight_read_f32(const SafeTensor *t, Pool *pool)
+{
+    DType dtype = DT_F32;
+    safe_dtype_to_tensor(t->dtype, &dtype);
+    int64_t n = safe_numel(t);
+    float *out = xmalloc((size_t)n * sizeof *out);
+    pool_run(pool, (n + CHUNK - 1) / CHUNK, convert_chunk, &(Conversion){out, t->data, dtype, n});
+    return out;
+}
+
+void weight_write(const SafeTensor *t, Device *d, Param *p, int slice)
+{
+    Tensor view = param_slice_view(p, slice);
+    DType dtype = DT_F32;
+    safe_dtype_to_tensor(t->dtype, &dtype);
+    if (dtype == view.dtype) {
+        tensor_write(d, &view, t->data);
+        return;
+    }
+    float *f = weight_read_f32(t, d->pool);
+    tensor_write_f32(d, &view, f);
+    free(f);
+}
+
+/* --- loading --------------------------------------------------------------------------------------- */
+
+/* Buffers that old checkpoints carry, and what a tied head makes superfluous. */
+static bool is_ignored(const Llama *m, const char *name)
+{
+    return str_ends(name, "rotary_emb.inv_freq") ||
+           (m->cfg.tie_word_embeddings && str_eq(name, "lm_head.weight"));
+}
+
+/* The file's name of a slice: the head of a model that was untied after the fact starts as the embedding. */
+static const char *source_name(const Llama *m, const Param *p, int slice)
+{
+    bool untied_head = p == &m->head && m->cfg.tie_word_embeddings;
+    return untied_head ? m->embed.name : p->slices[slice].name;
+}
+
+static Status load_param(Llama *m, Param *p, const SafeTensors *f, const char *dir, Err *err)
+{
+    for (int i = 0; i < p->n_slices; i++) {
+        const char *name = source_name(m, p, i);
+        const SafeTensor *t = safetensors_find(f, name);
+        if (!t) return err_set(err, E_INPUT, "%s: tensor %s is missing", dir, name);
+        TRY(weight_check(t, p, i, err));
+        if (p->t.storage) weight_write(t, m->dev, p, i);
+    }
+    return OK;
+}
+
+static void warn_unexpected(const Llama *m, const SafeTensors *f, const char *dir, Log *log)
+{
+    enum { SHOWN = 10 };
+    int n = 0;
+    for (int i = 0, slice; i < safetensors_count(f); i++) {
+        const char *name = safetensors_at(f, i)->name;
+        if (is_ignored(m, name) || paramset_find(&m->params, name, &slice)) continue;
+        if (n++ < SHOWN) log_warn(log, "%s: tensor %s is not part of this model", dir, name);
+    }
+    if (n > SHOWN) log_warn(log, "%s: %d more tensors are not part of this model", dir, n - SHOWN);
+}
+
+Status model_load_weights(Llama *m, const char *dir, Log *log, Err *err)
+{
+    SafeTensors *f;
+    TRY(safetensors_open(&f, dir, err));
+    Status s = OK;
+    for (int i = 0; i < m->params.n && s == OK; i++)
+        if (!m->params.items[i]->adapter) s = load_param(m, m->params.items[i], f, dir, err);
+    if (s == OK) warn_unexpected(m, f, dir, log);
+    safetensors_close(f);
+    return s;
+}
+
+/* --- random weights -------------------------------------------------------------------------------- */
+
+typedef struct Draws {
+    float *to;
+    uint64_t key;
+    double scale;
+    int64_t n;
+    WeightDraw draw;
+} Draws;
+
+static void draw_chunk(void *ud, int64_t chunk)
+{
+    Draws *d = ud;
+    int64_t end = (chunk + 1) * CHUNK < d->n ? (chunk + 1) * CHUNK : d->n;
+    for (int64_t i = chunk * CHUNK; i < end; i++) {
+        double v = d->draw == DRAW_NORMAL ? rng_normal(d->key, (uint64_t)i)
+                                          : 2 * rng_uniform(d->key, (uint64_t)i) - 1;
+        d->to[i] = (float)(v * d->scale);
+    }
+}
+
+void weight_draw(Device *d, Param *p, int slice, WeightDraw draw, double scale, uint64_t seed)
+{
+    const char *name = p->slices[slice].name;
+    int64_t n = param_slice_numel(p, slice);
+    float *host = xmalloc((size_t)n * sizeof *host);
+    Draws draws = {host, rng_mix(seed, hash64(name, strlen(name), 0)), scale, n, draw};
+    pool_run(d->pool, (n + CHUNK - 1) / CHUNK, draw_chunk, &draws);
+    Tensor view = param_slice_view(p, slice);
+    tensor_write_f32(d, &view, host);
+    free(host);
+}
+
+static void fill(Device *d, Param *p, float value)
+{
+    int64_t n = tensor_numel(&p->t);
+    float *host = xmalloc((size_t)n * sizeof *host);
+    for (int64_t i = 0; i < n; i++)
+        host[i] = value;
+    tensor_write_f32(d, &p->t, host);
+    free(host);
+}
+
+void model_init_random(Llama *m, uint64_t seed)
+{
+    for (int i = 0; i < m->params.n; i++) {
+        Param *p = m->params.items[i];
+        if (p->adapter || !p->t.storage) continue;
+        if (p->t.n_dims == 2)
+            for (int s = 0; s < p->n_slices; s++)
+                weight_draw(m->dev, p, s, DRAW_NORMAL, m->cfg.initializer_range, seed);
+        else
+            fill(m->dev, p, str_ends(p->name, ".bias") ? 0.0f : 1.0f);
+    }
+}
+
+/* --- saving ---------------------------------------------------------------------------------------- */
+
+Status weight_source(void *ud, const SafeTensor *t, FileOut *f, Err *err)
+{
+    const WeightSource *s = ud;
+    int slice;
+    Param *p = paramset_find(s->params, t->name + strlen(s->prefix), &slice);
+    ASSERT(p && p->t.storage, "%s has no weights to save", t->name);
+    int64_t n = param_slice_numel(p, slice);
+    Tensor view = param_slice_view(p, slice);
+    float *host = xmalloc((size_t)n * sizeof *host);
+    tensor_read_f32(s->dev, &view, host);
+    if (s->dtype == DT_F32) {
+        file_out_write(f, host, (size_t)n * sizeof *host);
+    } else {
+        void *out = xmalloc((size_t)n * dtype_bytes(s->dtype));
+        convert_from_f32(out, s->dtype, host, n);
+        file_out_write(f, out, (size_t)n * dtype_bytes(s->dtype));
+        free(out);
+    }
+    free(host);
+    (void)err;
+    return OK;
+}
+
+void weight_list_add(WeightList *l, const WeightSource *s, const Param *p, int slice)
+{
+    if (l->n == l->cap) {
+        l->cap = l->cap ? 2 * l->cap : 64;
+        l->items = xrealloc(l->items, (size_t)l->cap * sizeof *l->items);
+    }
+    int64_t *shape = xmalloc(2 * sizeof *shape);
+    shape[0] = p->slices[slice].rows;
+    shape[1] = p->t.shape[1];
+    l->items[l->n++] = (SafeTensor){
+        .name = str_format("%s%s", s->prefix, p->slices[slice].name),
+        .dtype = safe_dtype_from_tensor(s->dtype),
+        .n_dims = p->t.n_dims,
+        .shape = shape,
+        .bytes = (size_t)param_slice_numel(p, slice) * dtype_bytes(s->dtype),
+    };
+}
+
+void weight_list_clear(WeightList *l)
+{
+    for (int i = 0; i < l->n; i++) {
+        free((void *)(uintptr_t)l->items[i].name);
+        free((void *)(uintptr_t)l->items[i].shape);
+    }
+    free(l->items);
+    *l = (WeightList){0};
+}
+
+static Status write_text(const char *dir, const char *name, StrBuf *text, Err *err)
+{
+    char *path = path_join(dir, name);
+    Status s = file_write_atomic(path, text->data, text->len, err);
+    free(path);
+    strbuf_clear(text);
+    return s;
+}
+
+Status model_save(const Llama *m, const char *dir, DType dtype, uint64_t max_shard_bytes, Err *err)
+{
+    WeightSource source = {m->dev, &m->params, dtype, ""};
+    WeightList list = {0};
+    for (int i = 0; i < m->params.n; i++)
+        for (int s = 0; s < m->params.items[i]->n_slices && !m->params.items[i]->adapter; s++)
+            weight_list_add(&list, &source, m->params.items[i], s);
+    Status status = safetensors_write_model(dir, list.items, list.n, max_shard_bytes, weight_source,
+                                            &source, err);
+    weight_list_clear(&list);
+    TRY(status);
+
+    LlamaConfig cfg = m->cfg;
+    cfg.tie_word_embeddings = m->tied;
+    StrBuf text = {0};
+    llama_config_write(&text, &cfg, dtype);
+    TRY(write_text(dir, "config.json", &text, err));
+    llama_generation_config_write(&text, &cfg);
+    return write_text(dir, "generation_config.json", &text, err);
+}

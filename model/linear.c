@@ -1,0 +1,97 @@
+/* A fused matrix and its product, through the adapters of its slices. */
+#include "model/linear.h"
+
+#include "base/str.h"
+#include "model/llama.h"
+#include "model/lora.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* "self_attn" + q_proj, k_proj, v_proj -> "self_attn.qkv"; gate_proj, up_proj -> "mlp.gate_up". */
+static char *fused_name(const char *prefix, int n, const char *const *names)
+{
+    StrBuf b = {0};
+    strbuf_printf(&b, "%s.", prefix);
+    if (n == 1) strbuf_puts(&b, names[0]);
+    for (int i = 0; i < n && n > 1; i++) {
+        size_t len = strlen(names[i]);
+        if (str_ends(names[i], "_proj")) len -= strlen("_proj");
+        if (i > 0 && len > 1) strbuf_putc(&b, '_');
+        strbuf_append(&b, names[i], len);
+    }
+    return strbuf_take(&b);
+}
+
+static void init_param(Param *p, const FusedLinear *l, const char *name, const char *what,
+                       DType dtype, int64_t rows, int64_t cols, int unit)
+{
+    char *full = str_format("%s.%s", name, what);
+    param_init(p, full, dtype, rows, cols, unit);
+    free(full);
+    char *slices[PARAM_MAX_SLICES];
+    for (int i = 0; i < l->n_slices; i++)
+        slices[i] = str_format("%s.%s", l->modules[i], what);
+    param_set_slices(p, l->n_slices, (const char *const *)slices, l->rows);
+    for (int i = 0; i < l->n_slices; i++)
+        free(slices[i]);
+}
+
+void fused_linear_init(FusedLinear *l, const char *prefix, int n, const char *const *names,
+                       const int64_t *rows, int64_t in, bool bias, DType dtype, int unit,
+                       uint64_t site)
+{
+    ASSERT(n >= 1 && n <= PARAM_MAX_SLICES, "%s: %d slices", prefix, n);
+    *l = (FusedLinear){.has_bias = bias, .n_slices = n, .in = in, .site = site};
+    int64_t total = 0;
+    for (int i = 0; i < n; i++) {
+        l->modules[i] = str_format("%s.%s", prefix, names[i]);
+        l->row0[i] = total;
+        l->rows[i] = rows[i];
+        total += rows[i];
+    }
+    char *name = fused_name(prefix, n, names);
+    init_param(&l->w, l, name, "weight", dtype, total, in, unit);
+    if (bias) init_param(&l->bias, l, name, "bias", dtype, total, 0, unit);
+    free(name);
+}
+
+void fused_linear_clear(FusedLinear *l)
+{
+    param_clear(&l->w);
+    if (l->has_bias) param_clear(&l->bias);
+    for (int i = 0; i < l->n_slices; i++)
+        free(l->modules[i]);
+    *l = (FusedLinear){0};
+}
+
+void fused_linear_params(FusedLinear *l, ParamSet *set)
+{
+    paramset_add(set, &l->w);
+    if (l->has_bias) paramset_add(set, &l->bias);
+    for (int i = 0; i < l->n_slices; i++) {
+        if (!l->lora[i]) continue;
+        paramset_add(set, &l->lora[i]->a);
+        paramset_add(set, &l->lora[i]->b);
+    }
+}
+
+Tensor *fused_linear(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual, const Batch *batch)
+{
+    Tensor *bias = l->has_bias ? &l->bias.t : NULL;
+    LoraSlice slices[LORA_MAX_SLICES];
+    int n = 0;
+    for (int i = 0; i < l->n_slices; i++) {
+        Lora *lora = l->lora[i];
+        if (!lora) continue;
+        slices[n++] = (LoraSlice){.a = &lora->a.t,
+                                  .b = &lora->b.t,
+                                  .row0 = l->row0[i],
+                                  .scale = lora->scale,
+                                  .dropout = batch->dropout ? lora->dropout : 0,
+                                  .site = l->site + (uint64_t)i};
+    }
+    if (n == 0) return op_linear(c, x, &l->w.t, bias, residual);
+    return op_linear_lora(c, x, &l->w.t, bias, residual, slices, n, batch->samples,
+                          batch->positions);
+}
