@@ -1,0 +1,16 @@
+/* The rows of a data file: elements of one JSON array, or one JSON value a line.
+ *
+ * Which of the two is known by the first character.  Rows come as text, found by their brackets and
+ * quotes alone and never as one large tree; whoever parses a row says what is wrong inside it. */
+#pragma once
+
+#include "base/err.h"
+
+typedef struct RowReader RowReader;
+
+Status rows_open(RowReader **out, const char *path, Err *err) MUST_CHECK;
+void rows_close(RowReader *r); /* NULL is fine */
+
+/* The next row: *text is NULL at the end of the file, else it holds `len` bytes until the next call.
+ * *line is the 1-based line at which the row starts.  After an error there is nothing more to read. */
+Status rows_next(RowReader *r, const char **text, size_t *len, int64_t *line, Err *err) MUST_CHECK;
