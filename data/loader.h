@@ -24,12 +24,17 @@ typedef enum ChatTemplate {
     TEMPLATE_LLAMA2,
     TEMPLATE_LLAMA3,
     TEMPLATE_CHATML,
-    TEMPLATE_PROMPT, /* DataSource.prompt with {field}s, then the answer */
-    TEMPLATE_RAW,    /* fields one after the other, nothing between */
+    TEMPLATE_PROMPT,  /* DataSource.prompt with {field}s, then the answer */
+    TEMPLATE_RAW,     /* fields one after the other, nothing between */
+    TEMPLATE_LLAMA31, /* as Llama 3, with the dated system block that 3.1 and 3.2 always write */
 } ChatTemplate;
 
 typedef enum TrainOn { TRAIN_ON_ANSWER, TRAIN_ON_ASSISTANT, TRAIN_ON_ALL } TrainOn;
 typedef enum Packing { PACK_BEST_FIT, PACK_OFF, PACK_CONCAT } Packing;
+
+/* A longer document is an error, or loses its end (EOS with it), or becomes several: each further piece
+ * begins with BOS, or without BOS with the last token of the piece before it, so that no trained token is
+ * lost; pieces that train on nothing are left out and their tokens counted as dropped. */
 typedef enum Overlong { OVERLONG_ERROR, OVERLONG_TRUNCATE, OVERLONG_SPLIT } Overlong;
 
 typedef struct FieldMap {
@@ -37,14 +42,18 @@ typedef struct FieldMap {
     char *to;   /* the name in the file */
 } FieldMap;
 
-/* One file (or several of one kind) and how to read it. */
+/* One file, or a folder of .json, .jsonl, .json.gz and .jsonl.gz files (in the order of their names), and
+ * how to read it. */
 typedef struct DataSource {
     char *path;
     DataFormat format;
     ChatTemplate chat;
-    char *prompt;  /* TEMPLATE_PROMPT, else NULL */
-    char *system;  /* chats: a system message where a row has none, or NULL */
-    double weight; /* share in the mix relative to the others; 1 takes each row once an epoch */
+    char *prompt; /* TEMPLATE_PROMPT, else NULL */
+    char *system; /* chats: a system message where a row has none, or NULL */
+    double
+        weight; /* how often an epoch takes each row: 2 twice, 0.5 in every second epoch, 1.25 once and
+                    * in every fourth epoch once more; which rows is decided by seed and epoch.
+                    * Validation takes each row once */
     FieldMap *fields;
     int n_fields;
     int line; /* of this source in the config, for messages */
@@ -55,12 +64,16 @@ typedef struct DataOpts {
     int n_train;
     DataSource *eval; /* validation files, or none */
     int n_eval;
+    /* Rows for validation are chosen by a hash of the row's number: the same for every tokenizer, file
+     * form and training seed. */
     double eval_share;  /* of the training rows, 0: none */
     int64_t eval_count; /* rows, 0: none; at most one of the three */
     TrainOn train_on;
     Packing packing;
     Overlong overlong;
-    int64_t max_length; /* tokens in a document, and in a packed row */
+    int64_t
+        max_length; /* tokens in a document, and in a packed row.  PACK_CONCAT cuts its rows out of one
+                         * long text, so that no document is too long there */
     bool
         allow_untrained; /* rows without a trained token are counted and left out instead of refused */
     bool shuffle;
@@ -78,6 +91,9 @@ typedef struct DataReport {
     double fill;           /* tokens / (packed_rows * max_length) */
     int64_t max_documents; /* most documents in one packed row */
     bool from_cache;
+    int64_t empty_answers;    /* rows that train on EOS alone */
+    int64_t eval_duplicates;  /* training rows that equal a validation row */
+    int64_t remainder_tokens; /* PACK_CONCAT: at the end of epoch 0, in no row */
 } DataReport;
 
 typedef struct Dataset Dataset; /* tokenised rows, immutable */
@@ -124,6 +140,8 @@ void host_batch_clear(HostBatch *b);
 
 /* Epoch order, packing and batches over a data set.  A *row* is a packed row (PACK_BEST_FIT, PACK_CONCAT) or
  * a document (PACK_OFF); `batch_rows` rows make an optimizer step, cut into micro-batches and ranks. */
+/* A Loader remembers the last epochs it was asked for, so it belongs to one thread; a Dataset may be shared.
+ */
 typedef struct Loader Loader;
 Loader *loader_new(const Dataset *d, const DataOpts *opts, uint64_t seed, int64_t batch_rows);
 void loader_free(Loader *l);
@@ -131,8 +149,11 @@ void loader_free(Loader *l);
 /* Rows and optimizer steps in an epoch.  The last step of an epoch may have fewer rows. */
 int64_t loader_rows(Loader *l, int64_t epoch);
 int64_t loader_steps(Loader *l, int64_t epoch);
+/* Tokens of all documents of an epoch, those included that PACK_CONCAT leaves at the end. */
+int64_t loader_tokens(Loader *l, int64_t epoch);
 /* Rows of step `step` of `epoch`, and trained tokens and documents in all of them: known before the forward. */
 typedef struct StepInfo {
+    /* n_tokens: without padding in loader_step, with it in loader_max */
     int64_t first_row, n_rows, n_tokens, n_trained, n_docs;
 } StepInfo;
 StepInfo loader_step(Loader *l, int64_t epoch, int64_t step);

@@ -1,0 +1,58 @@
+/* From a row's JSON to a document: which fields a format has, how its prompt is worded, what is trained.
+ *
+ * Errors are "field: what is wrong"; the caller puts file and line in front. */
+#pragma once
+
+#include "base/json.h"
+#include "data/chat_template.h"
+#include "data/loader.h"
+#include "data/prompt.h"
+
+enum { FORMAT_MAX_FIELDS = 3 };
+
+/* A source made ready; read-only, so that all threads share it.  Borrows src and t. */
+typedef struct RowFormat {
+    const DataSource *src;
+    const Tokenizer *t;
+    RenderRules rules;
+    TrainOn train_on;
+    const char *names[FORMAT_MAX_FIELDS]; /* as the file calls the format's fields */
+    bool as_chat;                         /* through a chat template */
+    Chat chat;
+    Prompt prompt; /* TEMPLATE_PROMPT, field names as the file has them */
+} RowFormat;
+
+Status format_open(RowFormat *out, const DataSource *src, TrainOn train_on, const Tokenizer *t,
+                   Err *err) MUST_CHECK;
+void format_close(RowFormat *f);
+const char *format_name(DataFormat format); /* "alpaca", ...; NULL for a number that is none */
+
+/* Memory of one thread, reused from row to row.  Zero-initialise. */
+typedef struct FormatScratch {
+    Rendering r;
+    TokenBuf tokens;
+    StrBuf text;
+    ChatMessage *messages;
+    int n_messages, cap_messages;
+} FormatScratch;
+void format_scratch_clear(FormatScratch *s);
+
+/* Appends the row's tokens and labels. */
+Status format_row(const RowFormat *f, const Json *row, FormatScratch *s, TokenRow *out,
+                  Err *err) MUST_CHECK;
+
+/* The row as a question: tokens of all before the answer (labels -100), and in *answer (the caller frees)
+ * the answer that the row has, or NULL.  s->r holds the rendering afterwards, except for `tokens` rows. */
+Status format_row_prompt(const RowFormat *f, const Json *row, FormatScratch *s, TokenRow *out,
+                         char **answer, Err *err) MUST_CHECK;
+
+/* In format_chat.c: reads the turns of a `messages`, `sharegpt` or conversational prompt/completion row to
+ * s->messages, and marks the trained ones. */
+Status format_read_messages(const RowFormat *f, const Json *row, bool answer_required,
+                            FormatScratch *s, Err *err) MUST_CHECK;
+/* A string field; *text NULL when it is absent or null and not required. */
+Status format_string(const Json *row, const char *asked, const char *name, bool required,
+                     const char **text, size_t *len, Err *err) MUST_CHECK;
+/* "name: missing; ..." with what the object has instead. */
+Status format_missing(const Json *row, const char *asked, const char *name, Err *err);
+void format_add_message(FormatScratch *s, ChatMessage m);
