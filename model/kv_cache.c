@@ -93,3 +93,11 @@ void kv_cache_compact(KvCache *kv, const int32_t *from, int64_t n)
     kv->n_live = n;
     write_past(kv);
 }
+
+/* compact left the counts behind n_live at zero */
+void kv_cache_add(KvCache *kv, int64_t n)
+{
+    ASSERT(n > 0 && kv->n_live + n <= kv->n_seqs, "%lld and %lld sequences in a cache for %lld",
+           (long long)kv->n_live, (long long)n, (long long)kv->n_seqs);
+    kv->n_live += n;
+}

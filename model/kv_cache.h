@@ -21,3 +21,5 @@ void kv_cache_reset(KvCache *kv);
 /* Sequence slots are renumbered: new slot i holds old slot from[i]; i < n.  For batches whose sequences end at
  * different times.  from[] ascending. */
 void kv_cache_compact(KvCache *kv, const int32_t *from, int64_t n);
+/* n more sequences, empty, behind the others; as many in all as kv_cache_init was asked for. */
+void kv_cache_add(KvCache *kv, int64_t n);
