@@ -1,0 +1,147 @@
+#include "infer/perplexity.h"
+
+#include "base/str.h"
+#include "infer/feed.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+void perplexity_clear(Perplexity *p)
+{
+    free(p->doc_loss);
+    free(p->doc_trained);
+    *p = (Perplexity){0};
+}
+
+typedef struct DocId {
+    int64_t id, at;
+} DocId;
+
+static int by_id(const void *a, const void *b)
+{
+    int64_t x = ((const DocId *)a)->id, y = ((const DocId *)b)->id;
+    return (x > y) - (x < y);
+}
+
+/* Documents by sample id, which is what a batch tells of its tokens. */
+static DocId *index_documents(const Dataset *d)
+{
+    int64_t n = dataset_size(d);
+    DocId *ids = xmalloc((size_t)n * sizeof *ids);
+    for (int64_t i = 0; i < n; i++)
+        ids[i] = (DocId){dataset_document(d, i).id, i};
+    qsort(ids, (size_t)n, sizeof *ids, by_id);
+    return ids;
+}
+
+typedef struct Pass {
+    Feed feed;
+    HostBatch batch;
+    int32_t *rows, *targets; /* of the trained tokens */
+    float *loss;
+    int64_t cap;
+} Pass;
+
+static void pass_clear(Pass *p)
+{
+    feed_clear(&p->feed);
+    host_batch_clear(&p->batch);
+    free(p->rows), free(p->targets), free(p->loss);
+}
+
+/* Losses of the trained tokens of p->batch, in order, to p->loss. */
+static void pass_run(Pass *p, Llama *m)
+{
+    const HostBatch *b = &p->batch;
+    if (b->n_trained > p->cap) {
+        p->cap = b->n_trained;
+        p->rows = xrealloc(p->rows, (size_t)p->cap * sizeof *p->rows);
+        p->targets = xrealloc(p->targets, (size_t)p->cap * sizeof *p->targets);
+        p->loss = xrealloc(p->loss, (size_t)p->cap * sizeof *p->loss);
+    }
+    int64_t n = 0, one = 1;
+    for (int64_t i = 0; i < b->n_tokens; i++) {
+        if (b->targets[i] < 0) continue;
+        p->rows[n] = (int32_t)i;
+        p->targets[n++] = b->targets[i];
+    }
+    ASSERT(n == b->n_trained, "%lld targets, %lld counted", (long long)n, (long long)b->n_trained);
+
+    feed_begin(&p->feed, b->n_tokens, b->ids, b->positions, b->n_docs, b->cu_docs, b->max_doc,
+               NULL);
+    Ctx *c = &p->feed.ctx;
+    Tensor *h = llama_forward(c, m, &p->feed.batch);
+    h = op_gather_rows(c, h, feed_ints(&p->feed, p->rows, n));
+    Tensor *sum = tensor_new(c, DT_F32, 1, &one), *row_loss = tensor_new(c, DT_F32, 1, &n);
+    tensor_zero(c->dev, sum);
+    op_linear_xent(c, h, llama_head(m), feed_ints(&p->feed, p->targets, n), 0, sum, row_loss, 0);
+    tensor_read(c->dev, row_loss, p->loss);
+    feed_end(&p->feed);
+}
+
+/* Adds the losses of a pass to their documents, in double: a sum in f32 would lose the small ones. */
+static Status pass_add(Pass *p, Perplexity *out, const Dataset *d, const DocId *ids, Err *err)
+{
+    const HostBatch *b = &p->batch;
+    const DocId *doc = NULL;
+    for (int64_t k = 0; k < b->n_trained; k++) {
+        DocId key = {b->samples[p->rows[k]], 0};
+        if (!doc || doc->id != key.id)
+            doc = bsearch(&key, ids, (size_t)dataset_size(d), sizeof key, by_id);
+        ASSERT(doc, "sample %lld is not in the data set", (long long)key.id);
+        if (!isfinite(p->loss[k])) {
+            Document at = dataset_document(d, doc->at);
+            return err_set(err, E_FAILED,
+                           "%s:%lld: the loss is not finite; look for NaN in the model with 'lorac "
+                           "inspect --stats'",
+                           at.file, (long long)at.line);
+        }
+        out->doc_loss[doc->at] += (double)p->loss[k];
+        out->doc_trained[doc->at]++;
+    }
+    out->n_trained += b->n_trained;
+    return OK;
+}
+
+Status perplexity_of(Perplexity *out, Llama *m, const Dataset *d, const DataOpts *data,
+                     const PerplexityOpts *opts, Err *err)
+{
+    int64_t n_docs = dataset_size(d);
+    *out = (Perplexity){0};
+    out->doc_loss = xcalloc((size_t)n_docs, sizeof *out->doc_loss);
+    out->doc_trained = xcalloc((size_t)n_docs, sizeof *out->doc_trained);
+    DocId *ids = index_documents(d);
+    DataOpts in_order = *data;
+    in_order.shuffle = false;
+    Loader *loader = loader_new(d, &in_order, 0, 1);
+    Pass pass = {0};
+    feed_init(&pass.feed, m->dev);
+
+    int64_t budget = opts->tokens_per_pass > 0 ? opts->tokens_per_pass : 4096;
+    int64_t together = budget / loader_max(loader, 0, 1).n_tokens;
+    if (together < 1) together = 1;
+    int64_t n_rows = loader_rows(loader, 0);
+    if (opts->max_rows > 0 && opts->max_rows < n_rows) n_rows = opts->max_rows;
+    Status s = OK;
+    for (int64_t row = 0; s == OK && row < n_rows; row += together) {
+        int64_t n = n_rows - row < together ? n_rows - row : together;
+        loader_rows_fill(loader, 0, row, n, &pass.batch);
+        if (pass.batch.n_trained > 0) {
+            pass_run(&pass, m);
+            s = pass_add(&pass, out, d, ids, err);
+        }
+        out->n_tokens += pass.batch.n_real;
+        out->n_docs += pass.batch.n_docs;
+        if (opts->progress) opts->progress(opts->ud, row + n, n_rows);
+    }
+    double sum = 0;
+    for (int64_t i = 0; i < n_docs; i++)
+        sum += out->doc_loss[i];
+    out->loss = out->n_trained > 0 ? sum / (double)out->n_trained : 0;
+    out->perplexity = exp(out->loss);
+    pass_clear(&pass);
+    loader_free(loader);
+    free(ids);
+    if (s != OK) perplexity_clear(out);
+    return s;
+}

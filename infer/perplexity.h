@@ -1,0 +1,26 @@
+/* Loss and perplexity of a model over a data set: the mean of -log p over trained tokens, in nats, and e to it. */
+#pragma once
+
+#include "data/loader.h"
+#include "model/llama.h"
+
+typedef struct Perplexity {
+    double loss, perplexity;
+    int64_t n_trained, n_tokens,
+        n_docs;           /* what the loss is over; tokens without padding; documents */
+    double *doc_loss;     /* (dataset_size) sum over the document's trained tokens */
+    int64_t *doc_trained; /* (dataset_size) */
+} Perplexity;
+void perplexity_clear(Perplexity *p);
+
+typedef struct PerplexityOpts {
+    int64_t
+        tokens_per_pass; /* rows go together up to this many tokens; 0: 4096.  One row at least */
+    int64_t max_rows;    /* only the first; 0: all.  With PACK_OFF a row is a document */
+    void (*progress)(void *ud, int64_t done, int64_t total); /* rows; may be NULL */
+    void *ud;
+} PerplexityOpts;
+
+/* Every document once, packed as `data` says.  E_FAILED with file and line when a loss is not finite. */
+Status perplexity_of(Perplexity *out, Llama *m, const Dataset *d, const DataOpts *data,
+                     const PerplexityOpts *opts, Err *err) MUST_CHECK;
