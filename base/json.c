@@ -42,6 +42,14 @@ static bool is_big(const char *digits, size_t n, bool negative)
     return n > 19 || (n == 19 && memcmp(digits, limit, 19) > 0);
 }
 
+static int count_lines(const char *text, size_t n)
+{
+    int lines = 0;
+    for (size_t i = 0; i < n; i++)
+        lines += text[i] == '\n';
+    return lines;
+}
+
 /* Walks over tokens without checking them; jansson does that. */
 static Scan scan_text(const char *text, size_t len)
 {
@@ -96,6 +104,10 @@ static char *with_reals(const char *text, size_t *len, const Scan *s)
 Status json_parse(Json **out, const char *text, size_t len, const char *name, int first_line,
                   int flags, Err *err)
 {
+    const char *nul = len ? memchr(text, '\0', len) : NULL;
+    if (nul) /* allowed nowhere, but jansson takes one behind a number for the end */
+        return err_set(err, E_INPUT, "%s:%d: invalid JSON: a NUL byte", name,
+                       first_line + count_lines(text, (size_t)(nul - text)));
     if (len >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0)
         return err_set(err, E_INPUT,
                        "%s:%d: invalid JSON: starts with a byte order mark; save it as UTF-8 "

@@ -26,8 +26,9 @@ typedef enum JsonFlags {
 
 /* Parses text[0..len).  `name` is what error lines start with ("name:line: ..."); `first_line` is
  * the line number of text[0] in that file (1 for a whole file, the row's line for JSONL).  Trailing
- * bytes other than white space are an error; so are invalid UTF-8 and depth beyond 512.  An integer
- * beyond 63 bits is read as JK_REAL (Hugging Face writes 1e30 as one). */
+ * bytes other than white space are an error; so are invalid UTF-8, a NUL character in a key, a byte
+ * order mark and depth beyond 512.  An integer beyond 63 bits is read as JK_REAL: Hugging Face writes
+ * 1e30 as one. */
 Status json_parse(Json **out, const char *text, size_t len, const char *name, int first_line,
                   int flags, Err *err) MUST_CHECK;
 /* Reads a whole file. */
@@ -46,7 +47,7 @@ const Json *json_get(const Json *object, const char *key); /* NULL when absent o
 void *json_first(const Json *object);
 void *json_next(const Json *object, void *it);
 const char *json_iter_key(void *it);
-size_t json_iter_key_len(void *it); /* a key may hold NUL bytes */
+size_t json_iter_key_len(void *it);
 const Json *json_iter_value(void *it);
 
 /* Each returns false and leaves *out alone when the node is NULL or of another kind. */

@@ -41,7 +41,8 @@ char *xstrdup(const char *s)
     return xstrndup(s, strlen(s));
 }
 
-static void strbuf_vprintf(StrBuf *b, const char *fmt, va_list args);
+static void strbuf_vprintf(StrBuf *b, const char *fmt, va_list args)
+    __attribute__((format(printf, 2, 0), nonnull(2)));
 
 char *str_format(const char *fmt, ...)
 {
@@ -158,7 +159,7 @@ static void strbuf_vprintf(StrBuf *b, const char *fmt, va_list args)
     va_list again;
     va_copy(again, args);
     int n = vsnprintf(NULL, 0, fmt, args);
-    if (n < 0) panic("vsnprintf cannot format \"%s\"", fmt);
+    if (n < 0) panic("vsnprintf cannot format a text");
     strbuf_reserve(b, (size_t)n);
     vsnprintf(b->data + b->len, (size_t)n + 1, fmt, again);
     va_end(again);
