@@ -1,0 +1,61 @@
+/* Finds a Backend by name: the tree's only #ifdef HAVE_CUDA. */
+#include "kernels/cpu/cpu.h"
+
+#include <string.h>
+
+#ifdef HAVE_CUDA
+extern const Backend cuda_backend;
+#endif
+
+static const Backend *const backends[] = {
+    &cpu_backend,
+#ifdef HAVE_CUDA
+    &cuda_backend,
+#endif
+};
+
+enum { N_BACKENDS = sizeof backends / sizeof backends[0] };
+
+const Backend *backend_find(const char *name)
+{
+    for (int i = 0; i < N_BACKENDS; i++) {
+        if (strcmp(backends[i]->name, name) != 0) continue;
+        kernels_check(name, backends[i]->kernels);
+        return backends[i];
+    }
+    return NULL;
+}
+
+const char *backend_names(void)
+{
+#ifdef HAVE_CUDA
+    return "cpu cuda";
+#else
+    return "cpu";
+#endif
+}
+
+/* In the order of struct Kernels. */
+static const char *const kernel_names[] = {
+    "matmul",         "copy",          "axpy",          "bias_fwd",     "bias_bwd",
+    "embedding_fwd",  "embedding_bwd", "rmsnorm_fwd",   "rmsnorm_bwd",  "split_rope_fwd",
+    "split_rope_bwd", "attention_fwd", "attention_bwd", "kv_append",    "attention_cached",
+    "swiglu_fwd",     "swiglu_bwd",    "gather_rows",   "scatter_rows", "softmax_xent",
+    "dropout_fwd",    "dropout_bwd",   "sum",           "sum_squares",  "count_nonfinite",
+    "step_scalars",   "adamw",
+};
+
+typedef void AnyKernel(void);
+
+_Static_assert(sizeof(Kernels) ==
+                   sizeof kernel_names / sizeof kernel_names[0] * sizeof(AnyKernel *),
+               "a name for each kernel");
+
+void kernels_check(const char *backend, const Kernels *k)
+{
+    for (size_t i = 0; i < sizeof kernel_names / sizeof kernel_names[0]; i++) {
+        AnyKernel *entry;
+        memcpy(&entry, (const char *)k + i * sizeof entry, sizeof entry);
+        ASSERT(entry, "backend %s has no kernel %s", backend, kernel_names[i]);
+    }
+}

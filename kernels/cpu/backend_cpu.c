@@ -1,0 +1,74 @@
+/* Backend "cpu": the region is reserved address space that the system fills in as it is touched, the
+ * threads are one pool, a copy is memcpy, and every call is done when it returns. */
+#define _GNU_SOURCE /* MAP_ANONYMOUS, MAP_NORESERVE, MADV_HUGEPAGE */
+#include "kernels/cpu/cpu.h"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define SMALLEST_REGION ((size_t)64 << 20)
+
+static void *reserve(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+/* Physical memory: a run that needs more should end with the memory table, not in swap. */
+static size_t default_bytes(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : (size_t)8 << 30;
+}
+
+static Status cpu_open(Device *d, const DeviceOpts *opts, Err *err)
+{
+    size_t bytes = opts->region_bytes ? opts->region_bytes : default_bytes();
+    d->region_data = reserve(bytes);
+    /* A limit on address space (ulimit -v, strict overcommit) allows less: take what there is. */
+    while (!d->region_data && !opts->region_bytes && bytes / 2 >= SMALLEST_REGION)
+        d->region_data = reserve(bytes /= 2);
+    if (!d->region_data)
+        return err_set(err, E_FAILED, "cpu: cannot reserve %zu MiB of memory; see ulimit -v",
+                       bytes >> 20);
+    d->region_bytes = bytes;
+    madvise(d->region_data, bytes,
+            MADV_HUGEPAGE); /* fewer page faults; a kernel without it is fine */
+    d->pool = pool_new(opts->threads);
+    gemm_setup();
+    return OK;
+}
+
+static void cpu_close(Device *d)
+{
+    pool_free(d->pool);
+    munmap(d->region_data, d->region_bytes);
+    d->pool = NULL;
+    d->region_data = NULL;
+}
+
+static void cpu_copy_bytes(Device *d, void *dst, const void *src, size_t bytes, CopyKind kind)
+{
+    if (bytes) memcpy(dst, src, bytes);
+}
+
+static void cpu_zero(Device *d, void *dst, size_t bytes)
+{
+    if (bytes) memset(dst, 0, bytes);
+}
+
+static void cpu_sync(Device *d)
+{
+}
+
+const Backend cpu_backend = {
+    .name = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .copy = cpu_copy_bytes,
+    .zero = cpu_zero,
+    .sync = cpu_sync,
+    .kernels = &cpu_kernels,
+};

@@ -1,0 +1,68 @@
+/* Sums over all elements: in double, by parts of fixed length whose sums are added in order. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/vec.h"
+
+enum { PART = 1 << 15 };
+
+typedef double PartFn(const float *x, int64_t n);
+
+typedef struct Reduce {
+    PartFn *fn;
+    const float *x;
+    int64_t n;
+    double *sums;
+} Reduce;
+
+static void reduce_part(void *ud, int64_t i)
+{
+    const Reduce *a = ud;
+    int64_t left = a->n - i * PART;
+    a->sums[i] = a->fn(a->x + i * PART, left < PART ? left : PART);
+}
+
+static void reduce(Device *d, Tensor *out, float beta, const Tensor *x, PartFn *fn)
+{
+    ASSERT(tensor_numel(out) == 1, "reduce: the result has %lld elements",
+           (long long)tensor_numel(out));
+    Reduce a = {.fn = fn, .x = dense_f32(x), .n = tensor_numel(x)};
+    int64_t n_parts = (a.n + PART - 1) / PART;
+    a.sums = workspace_take(d, (size_t)n_parts * sizeof *a.sums);
+    pool_run(d->pool, n_parts, reduce_part, &a);
+    double sum = 0;
+    for (int64_t i = 0; i < n_parts; i++)
+        sum += a.sums[i];
+    workspace_give(d);
+    float *y = dense_f32(out);
+    *y = (float)((beta != 0 ? (double)beta * (double)*y : 0.0) + sum);
+}
+
+void cpu_sum(Device *d, Tensor *out, float beta, const Tensor *x)
+{
+    reduce(d, out, beta, x, vec_sum);
+}
+
+static double sum_squares(const float *x, int64_t n)
+{
+    return vec_dot(x, x, n);
+}
+
+void cpu_sum_squares(Device *d, Tensor *out, float beta, const Tensor *x)
+{
+    reduce(d, out, beta, x, sum_squares);
+}
+
+static double count_nonfinite(const float *x, int64_t n)
+{
+    int32_t count = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        count += (bits & 0x7F800000u) == 0x7F800000u;
+    }
+    return (double)count;
+}
+
+void cpu_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x)
+{
+    reduce(d, count, beta, x, count_nonfinite);
+}

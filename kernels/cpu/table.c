@@ -1,0 +1,32 @@
+/* The CPU column of the table. */
+#include "kernels/cpu/cpu.h"
+
+const Kernels cpu_kernels = {
+    .matmul = cpu_matmul,
+    .copy = cpu_copy,
+    .axpy = cpu_axpy,
+    .bias_fwd = cpu_bias_fwd,
+    .bias_bwd = cpu_bias_bwd,
+    .embedding_fwd = cpu_embedding_fwd,
+    .embedding_bwd = cpu_embedding_bwd,
+    .rmsnorm_fwd = cpu_rmsnorm_fwd,
+    .rmsnorm_bwd = cpu_rmsnorm_bwd,
+    .split_rope_fwd = cpu_split_rope_fwd,
+    .split_rope_bwd = cpu_split_rope_bwd,
+    .attention_fwd = cpu_attention_fwd,
+    .attention_bwd = cpu_attention_bwd,
+    .kv_append = cpu_kv_append,
+    .attention_cached = cpu_attention_cached,
+    .swiglu_fwd = cpu_swiglu_fwd,
+    .swiglu_bwd = cpu_swiglu_bwd,
+    .gather_rows = cpu_gather_rows,
+    .scatter_rows = cpu_scatter_rows,
+    .softmax_xent = cpu_softmax_xent,
+    .dropout_fwd = cpu_dropout_fwd,
+    .dropout_bwd = cpu_dropout_bwd,
+    .sum = cpu_sum,
+    .sum_squares = cpu_sum_squares,
+    .count_nonfinite = cpu_count_nonfinite,
+    .step_scalars = cpu_step_scalars,
+    .adamw = cpu_adamw,
+};
