@@ -22,7 +22,7 @@ typedef struct Ctx {
     Trace *trace; /* or NULL: autograd/trace.h */
 } Ctx;
 
-enum { NODE_MAX_IN = 8, NODE_MAX_OUT = 3, NODE_MAX_SAVED = 12 };
+enum { NODE_MAX_IN = 10, NODE_MAX_OUT = 3, NODE_MAX_SAVED = 12 };
 
 typedef struct Node Node;
 

@@ -27,8 +27,8 @@ static Attention attention_of(const Tensor *q, const Tensor *k, const Tensor *v,
 {
     int64_t n = tensor_rows(q);
     int dim = (int)(tensor_cols(q) / n_heads);
-    ASSERT(n_kv_heads > 0 && n_heads % n_kv_heads == 0, "attention: %d heads on %d", n_heads,
-           n_kv_heads);
+    bool fits = n_kv_heads > 0 && n_heads % n_kv_heads == 0;
+    ASSERT(fits, "attention: %d heads on %d", n_heads, n_kv_heads);
     check_matrix(q, n, (int64_t)n_heads * dim, "attention: q");
     check_matrix(k, n, (int64_t)n_kv_heads * dim, "attention: k");
     check_matrix(v, n, (int64_t)n_kv_heads * dim, "attention: v");

@@ -112,8 +112,9 @@ void cpu_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *c
                           const Tensor *past, int64_t max_past, float scale)
 {
     int64_t cols = tensor_cols(q), dim = cols / n_heads, n = tensor_rows(q);
-    ASSERT(n_kv_heads > 0 && n_heads % n_kv_heads == 0 && cols % n_heads == 0,
-           "attention_cached: %lld columns, %d heads on %d", (long long)cols, n_heads, n_kv_heads);
+    bool fits = n_kv_heads > 0 && n_heads % n_kv_heads == 0 && cols % n_heads == 0;
+    ASSERT(fits, "attention_cached: %lld columns, %d heads on %d", (long long)cols, n_heads,
+           n_kv_heads);
     check_matrix(o, n, cols, "attention_cached: o");
     check_cache(cache_k, n_kv_heads * dim, docs, past);
     check_cache(cache_v, n_kv_heads * dim, docs, past);

@@ -40,7 +40,8 @@ static Split split_of(const Tensor *q, const Tensor *k, const Tensor *v, const T
     check_matrix(q, n, n_heads * dim, "split_rope: q");
     check_matrix(k, n, n_kv_heads * dim, "split_rope: k");
     check_matrix(v, n, n_kv_heads * dim, "split_rope: v");
-    ASSERT(dim % 2 == 0 && dim <= MAX_HEAD_DIM, "split_rope: head width %lld", (long long)dim);
+    bool fits = dim % 2 == 0 && dim <= MAX_HEAD_DIM;
+    ASSERT(fits, "split_rope: head width %lld", (long long)dim);
     ASSERT(!q_norm == !k_norm && (!q_norm || (rstd_q && rstd_k)),
            "split_rope: both heads' norms or none, with their rstd");
     return (Split){

@@ -1,0 +1,144 @@
+/* The linear op with low-rank adapters (Hu et al. 2021) on row slices of its matrix, in the separate form: the
+ * adapter's products stand beside the base's.
+ *
+ *   z = drop(x),  u = z a^T,  y[:, slice] += scale u b^T
+ *   du = scale dy[:, slice] b,  db = scale dy[:, slice]^T u,  da = du^T z,  dx += mask (du a)
+ *
+ * z is not kept: the mask is a function of counters, so backward draws it again. */
+#include "autograd/ops.h"
+
+enum { X, W, BIAS, RESIDUAL, A0, B0 }; /* of in[]; the second slice's a, b follow */
+enum { SAVE_X, SAVE_W, SAVE_SLICE };   /* of saved[]; a, b, u of each slice follow */
+
+typedef struct LoraArgs {
+    LoraSlice slices[LORA_MAX_SLICES];
+    int n;
+    const Tensor *samples, *positions;
+} LoraArgs;
+
+static DropoutArgs dropout_of(const Ctx *c, const LoraArgs *args, const LoraSlice *s)
+{
+    return (DropoutArgs){
+        .p = s->dropout,
+        .key = rng_mix(c->key, s->site),
+        .samples = args->samples,
+        .positions = args->positions,
+    };
+}
+
+static void slice_backward(Ctx *c, Node *n, int i)
+{
+    const Kernels *k = c->dev->k;
+    const LoraArgs *args = n->args;
+    const LoraSlice *s = &args->slices[i];
+    Tensor *x = n->saved[SAVE_X];
+    Tensor *const *saved = &n->saved[SAVE_SLICE + 3 * i];
+    Tensor *a = saved[0], *b = saved[1], *u = saved[2];
+    Tensor dy = tensor_slice_cols(grad_of(n, 0), s->row0, tensor_rows(b));
+    DropoutArgs drop = dropout_of(c, args, s);
+    float beta;
+
+    Tensor *db = grad_into(c, n->in[B0 + 2 * i], &beta);
+    if (db)
+        k->matmul(c->dev, db, &dy, u,
+                  (MatmulArgs){.trans_a = true, .alpha = s->scale, .beta = beta});
+    if (!n->in[X]->needs_grad && !n->in[A0 + 2 * i]->needs_grad) return;
+
+    Tensor *du = rule_scratch(c, u->dtype, tensor_rows(u), tensor_cols(u));
+    k->matmul(c->dev, du, &dy, b, (MatmulArgs){.alpha = s->scale});
+    Tensor *full =
+        s->dropout > 0 ? rule_scratch(c, x->dtype, tensor_rows(x), tensor_cols(x)) : NULL;
+    Tensor *da = grad_into(c, n->in[A0 + 2 * i], &beta);
+    if (da) {
+        if (full) k->dropout_fwd(c->dev, full, x, &drop);
+        k->matmul(c->dev, da, du, full ? full : x,
+                  (MatmulArgs){.trans_a = true, .alpha = 1, .beta = beta});
+    }
+    Tensor *dx = grad_into(c, n->in[X], &beta);
+    if (!dx) return;
+    if (full) {
+        k->matmul(c->dev, full, du, a, (MatmulArgs){.alpha = 1});
+        k->dropout_bwd(c->dev, dx, beta, full, &drop);
+    } else {
+        k->matmul(c->dev, dx, du, a, (MatmulArgs){.alpha = 1, .beta = beta});
+    }
+}
+
+static void linear_lora_backward(Ctx *c, Node *n)
+{
+    const Kernels *k = c->dev->k;
+    const LoraArgs *args = n->args;
+    Tensor *dy = grad_of(n, 0);
+    float beta;
+    Tensor *dx = grad_into(c, n->in[X], &beta);
+    if (dx) k->matmul(c->dev, dx, dy, n->saved[SAVE_W], (MatmulArgs){.alpha = 1, .beta = beta});
+    Tensor *dw = grad_into(c, n->in[W], &beta);
+    if (dw)
+        k->matmul(c->dev, dw, dy, n->saved[SAVE_X],
+                  (MatmulArgs){.trans_a = true, .alpha = 1, .beta = beta});
+    Tensor *db = grad_into(c, n->in[BIAS], &beta);
+    if (db) k->bias_bwd(c->dev, db, beta, dy);
+    for (int i = 0; i < args->n; i++)
+        slice_backward(c, n, i);
+    grad_pass(c, n, 0, n->in[RESIDUAL]);
+}
+
+static const Op linear_lora_op = {"linear_lora", linear_lora_backward, false};
+
+/* y[:, slice] += scale drop(x) a^T b^T; returns u. */
+static Tensor *slice_forward(Ctx *c, Tensor *y, Tensor *x, const LoraArgs *args, int i)
+{
+    const Kernels *k = c->dev->k;
+    const LoraSlice *s = &args->slices[i];
+    ASSERT(s->row0 >= 0 && s->row0 + tensor_rows(s->b) <= tensor_cols(y),
+           "linear_lora: rows %lld to %lld of %lld", (long long)s->row0,
+           (long long)(s->row0 + tensor_rows(s->b)), (long long)tensor_cols(y));
+    Tensor *u = tensor_new_matrix(c, tensor_rows(x), tensor_rows(s->a));
+    Tensor *z = x;
+    if (s->dropout > 0) {
+        DropoutArgs drop = dropout_of(c, args, s);
+        z = tensor_like(c, x);
+        k->dropout_fwd(c->dev, z, x, &drop);
+    }
+    k->matmul(c->dev, u, z, s->a, (MatmulArgs){.trans_b = true, .alpha = 1});
+    if (z != x) scope_drop(c->scope, z);
+    Tensor part = tensor_slice_cols(y, s->row0, tensor_rows(s->b));
+    k->matmul(c->dev, &part, u, s->b, (MatmulArgs){.trans_b = true, .alpha = s->scale, .beta = 1});
+    return u;
+}
+
+Tensor *op_linear_lora(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual,
+                       const LoraSlice *lora, int n_lora, const Tensor *samples,
+                       const Tensor *positions)
+{
+    ASSERT(n_lora >= 1 && n_lora <= LORA_MAX_SLICES, "linear_lora: %d adapters", n_lora);
+    const Kernels *k = c->dev->k;
+    Tensor *y = tensor_new_matrix(c, tensor_rows(x), tensor_rows(w));
+    if (residual) k->copy(c->dev, y, residual);
+    k->matmul(c->dev, y, x, w,
+              (MatmulArgs){.trans_b = true, .alpha = 1, .beta = residual ? 1.0f : 0.0f});
+    if (bias) k->bias_fwd(c->dev, y, bias);
+
+    LoraArgs *args = arena_alloc(c->arena, sizeof *args);
+    *args = (LoraArgs){.n = n_lora, .samples = samples, .positions = positions};
+    Tensor *in[NODE_MAX_IN] = {x, w, bias, residual};
+    Tensor *u[LORA_MAX_SLICES];
+    for (int i = 0; i < n_lora; i++) {
+        args->slices[i] = lora[i];
+        in[A0 + 2 * i] = lora[i].a;
+        in[B0 + 2 * i] = lora[i].b;
+        u[i] = slice_forward(c, y, x, args, i);
+    }
+    Node *n = tape_record(c, &linear_lora_op, 1, (Tensor *[]){y}, A0 + 2 * n_lora, in);
+    if (n) {
+        n->args = args;
+        tape_save(n, SAVE_X, x);
+        tape_save(n, SAVE_W, w);
+        for (int i = 0; i < n_lora; i++) {
+            tape_save(n, SAVE_SLICE + 3 * i, lora[i].a);
+            tape_save(n, SAVE_SLICE + 3 * i + 1, lora[i].b);
+            tape_save(n, SAVE_SLICE + 3 * i + 2, u[i]);
+        }
+    }
+    return y;
+}

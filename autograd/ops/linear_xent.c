@@ -1,0 +1,104 @@
+/* The head's product and the cross-entropy in one, in chunks of rows: the logits of a whole batch never exist.
+ * With z = h w^T and d = grad_scale (softmax(z) - onehot(target)):  dh = d w,  dw = d^T h.
+ *
+ * Both are computed while a chunk's logits stand, in the forward pass.  A parameter's dw goes to its buffer at
+ * once; any other w (and h) gets its gradient from a private tensor in backward. */
+#include "autograd/ops.h"
+
+enum { DH, DW };
+enum { H, W };
+
+/* Logits of a chunk, in elements: enough rows for the products to run well, little beside the model. */
+enum { CHUNK_ELEMENTS = 1 << 25, CHUNK_ROWS_MIN = 128 };
+
+static void hand_on(Ctx *c, Tensor *to, const Tensor *grad)
+{
+    float beta;
+    Tensor *into = grad ? grad_into(c, to, &beta) : NULL;
+    if (!into) return;
+    if (beta == 0)
+        c->dev->k->copy(c->dev, into, grad);
+    else
+        c->dev->k->axpy(c->dev, into, 1, grad);
+}
+
+static void linear_xent_backward(Ctx *c, Node *n)
+{
+    hand_on(c, n->in[H], n->saved[DH]);
+    hand_on(c, n->in[W], n->saved[DW]);
+}
+
+static const Op linear_xent_op = {"linear_xent", linear_xent_backward, false};
+
+/* Elements [from, from + n) of a vector. */
+static Tensor vector_part(const Tensor *t, int64_t from, int64_t n)
+{
+    Tensor part = *t;
+    part.n_dims = 1;
+    part.shape[0] = part.ld = n;
+    part.offset += (size_t)from * dtype_bytes(t->dtype);
+    return part;
+}
+
+typedef struct Head {
+    Tensor *h, *w, *losses, *dh, *dw;
+    const Tensor *targets;
+    float grad_scale, dw_beta;
+} Head;
+
+static void chunk_run(Ctx *c, Head *a, Tensor *logits, int64_t row0)
+{
+    const Kernels *k = c->dev->k;
+    int64_t n = tensor_rows(logits);
+    Tensor h = tensor_slice_rows(a->h, row0, n);
+    Tensor losses = vector_part(a->losses, row0, n), targets = vector_part(a->targets, row0, n);
+    k->matmul(c->dev, logits, &h, a->w, (MatmulArgs){.trans_b = true, .alpha = 1});
+    k->softmax_xent(c->dev, &losses, logits, &targets, a->dh || a->dw ? a->grad_scale : 0);
+    if (a->dh) {
+        Tensor dh = tensor_slice_rows(a->dh, row0, n);
+        k->matmul(c->dev, &dh, logits, a->w, (MatmulArgs){.alpha = 1});
+    }
+    if (a->dw) {
+        k->matmul(c->dev, a->dw, logits, &h,
+                  (MatmulArgs){.trans_a = true, .alpha = 1, .beta = a->dw_beta});
+        a->dw_beta = 1;
+    }
+}
+
+Tensor *op_linear_xent(Ctx *c, Tensor *h, Tensor *w, const Tensor *targets, float grad_scale,
+                       Tensor *loss_sum, Tensor *row_loss, int64_t chunk_rows)
+{
+    int64_t rows = tensor_rows(h), vocab = tensor_rows(w), one = 1;
+    if (chunk_rows == 0) {
+        chunk_rows = CHUNK_ELEMENTS / vocab;
+        if (chunk_rows < CHUNK_ROWS_MIN) chunk_rows = CHUNK_ROWS_MIN;
+    }
+    ASSERT(!c->tape || grad_scale != 0 || !(h->needs_grad || w->needs_grad),
+           "linear_xent: grad_scale %g", (double)grad_scale);
+    Tensor *loss = tensor_new(c, DT_F32, 1, &one);
+    Head a = {.h = h,
+              .w = w,
+              .targets = targets,
+              .grad_scale = grad_scale,
+              .losses = row_loss ? row_loss : tensor_new(c, DT_F32, 1, &rows)};
+    if (c->tape && h->needs_grad) a.dh = tensor_like(c, h);
+    if (c->tape && w->needs_grad)
+        a.dw = w->is_param ? grad_into(c, w, &a.dw_beta) : tensor_like(c, w);
+    if (rows == 0 && a.dw && a.dw_beta == 0) tensor_zero(c->dev, a.dw);
+
+    for (int64_t row0 = 0; row0 < rows; row0 += chunk_rows) {
+        int64_t n = rows - row0 < chunk_rows ? rows - row0 : chunk_rows;
+        Tensor *logits = tensor_new_matrix(c, n, vocab);
+        chunk_run(c, &a, logits, row0);
+        scope_drop(c->scope, logits);
+    }
+    c->dev->k->sum(c->dev, loss, 0, a.losses);
+    c->dev->k->axpy(c->dev, loss_sum, 1, loss);
+
+    Node *n = tape_record(c, &linear_xent_op, 1, (Tensor *[]){loss}, 2, (Tensor *[]){h, w});
+    if (n) {
+        tape_save(n, DH, a.dh);
+        if (!w->is_param) tape_save(n, DW, a.dw);
+    }
+    return loss;
+}

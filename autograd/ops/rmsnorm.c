@@ -1,0 +1,31 @@
+/* RMSNorm over the last dimension. */
+#include "autograd/ops.h"
+
+enum { X, W, RSTD };
+
+static void rmsnorm_backward(Ctx *c, Node *n)
+{
+    float beta, dw_beta;
+    Tensor *dx = grad_into(c, n->in[X], &beta);
+    Tensor *dw = grad_into(c, n->in[W], &dw_beta);
+    c->dev->k->rmsnorm_bwd(c->dev, dx, beta, dw, dw_beta, grad_of(n, 0), n->saved[X],
+                           n->saved[RSTD], n->saved[W]);
+}
+
+static const Op rmsnorm_op = {"rmsnorm", rmsnorm_backward, false};
+
+Tensor *op_rmsnorm(Ctx *c, Tensor *x, Tensor *w, float eps)
+{
+    Tensor *y = tensor_like(c, x);
+    int64_t rows = tensor_rows(x);
+    Tensor *rstd = tensor_new(c, DT_F32, 1, &rows);
+    c->dev->k->rmsnorm_fwd(c->dev, y, rstd, x, w, eps);
+
+    Node *n = tape_record(c, &rmsnorm_op, 1, (Tensor *[]){y}, 2, (Tensor *[]){x, w});
+    if (n) {
+        tape_save(n, X, x);
+        tape_save(n, W, w);
+        tape_save(n, RSTD, rstd);
+    }
+    return y;
+}

@@ -1,0 +1,21 @@
+/* silu(gate) * up of the fused product [gate, up]. */
+#include "autograd/ops.h"
+
+static void swiglu_backward(Ctx *c, Node *n)
+{
+    float beta;
+    Tensor *dgu = grad_into(c, n->in[0], &beta);
+    if (dgu) c->dev->k->swiglu_bwd(c->dev, dgu, beta, grad_of(n, 0), n->saved[0]);
+}
+
+static const Op swiglu_op = {"swiglu", swiglu_backward, false};
+
+Tensor *op_swiglu(Ctx *c, Tensor *gate_up)
+{
+    Tensor *h = tensor_new_matrix(c, tensor_rows(gate_up), tensor_cols(gate_up) / 2);
+    c->dev->k->swiglu_fwd(c->dev, h, gate_up);
+
+    Node *n = tape_record(c, &swiglu_op, 1, (Tensor *[]){h}, 1, (Tensor *[]){gate_up});
+    if (n) tape_save(n, 0, gate_up);
+    return h;
+}
