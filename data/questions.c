@@ -11,35 +11,28 @@
 
 enum { TASK_ROWS = 128 };
 
-typedef struct Job {
-    char *row;
-    size_t len;
-    char *problem;
-} Job;
-
 typedef struct Work {
     const RowFormat *format;
     Question *questions; /* of this source */
-    Job *jobs;
+    char **problems;     /* of its rows, or NULL each */
     int64_t n;
 } Work;
 
 static void run_row(const Work *w, int64_t i, FormatScratch *scratch)
 {
-    Job *job = &w->jobs[i];
     Question *q = &w->questions[i];
     Err err = {0};
     Json *json = NULL;
     TokenRow row = {0};
     Status s =
-        json_parse(&json, job->row, job->len, q->file, (int)q->line, JSON_REFUSE_DUPLICATES, &err);
+        json_parse(&json, q->row, q->n_row, q->file, (int)q->line, JSON_REFUSE_DUPLICATES, &err);
     if (s == OK) {
         s = format_row_prompt(w->format, json, scratch, &row, &q->answer, &err);
         if (s != OK) s = err_wrap(&err, s, "%s:%lld", q->file, (long long)q->line);
     }
     json_free(json);
     if (s != OK) {
-        job->problem = xstrdup(err.line);
+        w->problems[i] = xstrdup(err.line);
         token_row_clear(&row);
         return;
     }
@@ -64,30 +57,32 @@ static void run_task(void *ud, int64_t task)
     format_scratch_clear(&scratch);
 }
 
-static Status read_rows(Questions *q, Job **jobs, int64_t *cap, int64_t first, const char *file,
-                        Err *err)
+static Status read_rows(Questions *q, int64_t *cap, int64_t limit, const char *file, Err *err)
 {
     RowReader *r;
     TRY(rows_open(&r, file, err));
     const char *text;
     size_t len;
     int64_t line;
-    Status s;
-    while ((s = rows_next(r, &text, &len, &line, err)) == OK && text) {
+    Status s = OK;
+    while (limit == 0 || q->n < limit) {
+        s = rows_next(r, &text, &len, &line, err);
+        if (s != OK || !text) break;
         if (q->n == *cap) {
             *cap = *cap ? 2 * *cap : 1024;
             q->items = xrealloc(q->items, (size_t)*cap * sizeof *q->items);
-            *jobs = xrealloc(*jobs, (size_t)*cap * sizeof **jobs);
         }
-        (*jobs)[q->n - first] = (Job){.row = xstrndup(text, len), .len = len};
-        q->items[q->n++] = (Question){.file = file, .line = line};
+        char *row = xmalloc(len + 1);
+        memcpy(row, text, len);
+        row[len] = '\0';
+        q->items[q->n++] = (Question){.row = row, .n_row = len, .file = file, .line = line};
     }
     rows_close(r);
     return s;
 }
 
-static void read_source(Questions *q, const DataSource *src, const Tokenizer *t, Pool *pool,
-                        Problems *problems)
+static void read_source(Questions *q, const DataSource *src, int64_t limit, const Tokenizer *t,
+                        Pool *pool, Problems *problems)
 {
     Err err = {0};
     RowFormat format;
@@ -97,8 +92,7 @@ static void read_source(Questions *q, const DataSource *src, const Tokenizer *t,
     }
     char **files;
     int n_files;
-    int64_t first = q->n, cap = q->n; /* grows from here: the jobs are this source's own */
-    Job *jobs = NULL;
+    int64_t first = q->n, cap = q->n;
     if (source_files(&files, &n_files, src->path, &err) != OK) {
         problems_add(problems, "%s", err.line);
         format_close(&format);
@@ -108,27 +102,27 @@ static void read_source(Questions *q, const DataSource *src, const Tokenizer *t,
     memcpy(q->files + q->n_files, files, (size_t)n_files * sizeof *files);
     q->n_files += n_files;
     for (int i = 0; i < n_files; i++)
-        if (read_rows(q, &jobs, &cap, first, files[i], &err) != OK)
-            problems_add(problems, "%s", err.line);
+        if (read_rows(q, &cap, limit, files[i], &err) != OK) problems_add(problems, "%s", err.line);
     free(files);
-    Work w = {&format, q->items + first, jobs, q->n - first};
+    Work w = {.format = &format, .questions = q->items + first, .n = q->n - first};
+    w.problems = xcalloc((size_t)w.n, sizeof *w.problems);
     if (w.n > 0) pool_run(pool, (w.n + TASK_ROWS - 1) / TASK_ROWS, run_task, &w);
     for (int64_t i = 0; i < w.n; i++) {
-        if (jobs[i].problem) problems_add(problems, "%s", jobs[i].problem);
-        free(jobs[i].problem);
-        free(jobs[i].row);
+        if (w.problems[i]) problems_add(problems, "%s", w.problems[i]);
+        free(w.problems[i]);
     }
-    free(jobs);
+    free(w.problems);
+    if (format.as_chat) q->turn_end = format.chat.turn;
     format_close(&format);
 }
 
-Status questions_open(Questions *out, const DataSource *sources, int n, const Tokenizer *t,
-                      Pool *pool, Problems *problems)
+Status questions_open(Questions *out, const DataSource *sources, int n, int64_t limit,
+                      const Tokenizer *t, Pool *pool, Problems *problems)
 {
-    Questions q = {0};
+    Questions q = {.turn_end = -1};
     int before = problems->n + problems->n_dropped;
     for (int i = 0; i < n; i++)
-        read_source(&q, &sources[i], t, pool, problems);
+        read_source(&q, &sources[i], limit, t, pool, problems);
     if (q.n == 0 && problems->n + problems->n_dropped == before)
         problems_add(problems, "the data has no rows");
     if (problems->n + problems->n_dropped > before) {
@@ -145,6 +139,7 @@ void questions_clear(Questions *q)
         free(q->items[i].ids);
         free(q->items[i].text);
         free(q->items[i].answer);
+        free(q->items[i].row);
     }
     free(q->items);
     if (q->files) dir_list_free(q->files, q->n_files);

@@ -12,6 +12,8 @@ typedef struct Question {
     int64_t n;
     char *text;   /* the prompt, special tokens as the vocabulary writes them */
     char *answer; /* the row's own, or NULL */
+    char *row;    /* its JSON (n_row bytes) as it stands in the file */
+    size_t n_row;
     const char *file;
     int64_t line;
 } Question;
@@ -21,9 +23,10 @@ typedef struct Questions {
     int64_t n;
     char **files; /* what Question.file points to */
     int n_files;
+    int turn_end; /* the token that ends a turn of the (last) chat template, or -1 */
 } Questions;
 
-/* Errors as those of dataset_open. */
-Status questions_open(Questions *out, const DataSource *sources, int n, const Tokenizer *t,
-                      Pool *pool, Problems *problems) MUST_CHECK;
+/* The first `limit` rows (0: all).  Errors as those of dataset_open. */
+Status questions_open(Questions *out, const DataSource *sources, int n, int64_t limit,
+                      const Tokenizer *t, Pool *pool, Problems *problems) MUST_CHECK;
 void questions_clear(Questions *q);
