@@ -2,6 +2,8 @@
 #include "cli/command.h"
 
 #include <stdio.h>
+#include <time.h>
+#include <unistd.h>
 
 int command_end(Status s, const Err *err)
 {
@@ -17,4 +19,16 @@ int command_end_problems(Status s, Problems *p, const Err *err)
     if (p->n_dropped > 0) fprintf(stderr, "... and %d more\n", p->n_dropped);
     problems_clear(p);
     return command_end(s, err);
+}
+
+double seconds_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+bool log_on_terminal(const Log *log)
+{
+    return log->to && log->level >= LOG_INFO && isatty(fileno(log->to));
 }

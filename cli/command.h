@@ -2,7 +2,7 @@
  * only this room prints to stdout and chooses exit codes. */
 #pragma once
 
-#include "base/err.h"
+#include "base/log.h"
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
@@ -20,3 +20,7 @@ typedef struct Command {
 int command_end(Status s, const Err *err);
 /* The same with all lines of *p before it (err may be NULL), which are freed. */
 int command_end_problems(Status s, Problems *p, const Err *err);
+
+double seconds_now(void); /* of a clock that only goes forward */
+/* Whether progress may be drawn over itself: the log's notes are on and go to a terminal. */
+bool log_on_terminal(const Log *log);
