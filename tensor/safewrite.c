@@ -176,22 +176,29 @@ Status safetensors_write(const char *path, const SafeTensor *tensors, int n,
 
 /* ---- shards ---- */
 
-/* ends[k]: where shard k ends in tensors[].  As huggingface_hub splits: first come, no bin packing. */
+/* As huggingface_hub splits: first come, no bin packing.  A shard gets its number when it is closed, so
+ * that a tensor with a shard of its own stands before the one that was open. */
 static int plan_shards(const SafeTensor *tensors, int n, uint64_t max_bytes, int *shard_of)
 {
-    int n_shards = 0, open = -1;
+    enum { OPEN = -1 };
+    int n_shards = 0, n_open = 0;
     uint64_t filled = 0;
-    for (int i = 0; i < n; i++) {
-        uint64_t bytes = tensors[i].bytes;
-        if (bytes > max_bytes) { /* one of its own; the open one goes on behind it */
+    for (int i = 0; i <= n; i++) {
+        uint64_t bytes = i < n ? tensors[i].bytes : 0;
+        if (i < n && bytes > max_bytes) {
             shard_of[i] = n_shards++;
             continue;
         }
-        if (open < 0 || filled + bytes > max_bytes) {
-            open = n_shards++;
+        if (n_open && (i == n || filled + bytes > max_bytes)) {
+            for (int k = 0; k < i; k++)
+                if (shard_of[k] == OPEN) shard_of[k] = n_shards;
+            n_shards++;
+            n_open = 0;
             filled = 0;
         }
-        shard_of[i] = open;
+        if (i == n) break;
+        shard_of[i] = OPEN;
+        n_open++;
         filled += bytes;
     }
     return n_shards;
