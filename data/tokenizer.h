@@ -40,11 +40,13 @@ const char *tokenizer_chat_template(const Tokenizer *t);
 
 /* Ids with, for each, the byte offset in the input at which its text starts (a token that is part of a
  * character, or a prefix that the tokenizer inserted, starts where that character does).  Grows;
- * zero-initialise; tokenbuf_clear frees. */
+ * zero-initialise; tokenbuf_clear frees.  Use one again (n = 0) rather than a new one for each text: it
+ * keeps what encoding works in, a cache of words among it. */
 typedef struct TokenBuf {
     int32_t *ids;
     int32_t *starts;
     int64_t n, cap;
+    struct EncodeScratch *scratch; /* the tokenizer's, NULL until it is first needed */
 } TokenBuf;
 void tokenbuf_push(TokenBuf *b, int32_t id, int32_t start);
 void tokenbuf_clear(TokenBuf *b);
@@ -53,13 +55,19 @@ typedef enum EncodeFlags {
     ENCODE_SPECIALS =
         1, /* special tokens written in the text ("<s>") become their ids; without it they
                            * are ordinary text (what a user typed can then inject nothing) */
-    ENCODE_NO_PREFIX = 2, /* leave out the space that Llama 2's tokenizer puts in front */
+    ENCODE_NO_PREFIX = 2, /* leave out the space that Llama 2's tokenizer puts in front of the text
+                           * (not those behind special tokens in it): the text goes on another */
 } EncodeFlags;
 
-/* Appends the ids of text[0..len); adds neither BOS nor EOS.  Invalid UTF-8 is first made valid (U+FFFD). */
+/* Appends the ids of text[0..len), len < 2^30; adds neither BOS nor EOS.  Invalid UTF-8 is first made
+ * valid (U+FFFD).  Added tokens that are not special ("<think>") are found with any flags. */
 void tokenizer_encode(const Tokenizer *t, TokenBuf *out, const char *text, size_t len, int flags);
 
-/* Appends the text of ids[0..n), valid UTF-8.  skip_special leaves special tokens out. */
+/* Appends the text of ids[0..n), valid UTF-8.  skip_special leaves special tokens out; ids that name no
+ * token are left out always.  Decoding what was encoded gives the text back, but for what the
+ * tokenizer's own rules lose: its normalizer's changes (NFC), one space at the very front where it
+ * strips the one it inserted, white space that an added token's lstrip or rstrip took, characters
+ * that became <unk>. */
 void tokenizer_decode(const Tokenizer *t, StrBuf *out, const int32_t *ids, int64_t n,
                       bool skip_special);
 
@@ -68,7 +76,9 @@ void tokenizer_decode(const Tokenizer *t, StrBuf *out, const int32_t *ids, int64
  * decode_stream_end. */
 typedef struct DecodeStream {
     StrBuf held;
-    int64_t n_done; /* tokens seen */
+    int64_t n_done;     /* tokens seen, but for those left out */
+    int64_t n_stripped; /* leading spaces taken off */
+    bool begun;         /* something was put out: leading spaces stay from now on */
 } DecodeStream;
 void decode_stream_push(DecodeStream *s, const Tokenizer *t, StrBuf *out, int32_t id,
                         bool skip_special);

@@ -1,0 +1,220 @@
+/* One pass over the pattern; a class [...] is a small loop of its own. */
+#include "data/onig_syntax.h"
+
+#include <string.h>
+
+/* Members of a class, without the brackets.  White space is Unicode's White_Space (PCRE2's \s has
+ * U+180E too); a word character is Alphabetic, Mark, Decimal_Number or Connector_Punctuation. */
+#define SPACES                                                                                     \
+    "\\x{9}-\\x{D}\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}"    \
+    "\\x{205F}\\x{3000}"
+#define NOT_SPACES                                                                                 \
+    "\\x{0}-\\x{8}\\x{E}-\\x{1F}\\x{21}-\\x{84}\\x{86}-\\x{9F}\\x{A1}-\\x{167F}\\x{1681}-"         \
+    "\\x{1FFF}\\x{200B}-\\x{2027}\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}\\x{2060}-\\x{2FFF}"        \
+    "\\x{3001}-\\x{10FFFF}"
+#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define HEX  "0-9A-Fa-f"
+
+typedef struct Rewrite {
+    StrBuf *out;
+    const char *begin, *p, *end;
+    Err *err;
+} Rewrite;
+
+static Status refuse(const Rewrite *r, const char *what)
+{
+    return err_set(r->err, E_INPUT, "the pattern has %s, which lorac cannot translate", what);
+}
+
+/* \p{...}, \P{...}, \x{...}, \xHH: copied whole. */
+static Status copy_braced(Rewrite *r)
+{
+    const char *from = r->p; /* at the backslash */
+    r->p += 2;
+    if (r->p < r->end && *r->p == '{') {
+        while (r->p < r->end && *r->p != '}')
+            r->p++;
+        if (r->p == r->end) return refuse(r, "an unclosed {");
+        r->p++;
+    } else if (from[1] != 'x') {
+        return refuse(r, "\\p without {}");
+    } else {
+        for (int i = 0; i < 2 && r->p < r->end && *r->p && strchr("0123456789abcdefABCDEF", *r->p);
+             i++)
+            r->p++;
+    }
+    strbuf_append(r->out, from, (size_t)(r->p - from));
+    return OK;
+}
+
+/* \uHHHH */
+static Status copy_code_point(Rewrite *r)
+{
+    if (r->end - r->p < 6) return refuse(r, "an incomplete \\u");
+    strbuf_printf(r->out, "\\x{%.4s}", r->p + 2);
+    r->p += 6;
+    return OK;
+}
+
+static Status escape(Rewrite *r, bool in_class)
+{
+    if (r->end - r->p < 2) return refuse(r, "a backslash at its end");
+    char c = r->p[1];
+    const char *members = NULL;
+    bool negated = false;
+    switch (c) {
+    case 's':
+        members = SPACES;
+        break;
+    case 'S':
+        members = in_class ? NOT_SPACES : SPACES, negated = !in_class;
+        break;
+    case 'd':
+        members = "\\p{Nd}";
+        break;
+    case 'D':
+        members = "\\P{Nd}";
+        break;
+    case 'h':
+        members = HEX;
+        break;
+    case 'H':
+        if (in_class) return refuse(r, "\\H inside [ ]");
+        members = HEX, negated = true;
+        break;
+    case 'w':
+        members = WORD;
+        break;
+    case 'W':
+        if (in_class) return refuse(r, "\\W inside [ ]");
+        members = WORD, negated = true;
+        break;
+    case 'p':
+    case 'P':
+    case 'x':
+        return copy_braced(r);
+    case 'u':
+        return copy_code_point(r);
+    case 'b':
+    case 'B':
+        if (in_class) return refuse(r, "\\b inside [ ]");
+        strbuf_puts(r->out,
+                    c == 'b' ? "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))"
+                             : "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))");
+        r->p += 2;
+        return OK;
+    case 'n':
+    case 'r':
+    case 't':
+    case 'f':
+    case 'v':
+    case 'a':
+    case 'e':
+    case 'A':
+    case 'z':
+    case 'Z':
+        if (in_class && strchr("AzZ", c)) return refuse(r, "an anchor inside [ ]");
+        if (c == 'v') {
+            strbuf_puts(r->out, "\\x{B}"); /* PCRE2's \v is a class */
+        } else {
+            strbuf_append(r->out, r->p, 2);
+        }
+        r->p += 2;
+        return OK;
+    default:
+        if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) {
+            char what[] = "\\?";
+            what[1] = c;
+            return refuse(r, what);
+        }
+        if ((unsigned char)c >=
+            0x80) { /* a needless backslash before a character of several bytes */
+            r->p++;
+            return OK;
+        }
+        strbuf_append(r->out, r->p, 2);
+        r->p += 2;
+        return OK;
+    }
+    if (in_class)
+        strbuf_puts(r->out, members);
+    else
+        strbuf_printf(r->out, "[%s%s]", negated ? "^" : "", members);
+    r->p += 2;
+    return OK;
+}
+
+static Status char_class(Rewrite *r)
+{
+    strbuf_putc(r->out, '[');
+    r->p++;
+    if (r->p < r->end && *r->p == '^') strbuf_putc(r->out, *r->p++);
+    if (r->p < r->end && *r->p == ']') return refuse(r, "an empty [ ]");
+    while (r->p < r->end && *r->p != ']') {
+        char c = *r->p;
+        if (c == '\\') {
+            TRY(escape(r, true));
+        } else if (c == '[') {
+            return refuse(r, "[ inside [ ]");
+        } else if (c == '&' && r->p + 1 < r->end && r->p[1] == '&') {
+            return refuse(r, "&& inside [ ]");
+        } else {
+            strbuf_putc(r->out, c);
+            r->p++;
+        }
+    }
+    if (r->p == r->end) return refuse(r, "an unclosed [");
+    strbuf_putc(r->out, ']');
+    r->p++;
+    return OK;
+}
+
+/* "(?...": groups, lookarounds and the i option mean the same to both. */
+static Status group(Rewrite *r)
+{
+    static const char *const same[] = {"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?i:", "(?-i:"};
+    size_t left = (size_t)(r->end - r->p);
+    if (r->p == r->begin && left >= 4 && memcmp(r->p, "(?i)", 4) == 0) {
+        strbuf_append(r->out, r->p, 4); /* elsewhere Ruby's reaches over alternatives */
+        r->p += 4;
+        return OK;
+    }
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        size_t n = strlen(same[i]);
+        if (left >= n && memcmp(r->p, same[i], n) == 0) {
+            strbuf_append(r->out, same[i], n);
+            r->p += n;
+            return OK;
+        }
+    }
+    if (left >= 2 && r->p[1] == '?') return refuse(r, "a group (?...) of an uncommon kind");
+    if (left >= 2 && r->p[1] == '*') return refuse(r, "(*...");
+    strbuf_puts(r->out, "(?:"); /* nothing here asks what a group matched */
+    r->p++;
+    return OK;
+}
+
+Status onig_to_pcre2(StrBuf *out, const char *pattern, size_t len, Err *err)
+{
+    Rewrite r = {out, pattern, pattern, pattern + len, err};
+    while (r.p < r.end) {
+        char c = *r.p;
+        if (c == '\\') {
+            TRY(escape(&r, false));
+        } else if (c == '[') {
+            TRY(char_class(&r));
+        } else if (c == '(') {
+            TRY(group(&r));
+        } else if (c == '}' && r.p + 1 < r.end && r.p[1] == '+') {
+            return refuse(&r, "{n,m}+"); /* possessive to PCRE2, repeated to Ruby */
+        } else if (c == '{' && r.p + 1 < r.end && r.p[1] == ',') {
+            return refuse(&r, "{,n}"); /* {0,n} to Ruby, four characters to PCRE2 */
+        } else if (c == '\0') {
+            return refuse(&r, "a NUL character");
+        } else {
+            strbuf_putc(out, c);
+            r.p++;
+        }
+    }
+    return OK;
+}

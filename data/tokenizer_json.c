@@ -1,0 +1,272 @@
+/* tokenizer.json of the `tokenizers` library: the BPE model, its added tokens, what goes around a text. */
+#include "data/tokenizer_json.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- model ---- */
+
+static Status model_error(Err *err, const char *path, const char *key, const char *what)
+{
+    return err_set(err, E_INPUT, "%s: model.%s: %s", path, key, what);
+}
+
+static Status read_vocab(Tokenizer *t, const Json *model, const char *path, Err *err)
+{
+    const Json *vocab = json_get(model, "vocab");
+    if (json_kind(vocab) != JK_OBJECT)
+        return model_error(err, path, "vocab", "must be an object of token and id");
+    for (void *it = json_first(vocab); it; it = json_next(vocab, it)) {
+        const char *key = json_iter_key(it);
+        size_t n = json_iter_key_len(it);
+        int64_t id;
+        if (!json_int(json_iter_value(it), &id) || id < 0 || id > VOCAB_MAX_ID)
+            return err_set(err, E_INPUT,
+                           "%s: model.vocab: '%.80s': its id must be a number from 0 to %d", path,
+                           key, VOCAB_MAX_ID);
+        if (!vocab_add(&t->vocab, (int)id, key, n))
+            return err_set(err, E_INPUT,
+                           "%s: model.vocab: '%.80s': id %d has another token already", path, key,
+                           (int)id);
+    }
+    return OK;
+}
+
+/* "a b" or ["a", "b"]. */
+static bool merge_parts(const Json *j, const char *s[2], size_t n[2])
+{
+    if (json_kind(j) == JK_ARRAY)
+        return json_size(j) == 2 && json_str(json_at(j, 0), &s[0], &n[0]) &&
+               json_str(json_at(j, 1), &s[1], &n[1]);
+    size_t len;
+    if (!json_str(j, &s[0], &len)) return false;
+    const char *space = memchr(s[0], ' ', len);
+    if (!space) return false;
+    n[0] = (size_t)(space - s[0]);
+    s[1] = space + 1;
+    n[1] = len - n[0] - 1;
+    return !memchr(s[1], ' ', n[1]);
+}
+
+static Status read_merges(Tokenizer *t, const Json *model, const char *path, Err *err)
+{
+    const Json *merges = json_get(model, "merges");
+    if (json_kind(merges) != JK_ARRAY)
+        return model_error(err, path, "merges", "must be a list of pairs");
+    StrBuf both = {0};
+    Status st = OK;
+    int rank = 0;
+    for (size_t i = 0; i < json_size(merges) && st == OK; i++) {
+        const Json *m = json_at(merges, i);
+        const char *s[2];
+        size_t n[2];
+        if (json_str(m, &s[0], NULL) && str_starts(s[0], "#version")) continue;
+        if (!merge_parts(m, s, n)) {
+            st = err_set(err, E_INPUT,
+                         "%s: model.merges[%zu]: must be two tokens, \"a b\" or [\"a\", \"b\"]",
+                         path, i);
+            break;
+        }
+        strbuf_reset(&both);
+        strbuf_append(&both, s[0], n[0]);
+        strbuf_append(&both, s[1], n[1]);
+        int left = vocab_find(&t->vocab, s[0], n[0]), right = vocab_find(&t->vocab, s[1], n[1]);
+        int id = vocab_find(&t->vocab, both.data, both.len);
+        if (left < 0 || right < 0 || id < 0)
+            st = err_set(err, E_INPUT, "%s: model.merges[%zu]: '%.40s' is not in the vocabulary",
+                         path, i,
+                         left < 0    ? s[0]
+                         : right < 0 ? s[1]
+                                     : both.data);
+        else
+            bpe_add_pair(&t->bpe, left, right, rank++, id);
+    }
+    strbuf_clear(&both);
+    return st;
+}
+
+/* A part that no byte-level or SentencePiece-like model has, and that we cannot do. */
+static Status refuse_text(const Json *model, const char *key, const char *path, Err *err)
+{
+    const Json *j = json_get(model, key);
+    const char *s;
+    size_t n;
+    if (json_is_null(j) || (json_str(j, &s, &n) && !n)) return OK;
+    return model_error(err, path, key, "is not supported");
+}
+
+static Status model_flag(const Json *model, const char *key, bool *out, const char *path, Err *err)
+{
+    const Json *j = json_get(model, key);
+    if (json_is_null(j) || json_bool(j, out)) return OK;
+    return model_error(err, path, key, "must be true or false");
+}
+
+static Status read_model(Tokenizer *t, const Json *file, const char *path, Err *err)
+{
+    const Json *model = json_get(file, "model");
+    if (json_kind(model) != JK_OBJECT)
+        return err_set(err, E_INPUT, "%s: model: must be an object, found %s", path,
+                       json_kind_name(model));
+    const char *type = json_type(model);
+    if (*type && !str_eq(type, "BPE"))
+        return err_set(err, E_INPUT, "%s: model.type: %s is not supported; lorac knows BPE", path,
+                       type);
+    Bpe *b = &t->bpe;
+    TRY(refuse_text(model, "continuing_subword_prefix", path, err));
+    TRY(refuse_text(model, "end_of_word_suffix", path, err));
+    double dropout = 0;
+    if (json_number(json_get(model, "dropout"), &dropout) && dropout != 0)
+        return model_error(err, path, "dropout",
+                           "other than 0 would make every encoding another one");
+    TRY(model_flag(model, "fuse_unk", &b->fuse_unk, path, err));
+    TRY(model_flag(model, "byte_fallback", &b->byte_fallback, path, err));
+    TRY(model_flag(model, "ignore_merges", &b->ignore_merges, path, err));
+    TRY(read_vocab(t, model, path, err));
+    const Json *unk = json_get(model, "unk_token");
+    if (!json_is_null(unk)) {
+        const char *s;
+        size_t n;
+        if (!json_str(unk, &s, &n))
+            return model_error(err, path, "unk_token", "must be a string or null");
+        b->unk_id = vocab_find(&t->vocab, s, n);
+        if (b->unk_id < 0) return model_error(err, path, "unk_token", "is not in the vocabulary");
+    }
+    return read_merges(t, model, path, err);
+}
+
+/* ---- added tokens ---- */
+
+/* The id that the reference gives: the vocabulary's, or the next free one behind it, in the order of the
+ * list.  Files that state another would mean other tokens there than here. */
+static Status add_token(Tokenizer *t, const AddedToken *token, int *next, const char *where,
+                        Err *err)
+{
+    int known = token_id(t, token->content, token->n);
+    int id = known >= 0 ? known : *next;
+    if (token->id != id)
+        return err_set(err, E_INPUT, "%s: '%.80s' says id %d, but %s %d", where, token->content,
+                       token->id, known >= 0 ? "the vocabulary has it as" : "the next free id is",
+                       id);
+    if (known < 0) ++*next;
+    tokenizer_put_added(t, token);
+    return OK;
+}
+
+static Status read_added(Tokenizer *t, const Json *file, const TokenizerConfig *c, const char *path,
+                         Err *err)
+{
+    const Json *list = json_get(file, "added_tokens");
+    int next = t->vocab.n_found;
+    if (!json_is_null(list) && json_kind(list) != JK_ARRAY)
+        return err_set(err, E_INPUT, "%s: added_tokens: must be a list, found %s", path,
+                       json_kind_name(list));
+    for (size_t i = 0; i < json_size(list); i++) {
+        char *where = str_format("%s: added_tokens[%zu]", path, i);
+        AddedToken token;
+        int64_t id = -1;
+        Status s = added_token_parse(&token, json_at(list, i), where, err);
+        if (s == OK &&
+            (!json_int(json_get(json_at(list, i), "id"), &id) || id < 0 || id > VOCAB_MAX_ID))
+            s = err_set(err, E_INPUT, "%s.id: must be a number from 0 to %d", where, VOCAB_MAX_ID);
+        token.id = (int)id;
+        if (s == OK && token.n) s = add_token(t, &token, &next, where, err);
+        free(where);
+        TRY(s);
+    }
+    for (int i = 0; i < c->added.n; i++) {
+        const AddedToken *token = &c->added.items[i];
+        char *where = str_format("%s: added_tokens_decoder", c->path);
+        Status s = add_token(t, token, &next, where, err);
+        free(where);
+        TRY(s);
+    }
+    return OK;
+}
+
+/* ---- post_processor ---- */
+
+/* The special tokens around the text in a TemplateProcessing: one in front is BOS, one behind EOS. */
+static Status read_template(Tokenizer *t, const Json *j, const char *path, Err *err)
+{
+    const Json *single = json_get(j, "single"), *specials = json_get(j, "special_tokens");
+    bool behind = false;
+    if (json_kind(single) != JK_ARRAY)
+        return err_set(err, E_INPUT,
+                       "%s: post_processor: TemplateProcessing: single must be a list", path);
+    for (size_t i = 0; i < json_size(single); i++) {
+        const Json *piece = json_at(single, i);
+        if (json_get(piece, "Sequence")) {
+            behind = true;
+            continue;
+        }
+        const char *name = "";
+        int64_t id = -1;
+        json_str(json_get(json_get(piece, "SpecialToken"), "id"), &name, NULL);
+        const Json *ids = json_get(json_get(specials, name), "ids");
+        bool *adds = behind ? &t->adds_eos : &t->adds_bos;
+        if (!json_int(json_at(ids, 0), &id) || json_size(ids) != 1 || id < 0 || id > VOCAB_MAX_ID ||
+            *adds)
+            return err_set(
+                err, E_INPUT,
+                "%s: post_processor: TemplateProcessing: '%.80s': only one token before and one "
+                "after the text is supported",
+                path, name);
+        *adds = true;
+        *(behind ? &t->eos : &t->bos) = (int)id;
+    }
+    return OK;
+}
+
+static Status read_post_processor(Tokenizer *t, const Json *j, const char *path, Err *err)
+{
+    const char *type = json_type(j);
+    if (json_is_null(j) || str_eq(type, "ByteLevel")) return OK; /* it only trims offsets */
+    if (str_eq(type, "TemplateProcessing")) return read_template(t, j, path, err);
+    const Json *list = json_get(j, "processors");
+    if (!str_eq(type, "Sequence") || json_kind(list) != JK_ARRAY)
+        return err_set(
+            err, E_INPUT,
+            "%s: post_processor: type %s is not supported; lorac knows TemplateProcessing, "
+            "ByteLevel and Sequence",
+            path, *type ? type : "(none)");
+    for (size_t i = 0; i < json_size(list); i++)
+        TRY(read_post_processor(t, json_at(list, i), path, err));
+    return OK;
+}
+
+/* ---- the whole ---- */
+
+static Status read_parts(Tokenizer *t, const Json *file, const TokenizerConfig *c, const char *path,
+                         Err *err)
+{
+    if (json_kind(file) != JK_OBJECT)
+        return err_set(err, E_INPUT, "%s: must be a JSON object, found %s", path,
+                       json_kind_name(file));
+    const char *version = "1.0";
+    json_str(json_get(file, "version"), &version, NULL);
+    if (!str_eq(version, "1.0"))
+        return err_set(err, E_INPUT, "%s: version: '%s' is not supported; lorac knows 1.0", path,
+                       version);
+    TRY(read_normalizer(t, json_get(file, "normalizer"), path, err));
+    TRY(read_pre_tokenizer(t, json_get(file, "pre_tokenizer"), path, err));
+    TRY(read_decoder(t, json_get(file, "decoder"), path, err));
+    TRY(read_model(t, file, path, err));
+    TRY(read_post_processor(t, json_get(file, "post_processor"), path, err));
+    bpe_finish(&t->bpe);
+    TRY(read_added(t, file, c, path, err));
+    t->kind = xstrdup(t->bpe.byte_level      ? "byte-level BPE"
+                      : t->bpe.byte_fallback ? "BPE with byte fallback"
+                                             : "BPE");
+    return OK;
+}
+
+Status tokenizer_read_json(Tokenizer *t, const TokenizerConfig *c, const char *path,
+                           const char *data, size_t len, Err *err)
+{
+    Json *file;
+    TRY(json_parse(&file, data, len, path, 1, 0, err));
+    Status s = read_parts(t, file, c, path, err);
+    json_free(file);
+    return s;
+}
