@@ -85,6 +85,11 @@ void llama_untie(Llama *m)
     m->tied = false;
     param_init(&m->head, "lm_head.weight", m->dev->compute, m->cfg.vocab_size, m->cfg.hidden_size,
                head_unit(m));
+    if (m->embed.t.storage) {
+        param_alloc(m->dev, &m->head);
+        m->dev->backend->copy(m->dev, tensor_data(&m->head.t), tensor_data(&m->embed.t),
+                              tensor_bytes(&m->embed.t), COPY_ON_DEVICE);
+    }
     llama_collect_params(m);
 }
 

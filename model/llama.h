@@ -96,8 +96,8 @@ void llama_init(Llama *m, const LlamaConfig *cfg, Device *d, int64_t max_positio
 void llama_clear(Llama *m);
 /* Gives every Param without a storage one of its own. */
 void llama_alloc(Llama *m);
-/* Gives a tied model a head of its own (a copy of the embedding is what the loader fills it with), because only
- * one of the two will change.  Before weights are loaded. */
+/* Gives a tied model a head of its own that begins as the embedding, because only one of the two will
+ * change. */
 void llama_untie(Llama *m);
 /* Lists the parameters anew and tells each segment whether something inside is trained: after adapters were
  * attached or `trained` flags changed. */

@@ -5,17 +5,32 @@
 
 #include "model/llama.h"
 
+/* A rank or alpha for the modules whose path ends, at a dot, with what `key` matches (a regular expression, as in
+ * PEFT); the first that matches counts. */
+typedef struct LoraPattern {
+    char *key;
+    double value;
+} LoraPattern;
+
 typedef struct LoraOpts {
     int64_t rank;
     double alpha, dropout;
     bool rslora;
     char **targets; /* module names or dotted suffixes ("q_proj"), or one "all-linear" */
     int n_targets;
-    int64_t *layers; /* only these; n_layers 0: all */
+    char *target_pattern; /* instead: a regular expression for the whole path; or NULL */
+    char **exclude;       /* as targets: what is left out of them */
+    int n_exclude;
+    char *exclude_pattern; /* or NULL */
+    int64_t *layers;       /* only these; n_layers 0: all */
     int n_layers;
-    char **save_modules; /* trained whole: "embed_tokens", "lm_head", "norm", ... */
+    char **
+        save_modules; /* trained whole: ends of paths, "embed_tokens", "lm_head", "norm" (every norm), ... */
     int n_save_modules;
+    LoraPattern *ranks, *alphas;
+    int n_ranks, n_alphas;
     bool gaussian_init; /* A ~ N(0, 1/r) instead of PEFT's kaiming-uniform */
+    bool lenient; /* from somebody's file: a name that matches nothing is fine if another does */
 } LoraOpts;
 
 struct Lora {
@@ -28,28 +43,34 @@ struct Lora {
 };
 
 typedef struct LoraSet {
-    LoraOpts opts; /* as read or given; owned */
+    LoraOpts opts; /* as given; a copy */
     Lora **items;
     int n;
-    char *base_model; /* adapter_config's base_model_name_or_path, or NULL */
 } LoraSet;
 
 /* Creates adapters (without storage) on the modules that opts name, adds their Params to m->params (right
- * after their module's) and marks them and save_modules trained.  A target, layer or module that matches nothing is
- * E_INPUT by name. */
+ * after their module's) and marks them and save_modules trained; a tied head is untied where only a save_module
+ * makes it differ.  Before llama_alloc and model_load_weights.  A target, layer or module that matches nothing is
+ * E_INPUT by name; then nothing was attached. */
 Status lora_attach(LoraSet *out, Llama *m, const LoraOpts *opts, Err *err) MUST_CHECK;
 void lora_detach(LoraSet *s, Llama *m);
 /* PEFT's initialisation: A uniform in +-1/sqrt(in) (or gaussian), B zero; a pure function of seed and name. */
 void lora_init_weights(LoraSet *s, Device *d, uint64_t seed);
 
 /* Options of an adapter folder (adapter_config.json); unknown keys that change the mathematics are refused by
- * name, others ignored as PEFT does. */
-Status lora_opts_load(LoraOpts *out, const char *dir, Err *err) MUST_CHECK;
+ * name, others ignored as PEFT does.  base_model (or NULL) receives base_model_name_or_path or NULL, to be freed. */
+Status lora_opts_load(LoraOpts *out, char **base_model, const char *dir, Err *err) MUST_CHECK;
+Status lora_opts_read(LoraOpts *out, char **base_model, const Json *root, const char *name,
+                      Err *err) MUST_CHECK;
+void lora_opts_copy(LoraOpts *to, const LoraOpts *from);
 void lora_opts_clear(LoraOpts *o);
-/* Tensors of adapter_model.safetensors into attached, allocated adapters.  Every tensor of the file and every
- * adapter must find its other half: the names of those that do not are told. */
+/* alpha / rank, or alpha / sqrt(rank) */
+float lora_scale(const LoraOpts *o, int64_t rank, double alpha);
+
+/* Tensors of adapter_model.safetensors into attached, allocated adapters and save_modules.  Every tensor of the file
+ * and every adapter must find its other half: the names of those that do not are told. */
 Status lora_load(LoraSet *s, Llama *m, const char *dir, Err *err) MUST_CHECK;
 /* adapter_config.json and adapter_model.safetensors (f32, or the dtype given) into an existing folder, so that
- * PEFT loads them.  `base`: base_model_name_or_path. */
+ * PEFT loads them.  `base`: base_model_name_or_path, may be NULL. */
 Status lora_save(const LoraSet *s, Llama *m, const char *dir, const char *base, DType dtype,
                  Err *err) MUST_CHECK;
