@@ -1,0 +1,191 @@
+/* What transformers and PEFT computed from the same files: logits, loss and every gradient within 1e-5 of the
+ * tensor's largest value. */
+#include "base/fs.h"
+#include "tests/model/model_run.h"
+#include "tests/support/shared.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double TOLERANCE = 1e-5;
+
+static const char *const golden[] = {"golden/llama2-tiny", "golden/llama3-tiny",
+                                     "golden/qwen2-tiny"};
+static const char *const models[] = {
+    "models/llama2-d64",  "models/llama2-d128",  "models/llama3-d64", "models/llama3-d128",
+    "models/mistral-d64", "models/mistral-d128", "models/qwen2-d64",  "models/qwen2-d128",
+    "models/qwen3-d64",   "models/qwen3-d128",
+};
+enum { N_GOLDEN = sizeof golden / sizeof *golden, N_MODELS = sizeof models / sizeof *models };
+
+static char *fixture(const char *folder, const char *file)
+{
+    char *rel = str_format("tests/fixtures/%s%s%s", folder, file[0] ? "/" : "", file);
+    char *path = source_path(rel);
+    free(rel);
+    return path;
+}
+
+static SafeTensors *open_file(const char *folder, const char *file)
+{
+    Err err = {0};
+    SafeTensors *f;
+    char *path = fixture(folder, file);
+    cr_assert_eq(safetensors_open(&f, path, &err), OK, "%s", err.line);
+    free(path);
+    return f;
+}
+
+static void expect_close(const char *folder, const char *what, const float *got,
+                         const SafeTensors *f, const char *name)
+{
+    int64_t n;
+    const float *want = floats_of(f, name, &n);
+    double d = relative_difference(got, want, n);
+    cr_expect(d <= TOLERANCE, "%s: %s differs by %g of its largest value", folder, what, d);
+}
+
+/* Every "grad.NAME" of the file; and the file has one for every parameter. */
+static void expect_gradients(ModelRun *r, const char *folder, const SafeTensors *f)
+{
+    int n_compared = 0, n_slices = 0;
+    for (int i = 0; i < safetensors_count(f); i++) {
+        const char *name = safetensors_at(f, i)->name;
+        if (!str_starts(name, "grad.")) continue;
+        int64_t n;
+        float *got = model_gradient(r, name + strlen("grad."), &n);
+        cr_assert(got, "%s: no parameter %s", folder, name);
+        cr_assert_eq(n, safe_numel(safetensors_at(f, i)), "%s: %s", folder, name);
+        expect_close(folder, name, got, f, name);
+        free(got);
+        n_compared++;
+    }
+    for (int i = 0; i < r->m.params.n; i++)
+        n_slices += r->m.params.items[i]->n_slices;
+    cr_expect_eq(n_compared, n_slices, "%s: %d of %d gradients compared", folder, n_compared,
+                 n_slices);
+}
+
+static void expect_batch(ModelRun *r, const char *folder, const Tokens *t, const SafeTensors *f)
+{
+    float *logits = model_logits(r, t);
+    expect_close(folder, "logits", logits, f, "logits");
+    free(logits);
+    int64_t n;
+    double loss = model_backward(r, t), want = (double)*floats_of(f, "loss", &n);
+    cr_expect(fabs(loss - want) <= TOLERANCE * want, "%s: loss %.8f, expected %.8f", folder, loss,
+              want);
+    expect_gradients(r, folder, f);
+}
+
+static void expect_first_step(const char *folder)
+{
+    static const char *const configs[] = {"config.json", "config.transformers4.json"};
+    for (int k = 0; k < 2; k++) {
+        ModelRun r;
+        char *dir = fixture(folder, ""), *config = fixture(folder, configs[k]);
+        model_open(&r, dir, config, NULL);
+        model_train_all(&r);
+        SafeTensors *f = open_file(folder, "io.safetensors");
+        Tokens t = tokens_from_rows(f, 0, 2);
+        expect_batch(&r, folder, &t, f);
+        tokens_free(&t);
+        safetensors_close(f);
+        model_close(&r);
+        free(dir);
+        free(config);
+    }
+}
+
+Test(golden, logits_loss_and_gradients)
+{
+    for (int i = 0; i < N_GOLDEN; i++)
+        expect_first_step(golden[i]);
+}
+
+Test(golden, every_architecture)
+{
+    for (int i = 0; i < N_MODELS; i++)
+        expect_first_step(models[i]);
+}
+
+Test(golden, packed_documents)
+{
+    for (int i = 0; i < N_MODELS; i++) {
+        ModelRun r;
+        char *dir = fixture(models[i], "");
+        model_open(&r, dir, NULL, NULL);
+        model_train_all(&r);
+        SafeTensors *f = open_file(models[i], "packed_io.safetensors");
+        Tokens t = tokens_packed(f);
+        expect_batch(&r, models[i], &t, f);
+        tokens_free(&t);
+        safetensors_close(f);
+        model_close(&r);
+        free(dir);
+    }
+}
+
+/* Forgetting what a segment computed and computing it again gives the same bits. */
+Test(golden, recompute_changes_no_bit)
+{
+    for (int i = 0; i < N_GOLDEN; i++) {
+        ModelRun a, b;
+        char *dir = fixture(golden[i], "");
+        model_open(&a, dir, NULL, NULL);
+        model_open(&b, dir, NULL, NULL);
+        model_train_all(&a);
+        model_train_all(&b);
+        for (int64_t l = 0; l < b.m.cfg.n_layers; l++)
+            b.m.segments[l].recompute = true;
+        SafeTensors *f = open_file(golden[i], "io.safetensors");
+        Tokens t = tokens_from_rows(f, 0, 2);
+        cr_expect_eq(model_backward(&a, &t), model_backward(&b, &t));
+        for (int p = 0; p < a.m.params.n; p++)
+            for (int s = 0; s < a.m.params.items[p]->n_slices; s++) {
+                int64_t n;
+                const char *name = a.m.params.items[p]->slices[s].name;
+                float *ga = model_gradient(&a, name, &n), *gb = model_gradient(&b, name, &n);
+                cr_expect_eq(memcmp(ga, gb, (size_t)n * sizeof *ga), 0, "%s: %s", golden[i], name);
+                free(ga);
+                free(gb);
+            }
+        tokens_free(&t);
+        safetensors_close(f);
+        model_close(&a);
+        model_close(&b);
+        free(dir);
+    }
+}
+
+Test(golden, adapters_of_peft)
+{
+    static const char *const kinds[] = {"lora", "rslora"};
+    for (int i = 0; i < N_GOLDEN; i++)
+        for (int k = 0; k < 2; k++) {
+            ModelRun r;
+            char *final = str_format("%s_final", kinds[k]);
+            char *file = str_format("%s_logits.safetensors", kinds[k]);
+            char *dir = fixture(golden[i], ""), *adapter = fixture(golden[i], final);
+            model_open(&r, dir, NULL, adapter);
+            SafeTensors *io = open_file(golden[i], "io.safetensors");
+            SafeTensors *f = open_file(golden[i], file);
+            Tokens t = tokens_from_rows(io, 0, 2);
+            float *logits = model_logits(&r, &t);
+            expect_close(golden[i], file, logits, f, "logits");
+            /* that the adapter matters at all */
+            int64_t n;
+            cr_expect_gt(relative_difference(logits, floats_of(io, "logits", &n), n), 1e-3);
+            free(logits);
+            tokens_free(&t);
+            safetensors_close(io);
+            safetensors_close(f);
+            model_close(&r);
+            free(dir);
+            free(adapter);
+            free(final);
+            free(file);
+        }
+}
