@@ -1,0 +1,95 @@
+/* The configuration of a run: a YAML file and overrides become one TrainConfig, by the table in
+ * config_schema.c.  The same table checks, explains (`lorac check --explain`, docs/config.md) and writes
+ * the resolved config beside the output.  Lower rooms get their own option structs and never see YAML. */
+#pragma once
+
+#include "data/loader.h"
+#include "model/lora.h"
+#include "optim/schedule.h"
+
+typedef enum Method { METHOD_LORA, METHOD_FULL } Method;
+typedef enum ModelInit { INIT_CHECKPOINT, INIT_RANDOM } ModelInit;
+typedef enum LoraInit { LORA_INIT_KAIMING, LORA_INIT_GAUSSIAN } LoraInit;
+typedef enum Recompute { RECOMPUTE_NONE, RECOMPUTE_FULL } Recompute;
+typedef enum FinalWeights { FINAL_LAST, FINAL_BEST } FinalWeights;
+
+/* Paths are relative to the working directory.  Text is owned and may be NULL where a key has no
+ * default.  Enums are kept as int so that the table can write them. */
+typedef struct TrainConfig {
+    char *model_path;
+    int model_init; /* ModelInit */
+    char *model_preset;
+    char *tokenizer; /* NULL: model_path */
+
+    int method;    /* Method */
+    LoraOpts lora; /* opts.gaussian_init follows lora_init */
+    int lora_init; /* LoraInit */
+    char *lora_adapter;
+
+    DataOpts data;
+    DataSource source_defaults; /* data.format, data.template, ...: of sources that do not say */
+
+    int64_t batch_global, batch_micro; /* rows; micro 0 in the file: global */
+
+    double lr, beta1, beta2, eps, weight_decay, clip;
+    int schedule; /* ScheduleKind */
+    int64_t warmup_steps;
+    double warmup_ratio, min_lr_ratio, decay_ratio;
+    int decay_shape; /* DecayShape */
+
+    int64_t epochs, max_steps; /* max_steps 0: whole epochs */
+    int64_t seed;
+    int recompute;             /* Recompute */
+    int64_t *recompute_layers; /* n_recompute_layers 0: all */
+    int n_recompute_layers;
+
+    int64_t eval_every, eval_tokens; /* steps, 0: not during the run; at once */
+    bool eval_at_start, eval_at_end;
+    int64_t early_stop_patience; /* evaluations without improvement, 0: off */
+
+    int64_t save_every, save_keep; /* steps, 0: no checkpoints; how many besides the best */
+    bool save_best;
+    int save_final; /* FinalWeights */
+    int save_dtype; /* index into config_save_dtype */
+
+    char *device;
+    int64_t threads; /* 0: all that the process may use */
+    char *trace;
+
+    int64_t log_every;
+    bool tensorboard;
+
+    char *output, *resume; /* resume: "auto", "never" or a path */
+
+    char *file; /* the config's path, for messages */
+    int *lines; /* by index of the schema: line in the file, 0 the default, -1 the command line */
+} TrainConfig;
+
+/* Reads and checks everything.  overrides: "key=value" with YAML values.  All errors of file and
+ * overrides go to `problems`, "file:line: key: ..." or "command line: key: ...", before E_INPUT is
+ * returned.  On failure *out is empty. */
+Status config_load(TrainConfig *out, const char *path, const char *const *overrides,
+                   int n_overrides, Problems *problems) MUST_CHECK;
+/* The same from text; `name` stands for the file in messages. */
+Status config_parse(TrainConfig *out, const char *text, size_t len, const char *name,
+                    const char *const *overrides, int n_overrides, Problems *problems) MUST_CHECK;
+void config_clear(TrainConfig *c);
+
+/* Whether the file or the command line sets a key, and where: "c.yaml:7" or "command line" into buf. */
+bool config_is_set(const TrainConfig *c, const char *key);
+const char *config_where(const TrainConfig *c, const char *key, char *buf, size_t n);
+/* Adds "where: key: ...". */
+void config_problem(const TrainConfig *c, Problems *p, const char *key, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
+
+DType config_save_dtype(const TrainConfig *c);
+
+/* Every key with its value, as YAML that loads to the same config. */
+void config_write(StrBuf *out, const TrainConfig *c);
+/* Every key with type, default and meaning: docs/config.md. */
+void config_explain(StrBuf *out);
+
+/* The keys that decide the mathematics of a run, "key" and "value" in turn, for checkpoints: a run may
+ * only be resumed under the same ones.  Calls fn for each in the table's order; text is borrowed. */
+typedef void ConfigVisit(void *ud, const char *key, const char *value);
+void config_visit_math(const TrainConfig *c, ConfigVisit *fn, void *ud);

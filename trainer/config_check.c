@@ -1,0 +1,144 @@
+/* Rules between keys, and what follows from other keys. */
+#include "base/str.h"
+#include "trainer/config_schema.h"
+
+#include <stdlib.h>
+
+/* key is set although it means nothing here. */
+static void refuse(TrainConfig *c, Problems *p, const char *key, const char *why)
+{
+    if (config_is_set(c, key)) config_problem(c, p, key, "%s", why);
+}
+
+static void check_model(TrainConfig *c, Problems *p)
+{
+    if (c->model_init == INIT_CHECKPOINT) {
+        refuse(c, p, "model.preset", "only with model.init random; a checkpoint has its own shape");
+        if (!c->model_path) config_problem(c, p, "model.path", "missing; name the model's folder");
+    } else if (c->model_path && c->model_preset) {
+        config_problem(c, p, "model.preset",
+                       "the shape comes from model.path; give one of the two");
+    } else if (!c->model_path && !c->model_preset) {
+        config_problem(c, p, "model.path",
+                       "missing; name a folder with config.json, or a model.preset");
+    }
+}
+
+static void check_method(TrainConfig *c, Problems *p)
+{
+    static const char *const keys[] = {"lora.rank",         "lora.alpha",  "lora.rslora",
+                                       "lora.targets",      "lora.layers", "lora.dropout",
+                                       "lora.save_modules", "lora.init",   "lora.adapter"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        bool shape = !str_eq(keys[i], "lora.adapter") && !str_eq(keys[i], "lora.dropout");
+        if (c->method == METHOD_FULL)
+            refuse(c, p, keys[i], "only with method lora, and method is full");
+        else if (c->lora_adapter && shape)
+            refuse(c, p, keys[i],
+                   "comes from lora.adapter's own adapter_config.json; leave it out");
+    }
+    if (c->method == METHOD_LORA && c->model_init == INIT_RANDOM)
+        config_problem(c, p, "method",
+                       "an adapter of a random base could not be used later, because the base is "
+                       "not kept; set method: full");
+    if (c->lora.n_targets == 0)
+        config_problem(c, p, "lora.targets", "the list is empty; name modules, or all-linear");
+    c->lora.gaussian_init = c->lora_init == LORA_INIT_GAUSSIAN;
+}
+
+static void check_source(TrainConfig *c, Problems *p, const char *key, const DataSource *s)
+{
+    char at[512];
+    if (s->line > 0)
+        snprintf(at, sizeof at, "%s:%d", c->file, s->line);
+    else
+        snprintf(at, sizeof at, "command line");
+    if ((int)s->format < 0)
+        problems_add(p,
+                     "%s: %s: the format is not said; set data.format to one of alpaca, samsum, "
+                     "messages, sharegpt, completion, text, tokens",
+                     at, key);
+    if (s->chat == TEMPLATE_PROMPT && !s->prompt)
+        problems_add(p, "%s: %s: template is prompt but there is no prompt; set data.prompt", at,
+                     key);
+    if (s->chat != TEMPLATE_PROMPT && s->prompt)
+        problems_add(p,
+                     "%s: %s: a prompt is given but the template is not prompt; set "
+                     "data.template: prompt",
+                     at, key);
+}
+
+static void check_data(TrainConfig *c, Problems *p)
+{
+    for (int i = 0; i < c->data.n_train; i++)
+        check_source(c, p, "data.train", &c->data.train[i]);
+    for (int i = 0; i < c->data.n_eval; i++)
+        check_source(c, p, "data.eval.path", &c->data.eval[i]);
+    if ((c->data.n_eval > 0) + (c->data.eval_share > 0) + (c->data.eval_count > 0) > 1) {
+        const char *key = c->data.eval_count > 0 ? "data.eval.count" : "data.eval.share";
+        config_problem(c, p, key, "validation is asked for twice; give one of path, share, count");
+    }
+    if (!c->data.cache_dir && c->output) c->data.cache_dir = str_format("%s/cache", c->output);
+    if (str_eq(c->data.cache_dir, "off")) {
+        free(c->data.cache_dir);
+        c->data.cache_dir = NULL;
+    }
+}
+
+static bool has_eval(const TrainConfig *c)
+{
+    return c->data.n_eval > 0 || c->data.eval_share > 0 || c->data.eval_count > 0;
+}
+
+static void check_eval(TrainConfig *c, Problems *p)
+{
+    const char *none = "there are no validation rows; set data.eval.path, share or count";
+    if (!has_eval(c)) {
+        if (c->eval_every > 0) config_problem(c, p, "eval.every", "%s", none);
+        if (c->eval_at_start) config_problem(c, p, "eval.at_start", "%s", none);
+        if (c->early_stop_patience > 0) config_problem(c, p, "eval.patience", "%s", none);
+        if (c->save_best) config_problem(c, p, "save.best", "%s", none);
+        c->eval_at_end = false;
+    } else if (c->early_stop_patience > 0 && c->eval_every == 0) {
+        config_problem(c, p, "eval.patience", "needs eval.every, which is 0");
+    }
+    if (c->save_final == FINAL_BEST && !c->save_best)
+        config_problem(c, p, "save.final", "best needs save.best true");
+}
+
+static void check_optim(TrainConfig *c, Problems *p)
+{
+    if (c->warmup_steps > 0 && c->warmup_ratio > 0)
+        config_problem(c, p, "optim.warmup_ratio",
+                       "optim.warmup_steps is set too; give one of the two");
+    if (c->schedule == SCHEDULE_CONSTANT)
+        refuse(c, p, "optim.min_lr_ratio", "a constant schedule has no lower end; leave it out");
+    if (c->schedule != SCHEDULE_WSD) {
+        refuse(c, p, "optim.decay_ratio", "only with optim.schedule wsd");
+        refuse(c, p, "optim.decay_shape", "only with optim.schedule wsd");
+    } else if (c->warmup_ratio + c->decay_ratio > 1) {
+        config_problem(c, p, "optim.decay_ratio", "warm-up and decay take more than all steps");
+    }
+}
+
+static void check_train(TrainConfig *c, Problems *p)
+{
+    if (c->batch_micro == 0) c->batch_micro = c->batch_global;
+    if (c->batch_global % c->batch_micro != 0)
+        config_problem(c, p, "batch.micro", "must divide batch.global, which is %lld; is %lld",
+                       (long long)c->batch_global, (long long)c->batch_micro);
+    if (c->max_steps > 0)
+        refuse(c, p, "train.epochs", "train.max_steps is set too; give one of the two");
+    if (c->recompute == RECOMPUTE_NONE)
+        refuse(c, p, "train.recompute_layers", "only with train.recompute full");
+}
+
+void config_cross_check(TrainConfig *c, Problems *p)
+{
+    check_model(c, p);
+    check_method(c, p);
+    check_data(c, p);
+    check_eval(c, p);
+    check_optim(c, p);
+    check_train(c, p);
+}

@@ -1,0 +1,181 @@
+/* First pass over a config: which node sets each key.  Unknown keys are told here; overrides replace what
+ * the file says. */
+#include "base/str.h"
+#include "trainer/config_reader.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+void reader_problem(ConfigReader *r, int line, const char *key, const char *fmt, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    if (line > 0)
+        problems_add(r->problems, "%s:%d: %s: %s", r->name, line, key, text);
+    else
+        problems_add(r->problems, "command line: %s: %s", key, text);
+}
+
+static bool is_section(const char *key)
+{
+    size_t n = strlen(key);
+    for (int i = 0; i < n_config_fields; i++)
+        if (str_starts(config_fields[i].key, key) && config_fields[i].key[n] == '.') return true;
+    return false;
+}
+
+static const char *last_part(const char *key)
+{
+    const char *dot = strrchr(key, '.');
+    return dot ? dot + 1 : key;
+}
+
+/* A key of the same last part in another section is the likeliest slip, then a near spelling. */
+static const char *suggest(const char *key)
+{
+    const char *names[CONFIG_MAX_FIELDS];
+    const char *twin = NULL;
+    for (int i = 0; i < n_config_fields; i++) {
+        names[i] = config_fields[i].key;
+        if (!twin && str_eq(last_part(names[i]), last_part(key))) twin = names[i];
+    }
+    return twin ? twin : str_nearest(key, names, n_config_fields);
+}
+
+static void unknown_key(ConfigReader *r, int line, const char *key)
+{
+    const char *near = suggest(key);
+    if (near)
+        reader_problem(r, line, key, "unknown key; did you mean '%s'?", near);
+    else
+        reader_problem(r, line, key, "unknown key; `lorac check --explain` lists all");
+}
+
+/* data.eval: FILE is short for data.eval: {path: FILE}. */
+static int default_member(const char *key)
+{
+    return str_eq(key, "data.eval") ? config_field_index("data.eval.path") : -1;
+}
+
+static void collect_one(ConfigReader *r, const char *key, int line, YamlNode *value)
+{
+    int i = config_field_index(key);
+    if (i < 0 && value->kind != YAML_MAP) {
+        int member = default_member(key);
+        if (member >= 0) i = member;
+    }
+    if (i >= 0) {
+        r->set[i] = value;
+    } else if (is_section(key)) {
+        if (value->kind == YAML_MAP)
+            reader_collect(r, key, value);
+        else if (!yaml_is_null(value))
+            reader_problem(r, line, key, "is a section; put its keys below it, indented");
+    } else {
+        unknown_key(r, line, key);
+    }
+}
+
+void reader_collect(ConfigReader *r, const char *prefix, YamlNode *map)
+{
+    for (int i = 0; i < map->n; i++) {
+        char key[CONFIG_MAX_KEY];
+        int n = snprintf(key, sizeof key, "%s%s%s", prefix, *prefix ? "." : "", map->keys[i]);
+        if (n < (int)sizeof key)
+            collect_one(r, key, map->key_lines[i], map->items[i]);
+        else
+            reader_problem(r, map->key_lines[i], key, "unknown key; no key is so long");
+    }
+}
+
+static void relocate(YamlNode *n)
+{
+    n->line = 0;
+    for (int i = 0; i < n->n; i++) {
+        if (n->key_lines) n->key_lines[i] = 0;
+        relocate(n->items[i]);
+    }
+}
+
+/* Appends; the tree keeps the node. */
+static void list_push(YamlNode *list, YamlNode *item)
+{
+    list->items = xrealloc(list->items, ((size_t)list->n + 1) * sizeof *list->items);
+    list->items[list->n++] = item;
+}
+
+static void map_put(YamlNode *map, const char *key, YamlNode *item)
+{
+    for (int i = 0; i < map->n; i++)
+        if (str_eq(map->keys[i], key)) {
+            yaml_node_free(map->items[i]);
+            map->items[i] = item;
+            map->key_lines[i] = 0;
+            return;
+        }
+    size_t n = (size_t)map->n + 1;
+    map->keys = xrealloc(map->keys, n * sizeof *map->keys);
+    map->key_lines = xrealloc(map->key_lines, n * sizeof *map->key_lines);
+    map->keys[map->n] = xstrdup(key);
+    map->key_lines[map->n] = 0;
+    list_push(map, item);
+}
+
+/* data.train.0.weight=2: a key of one source of a list.  False: key does not have that form.  Takes
+ * value when true. */
+static bool override_source(ConfigReader *r, const char *key, YamlNode *value)
+{
+    for (int i = 0; i < n_config_fields; i++) {
+        const ConfigField *f = &config_fields[i];
+        size_t n = strlen(f->key);
+        if (f->type != FIELD_SOURCES || !str_starts(key, f->key) || key[n] != '.') continue;
+        char *end;
+        long at = strtol(key + n + 1, &end, 10);
+        if (end == key + n + 1 || (*end && *end != '.')) continue;
+        YamlNode *list = r->set[i];
+        int n_items = list && list->kind == YAML_LIST ? list->n : 0;
+        if (at < 0 || at >= n_items) {
+            reader_problem(r, 0, key, "%s has %d sources in a list, counted from 0", f->key,
+                           n_items);
+            yaml_node_free(value);
+        } else if (!*end) {
+            yaml_node_free(list->items[at]);
+            list->items[at] = value;
+        } else if (list->items[at]->kind != YAML_MAP) {
+            reader_problem(r, 0, key, "source %ld is written as a path, not as a map of keys", at);
+            yaml_node_free(value);
+        } else {
+            map_put(list->items[at], end + 1, value);
+        }
+        return true;
+    }
+    return false;
+}
+
+void reader_override(ConfigReader *r, const char *text)
+{
+    const char *eq = strchr(text, '=');
+    if (!eq || eq == text) {
+        reader_problem(r, 0, text, "is no key=value");
+        return;
+    }
+    char *key = xstrndup(text, (size_t)(eq - text));
+    YamlNode *value = NULL;
+    Err err = {0};
+    if (yaml_parse(&value, eq + 1, strlen(eq + 1), "command line", &err) != OK) {
+        problems_add(r->problems, "command line: %s: not YAML: %s", key, err.line);
+        free(key);
+        return;
+    }
+    if (!eq[1]) value->kind = YAML_SCALAR, value->text = xstrdup(""); /* key= unsets */
+    relocate(value);
+    if (!override_source(r, key, value)) {
+        list_push(r->overrides, value);
+        collect_one(r, key, 0, value);
+    }
+    free(key);
+}
