@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "infer/porter.h"
 #include "infer/rouge.h"
+#include "tests/support/shared.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -16,8 +17,9 @@ Test(porter, stems_as_nltk_does)
     char *text;
     size_t len;
     Err err = {0};
-    cr_assert_eq(file_read(&text, &len, SOURCE_DIR "/tests/fixtures/stems.tsv", &err), OK, "%s",
-                 err.line);
+    char *path = source_path("tests/fixtures/stems.tsv");
+    cr_assert_eq(file_read(&text, &len, path, &err), OK, "%s", err.line);
+    free(path);
     int n = 0, wrong = 0;
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
         char *tab = strchr(line, '\t');
@@ -63,8 +65,9 @@ Test(rouge, equals_rouge_score)
     char *text;
     size_t len;
     Err err = {0};
-    cr_assert_eq(file_read(&text, &len, SOURCE_DIR "/tests/fixtures/rouge.jsonl", &err), OK, "%s",
-                 err.line);
+    char *path = source_path("tests/fixtures/rouge.jsonl");
+    cr_assert_eq(file_read(&text, &len, path, &err), OK, "%s", err.line);
+    free(path);
     int n = 0, wrong = 0;
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"), n++) {
         Json *j;

@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/str.h"
 #include "infer/sampler.h"
+#include "tests/support/shared.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -31,8 +32,9 @@ Test(sampler, scores_equal_transformers)
 {
     Json *all;
     Err err = {0};
-    cr_assert_eq(json_parse_file(&all, SOURCE_DIR "/tests/fixtures/sampler.json", &err), OK, "%s",
-                 err.line);
+    char *path = source_path("tests/fixtures/sampler.json");
+    cr_assert_eq(json_parse_file(&all, path, &err), OK, "%s", err.line);
+    free(path);
     cr_assert_geq(json_size(all), 90);
     Sampler s = {0};
     for (size_t c = 0; c < json_size(all); c++) {

@@ -1,0 +1,26 @@
+#include "tests/infer/model_support.h"
+
+#include "model/hf_files.h"
+
+#include <criterion/criterion.h>
+
+void test_model_open(TestModel *m, const char *dir, int64_t positions)
+{
+    Err err = {0};
+    LlamaConfig cfg;
+    *m = (TestModel){0};
+    cr_assert_eq(llama_config_load(&cfg, dir, &err), OK, "%s", err.line);
+    DeviceOpts opts = {.threads = 1};
+    cr_assert_eq(device_open(&m->dev, backend_find("cpu"), &opts, DT_F32, &err), OK, "%s",
+                 err.line);
+    llama_init(&m->llama, &cfg, &m->dev, positions ? positions : cfg.max_position_embeddings);
+    llama_alloc(&m->llama);
+    Log log = {.to = stderr, .level = LOG_WARN};
+    cr_assert_eq(model_load_weights(&m->llama, dir, &log, &err), OK, "%s", err.line);
+}
+
+void test_model_close(TestModel *m)
+{
+    llama_clear(&m->llama);
+    device_close(&m->dev);
+}

@@ -1,0 +1,13 @@
+/* A model folder opened on the CPU, for tests. */
+#pragma once
+
+#include "model/llama.h"
+
+typedef struct TestModel {
+    Device dev;
+    Llama llama;
+} TestModel;
+
+/* positions 0: as many as the model has.  Fails the test when the folder cannot be read. */
+void test_model_open(TestModel *m, const char *dir, int64_t positions);
+void test_model_close(TestModel *m);
