@@ -1,10 +1,12 @@
 /* The program: a table of commands. */
 #include "base/str.h"
-#include "cli/command.h"
+#include "cli/commands.h"
 
 #include <stdio.h>
 
 static const Command commands[] = {
+    {"generate", cmd_generate, "text from a model: one prompt, a chat, or JSONL to JSONL"},
+    {"tokenize", cmd_tokenize, "ids and pieces of a text; which tokens of a data file are trained"},
     {NULL, NULL, NULL},
 };
 

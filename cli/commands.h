@@ -1,0 +1,7 @@
+/* Every command's function, for the table in main.c. */
+#pragma once
+
+#include "cli/command.h"
+
+CommandFn cmd_generate;
+CommandFn cmd_tokenize;

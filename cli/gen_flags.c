@@ -1,0 +1,57 @@
+#include "cli/gen_flags.h"
+
+#include <math.h>
+
+/* What a command line cannot say: the flag was not given. */
+static const int64_t unset_int = INT64_MIN;
+#define UNSET (-INFINITY)
+
+GenFlags gen_flags_defaults(void)
+{
+    GenerateOpts o = generate_defaults();
+    return (GenFlags){.max_new_tokens = o.max_new_tokens,
+                      .batch = o.batch,
+                      .top_k = unset_int,
+                      .seed = unset_int,
+                      .top_p = UNSET,
+                      .min_p = UNSET,
+                      .repetition_penalty = o.sampler.repetition_penalty};
+}
+
+static Status needs_temperature(const GenFlags *f, Err *err)
+{
+    const char *name = f->top_k != unset_int  ? "top-k"
+                       : f->top_p != UNSET    ? "top-p"
+                       : f->min_p != UNSET    ? "min-p"
+                       : f->seed != unset_int ? "seed"
+                                              : NULL;
+    if (!name || f->temperature != 0) return OK;
+    return err_set(err, E_INPUT,
+                   "--%s: changes nothing while the choice is greedy; give --temperature above 0",
+                   name);
+}
+
+Status gen_flags_apply(GenerateOpts *o, const GenFlags *f, Err *err)
+{
+    *o = generate_defaults();
+    if (f->max_new_tokens < 1 || f->max_new_tokens > 1 << 24)
+        return err_set(err, E_INPUT, "--max-new-tokens: must be 1 to 16777216, got %lld",
+                       (long long)f->max_new_tokens);
+    if (f->batch < 1 || f->batch > 4096)
+        return err_set(err, E_INPUT, "--batch: must be 1 to 4096, got %lld", (long long)f->batch);
+    for (int i = 0; i < f->stop.n; i++)
+        if (!*f->stop.items[i]) return err_set(err, E_INPUT, "--stop: the text is empty");
+    TRY(needs_temperature(f, err));
+    o->max_new_tokens = f->max_new_tokens;
+    o->batch = f->batch;
+    o->stop = f->stop.items;
+    o->n_stop = f->stop.n;
+    SamplerOpts *s = &o->sampler;
+    s->temperature = f->temperature;
+    s->repetition_penalty = f->repetition_penalty;
+    if (f->top_k != unset_int) s->top_k = f->top_k;
+    if (f->top_p != UNSET) s->top_p = f->top_p;
+    if (f->min_p != UNSET) s->min_p = f->min_p;
+    if (f->seed != unset_int) s->seed = (uint64_t)f->seed;
+    return sampler_check(s, err);
+}

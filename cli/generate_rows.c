@@ -1,0 +1,111 @@
+/* JSONL to JSONL: each row as it was, with one field more. */
+#include "base/fs.h"
+#include "base/json.h"
+#include "cli/answers.h"
+#include "cli/generate_job.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+typedef struct RowWriter {
+    const Questions *q;
+    const char *field;
+    FileOut file; /* beside the result and renamed at the end: a file of that name is whole */
+    bool to_file;
+    StrBuf line;
+    bool broken;
+} RowWriter;
+
+/* A field of that name which the row has already is replaced. */
+static void write_row(void *ud, int64_t i, const Generation *g)
+{
+    RowWriter *w = ud;
+    const Question *q = &w->q->items[i];
+    Json *row = NULL;
+    Status s = json_parse(&row, q->row, q->n_row, "row", 1, 0, NULL);
+    ASSERT(s == OK, "row %lld was parsed before", (long long)i);
+    StrBuf *b = &w->line;
+    strbuf_reset(b);
+    strbuf_putc(b, '{');
+    for (void *it = json_first(row); it; it = json_next(row, it)) {
+        if (str_eq(json_iter_key(it), w->field)) continue;
+        json_write_string(b, json_iter_key(it), json_iter_key_len(it));
+        strbuf_puts(b, ": ");
+        json_write(b, json_iter_value(it), 0);
+        strbuf_puts(b, ", ");
+    }
+    json_free(row);
+    json_write_string(b, w->field, strlen(w->field));
+    strbuf_puts(b, ": ");
+    json_write_string(b, g->text, strlen(g->text));
+    strbuf_puts(b, "}\n");
+    if (w->to_file)
+        file_out_write(&w->file, b->data, b->len);
+    else if (fwrite(b->data, 1, b->len, stdout) != b->len || fflush(stdout))
+        w->broken = true;
+}
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+static Status answer(GenerateJob *job, const Questions *q, RowWriter *w, Err *err)
+{
+    Generation *answers = xcalloc((size_t)q->n, sizeof *answers);
+    Status s = answers_generate(answers, q, &job->open.llama, job->t, &job->opts, write_row, w,
+                                &job->log, err);
+    for (int64_t i = 0; i < q->n; i++)
+        generation_clear(&answers[i]);
+    free(answers);
+    if (s == OK && w->broken) s = err_set(err, E_FAILED, "cannot write to standard output");
+    return s;
+}
+
+static Status answer_to_file(GenerateJob *job, const Questions *q, RowWriter *w, Err *err)
+{
+    char *part = str_format("%s.part", job->out);
+    Status s = file_out_open(&w->file, part, err);
+    if (s == OK) {
+        w->to_file = true;
+        s = answer(job, q, w, err);
+        if (s == OK)
+            s = file_out_close(&w->file, err);
+        else
+            file_out_abort(&w->file);
+    }
+    if (s == OK) s = file_rename(part, job->out, err);
+    free(part);
+    return s;
+}
+
+static Status answer_all(GenerateJob *job, Questions *q, Err *err)
+{
+    int64_t longest;
+    generate_add_eos(&job->opts, q->turn_end);
+    TRY(answers_check(q, model_context(&job->cfg), &longest, err));
+    for (int i = 0; job->out && i < q->n_files; i++)
+        if (same_file(job->out, q->files[i]))
+            return err_set(err, E_INPUT, "--out: %s is the file that is read", job->out);
+    TRY(generate_job_open(job, longest, err));
+    RowWriter w = {.q = q, .field = job->out_field ? job->out_field : "generated"};
+    Status s = job->out ? answer_to_file(job, q, &w, err) : answer(job, q, &w, err);
+    strbuf_clear(&w.line);
+    return s;
+}
+
+Status generate_rows(GenerateJob *job, Err *err)
+{
+    DataSource src = {0};
+    Questions q = {0};
+    Status s = data_flags_source(&src, &job->data, job->t, err);
+    Pool *pool = pool_new((int)job->model.threads);
+    if (s == OK) s = questions_open(&q, &src, 1, job->limit, job->t, pool, &job->problems);
+    pool_free(pool);
+    if (s == OK) s = answer_all(job, &q, err);
+    questions_clear(&q);
+    data_source_clear(&src);
+    return s;
+}

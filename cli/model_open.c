@@ -1,0 +1,75 @@
+#include "cli/model_open.h"
+
+#include "base/fs.h"
+#include "model/hf_files.h"
+
+ModelFlags model_flags_defaults(void)
+{
+    return (ModelFlags){.device = "cpu"};
+}
+
+int64_t model_context(const LlamaConfig *cfg)
+{
+    int64_t n = cfg->max_position_embeddings;
+    return cfg->sliding_window > 0 && cfg->sliding_window < n ? cfg->sliding_window : n;
+}
+
+Status model_read_config(LlamaConfig *cfg, Tokenizer **t, const ModelFlags *f, Err *err)
+{
+    if (!f->model) return err_set(err, E_INPUT, "--model: needs a model folder");
+    if (!path_is_dir(f->model))
+        return err_set(err, E_INPUT, "--model: %s is not a folder", f->model);
+    if (f->adapter && !path_is_dir(f->adapter))
+        return err_set(err, E_INPUT, "--adapter: %s is not a folder", f->adapter);
+    TRY(llama_config_load(cfg, f->model, err));
+    TRY(tokenizer_load(t, f->tokenizer ? f->tokenizer : f->model, err));
+    /* Files often have a padded matrix, so more rows than tokens are fine. */
+    if (tokenizer_vocab_size(*t) <= cfg->vocab_size) return OK;
+    Status s = err_set(err, E_INPUT,
+                       "%s: the tokenizer has ids up to %d, the model only %lld tokens; they do "
+                       "not belong together",
+                       f->tokenizer ? f->tokenizer : f->model, tokenizer_vocab_size(*t) - 1,
+                       (long long)cfg->vocab_size);
+    tokenizer_free(*t);
+    *t = NULL;
+    return s;
+}
+
+static Status attach(OpenModel *m, const char *dir, Err *err)
+{
+    LoraOpts opts = {0};
+    TRY(lora_opts_load(&opts, NULL, dir, err));
+    Status s = lora_attach(&m->lora, &m->llama, &opts, err);
+    m->has_lora = s == OK;
+    lora_opts_clear(&opts);
+    return s == OK ? OK : err_wrap(err, s, "%s", dir);
+}
+
+Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int64_t positions,
+                  Log *log, Err *err)
+{
+    const Backend *backend = backend_find(f->device);
+    if (!backend)
+        return err_set(err, E_INPUT, "--device: '%s' is not built in; there is: %s", f->device,
+                       backend_names());
+    if (f->threads < 0 || f->threads > 4096)
+        return err_set(err, E_INPUT, "--threads: must be 0 (all) to 4096, got %lld",
+                       (long long)f->threads);
+    DeviceOpts opts = {.threads = (int)f->threads};
+    TRY(device_open(&m->dev, backend, &opts, DT_F32, err));
+    llama_init(&m->llama, cfg, &m->dev, positions);
+    m->has_llama = true;
+    if (f->adapter) TRY(attach(m, f->adapter, err));
+    llama_alloc(&m->llama);
+    TRY(model_load_weights(&m->llama, f->model, log, err));
+    if (f->adapter) TRY(lora_load(&m->lora, &m->llama, f->adapter, err));
+    return OK;
+}
+
+void model_close(OpenModel *m)
+{
+    if (m->has_lora) lora_detach(&m->lora, &m->llama);
+    if (m->has_llama) llama_clear(&m->llama);
+    device_close(&m->dev);
+    *m = (OpenModel){0};
+}

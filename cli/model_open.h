@@ -1,0 +1,43 @@
+/* What the commands that run a model share: the flags that name it, and opening it with its adapter on a device. */
+#pragma once
+
+#include "base/log.h"
+#include "base/opts.h"
+#include "data/tokenizer.h"
+#include "model/lora.h"
+
+typedef struct ModelFlags {
+    const char *model, *adapter, *tokenizer, *device;
+    int64_t threads;
+} ModelFlags;
+ModelFlags model_flags_defaults(void);
+
+/* Entries for a command's table of options. */
+#define MODEL_FLAGS(f)                                                                             \
+    {"model", OPT_STRING, &(f).model, "DIR", "model folder in Hugging Face layout"},               \
+        {"adapter", OPT_STRING, &(f).adapter, "DIR",                                               \
+         "LoRA adapter in PEFT's layout, run beside the model without merging"},                   \
+        {"tokenizer", OPT_STRING, &(f).tokenizer, "PATH",                                          \
+         "folder or file of the tokenizer (default: the model folder)"},                           \
+        {"device", OPT_STRING, &(f).device, "NAME", "where to compute (default: cpu)"},            \
+    {                                                                                              \
+        "threads", OPT_INT, &(f).threads, "N", "cpu threads (default: all that may be used)"       \
+    }
+
+/* A model on a device.  Zero-initialise; model_close is fine whatever model_open came to.  Must not move. */
+typedef struct OpenModel {
+    Device dev;
+    Llama llama;
+    LoraSet lora;
+    bool has_llama, has_lora;
+} OpenModel;
+
+/* The files that are needed before a prompt can be encoded.  The tokenizer is the caller's to free. */
+Status model_read_config(LlamaConfig *cfg, Tokenizer **t, const ModelFlags *f, Err *err) MUST_CHECK;
+/* Loads weights and adapter; positions: the longest sequence that will be run. */
+Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int64_t positions,
+                  Log *log, Err *err) MUST_CHECK;
+void model_close(OpenModel *m);
+
+/* The longest sequence that the model can run. */
+int64_t model_context(const LlamaConfig *cfg);
