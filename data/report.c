@@ -42,7 +42,7 @@ void dataset_report_print(FILE *to, const char *name, const DataReport *r, const
         snprintf(note, sizeof note, "left out; the first at line %lld",
                  (long long)r->first_untrained_line);
     line(to, "untrained rows", r->untrained, note);
-    line(to, "empty answers", r->empty_answers, "");
+    line(to, "EOS alone", r->empty_answers, "rows whose only trained token it is");
     note[0] = 0;
     if (r->eval_duplicates)
         snprintf(note, sizeof note, "and %s equal to validation rows",
