@@ -84,15 +84,14 @@ void panic_set_hook(PanicHook *hook, void *ud)
     panic_state.ud = ud;
 }
 
-void panic_at(const char *file, int line, const char *fmt, ...)
+/* `what`: "" or the assertion that did not hold. */
+NO_RETURN static void panic_with(const char *file, int line, const char *what, const char *fmt,
+                                 va_list args)
 {
     char message[2048];
-    int at = snprintf(message, sizeof message, "%s:%d: ", file, line);
+    int at = snprintf(message, sizeof message, "%s:%d: %s", file, line, what);
     if (at < 0 || at > 1024) at = 0;
-    va_list args;
-    va_start(args, fmt);
     format_line(message + at, sizeof message - (size_t)at, fmt, args);
-    va_end(args);
 
     /* Printed first: the hook may end the process.  Cleared first: the hook may panic. */
     fflush(stdout);
@@ -102,4 +101,20 @@ void panic_at(const char *file, int line, const char *fmt, ...)
     panic_state.hook = NULL;
     if (hook) hook(panic_state.ud, message);
     abort();
+}
+
+void panic_at(const char *file, int line, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    panic_with(file, line, "", fmt, args);
+}
+
+void assert_failed_at(const char *file, int line, const char *cond, const char *fmt, ...)
+{
+    char what[512];
+    snprintf(what, sizeof what, "assertion %s: ", cond);
+    va_list args;
+    va_start(args, fmt);
+    panic_with(file, line, what, fmt, args);
 }

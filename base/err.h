@@ -57,6 +57,9 @@ void problems_clear(Problems *p);
 
 /* Runs the panic hook, prints, aborts. */
 NO_RETURN void panic_at(const char *file, int line, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* The same for ASSERT.  The condition is an argument of its own: it may hold a '%'. */
+NO_RETURN void assert_failed_at(const char *file, int line, const char *cond, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
 typedef void PanicHook(void *ud, const char *message);
 /* One per process: set by dist/launch.c, which must end the other ranks. */
 void panic_set_hook(PanicHook *hook, void *ud);
@@ -66,7 +69,7 @@ void panic_set_hook(PanicHook *hook, void *ud);
 /* Stays on in release builds; the message carries the values. */
 #define ASSERT(cond, ...)                                                                          \
     do {                                                                                           \
-        if (!(cond)) panic_at(__FILE__, __LINE__, "assertion " #cond ": " __VA_ARGS__);            \
+        if (!(cond)) assert_failed_at(__FILE__, __LINE__, #cond, __VA_ARGS__);                     \
     } while (0)
 
 /* Costly checks (finite values, token range), compiled in when NDEBUG_CHECKS is not set. */
