@@ -48,7 +48,8 @@ static void check(Bed *b, const RowsCase *t, float beta, bool want_dx, bool want
     double tolerance = close_tolerance(DT_F32, 1);
     cr_expect(close_enough(t->name, gy, ey, R * C, tolerance), "y");
     cr_expect(close_enough(t->name, gr, er, R, tolerance), "rstd");
-    if (want_dx) cr_expect(close_enough(t->name, gdx, edx, R * C, tolerance), "dx");
+    /* in one column the two terms of dx cancel */
+    if (want_dx) cr_expect(close_enough_of(t->name, gdx, edx, R * C, tolerance, 1), "dx");
     if (want_dw) cr_expect(close_enough(t->name, gdw, edw, C, tolerance), "dw");
     cr_expect(bed_pad_intact(b, y) && bed_pad_intact(b, dx), "%s: wrote the pad", t->name);
     free(hx), free(hw), free(hdy), free(hdx), free(hdw), free(ey), free(er), free(edx), free(edw);

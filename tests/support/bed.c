@@ -17,6 +17,7 @@ void bed_open(Bed *b, int threads)
     DeviceOpts opts = {.region_bytes = (size_t)256 << 20, .threads = threads};
     if (device_open(&b->dev, backend, &opts, DT_F32, &err) != OK) panic("%s", err.line);
     b->arena = arena_new(1 << 16);
+    b->inputs = scope_new(&b->dev, b->arena);
     b->scope = scope_new(&b->dev, b->arena);
     b->ctx = (Ctx){.dev = &b->dev, .scope = b->scope, .arena = b->arena, .key = 77};
 }
@@ -24,6 +25,7 @@ void bed_open(Bed *b, int threads)
 void bed_close(Bed *b)
 {
     scope_free(b->scope);
+    scope_free(b->inputs);
     arena_free(b->arena);
     device_close(&b->dev);
 }
@@ -45,14 +47,14 @@ static void fill_nan(Bed *b, Tensor *t)
 Tensor *bed_matrix(Bed *b, int64_t rows, int64_t cols, int64_t pad)
 {
     int64_t shape[2] = {rows, cols};
-    Tensor *t = scope_tensor(b->scope, DT_F32, 2, shape, cols + pad, MEM_ACTIVATION);
+    Tensor *t = scope_tensor(b->inputs, DT_F32, 2, shape, cols + pad, MEM_ACTIVATION);
     fill_nan(b, t);
     return t;
 }
 
 Tensor *bed_vector(Bed *b, int64_t n)
 {
-    Tensor *t = scope_tensor(b->scope, DT_F32, 1, &n, 0, MEM_ACTIVATION);
+    Tensor *t = scope_tensor(b->inputs, DT_F32, 1, &n, 0, MEM_ACTIVATION);
     fill_nan(b, t);
     return t;
 }
@@ -60,21 +62,21 @@ Tensor *bed_vector(Bed *b, int64_t n)
 Tensor *bed_cube(Bed *b, int64_t n0, int64_t n1, int64_t n2)
 {
     int64_t shape[3] = {n0, n1, n2};
-    Tensor *t = scope_tensor(b->scope, DT_F32, 3, shape, 0, MEM_ACTIVATION);
+    Tensor *t = scope_tensor(b->inputs, DT_F32, 3, shape, 0, MEM_ACTIVATION);
     fill_nan(b, t);
     return t;
 }
 
 Tensor *bed_i32(Bed *b, const int32_t *values, int64_t n)
 {
-    Tensor *t = scope_tensor(b->scope, DT_I32, 1, &n, 0, MEM_ACTIVATION);
+    Tensor *t = scope_tensor(b->inputs, DT_I32, 1, &n, 0, MEM_ACTIVATION);
     tensor_write(&b->dev, t, values);
     return t;
 }
 
 Tensor *bed_i64(Bed *b, const int64_t *values, int64_t n)
 {
-    Tensor *t = scope_tensor(b->scope, DT_I64, 1, &n, 0, MEM_ACTIVATION);
+    Tensor *t = scope_tensor(b->inputs, DT_I64, 1, &n, 0, MEM_ACTIVATION);
     tensor_write(&b->dev, t, values);
     return t;
 }

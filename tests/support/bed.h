@@ -9,8 +9,9 @@
 typedef struct Bed {
     Device dev;
     Arena *arena;
-    Scope *scope;
-    Ctx ctx; /* without a tape */
+    Scope *inputs; /* of bed_matrix and the like: a batch outlives the scopes of a forward pass */
+    Scope *scope;  /* of what ops return */
+    Ctx ctx;       /* without a tape */
 } Bed;
 
 void bed_open(Bed *b, int threads);

@@ -12,10 +12,10 @@ double close_tolerance(DType dtype, int64_t length)
     return dtype == DT_BF16 ? 0x1p-8 + f32 : dtype == DT_F16 ? 0x1p-11 + f32 : f32;
 }
 
-bool close_enough(const char *what, const float *got, const double *want, int64_t n,
-                  double tolerance)
+bool close_enough_of(const char *what, const float *got, const double *want, int64_t n,
+                     double tolerance, double size)
 {
-    double largest = 0, worst = -1;
+    double largest = size, worst = -1;
     int64_t at = 0;
     for (int64_t i = 0; i < n; i++)
         largest = fmax(largest, fabs(want[i]));
@@ -26,9 +26,14 @@ bool close_enough(const char *what, const float *got, const double *want, int64_
     }
     if (worst <= tolerance * largest) return true;
     fprintf(stderr,
-            "%s: element %lld of %lld is %.9g, should be %.9g; off by %.2g of the largest, allowed "
-            "%.2g\n",
+            "%s: element %lld of %lld is %.9g, should be %.9g; off by %.2g of %.3g, allowed %.2g\n",
             what, (long long)at, (long long)n, (double)got[at], want[at],
-            worst / fmax(largest, 1e-300), tolerance);
+            worst / fmax(largest, 1e-300), largest, tolerance);
     return false;
+}
+
+bool close_enough(const char *what, const float *got, const double *want, int64_t n,
+                  double tolerance)
+{
+    return close_enough_of(what, got, want, n, tolerance, 0);
 }

@@ -11,3 +11,6 @@ double close_tolerance(DType dtype, int64_t length);
  * `tolerance` times the largest, or is not finite. */
 bool close_enough(const char *what, const float *got, const double *want, int64_t n,
                   double tolerance);
+/* The same for a result in which terms of about `size` may cancel: relative to size where that is larger. */
+bool close_enough_of(const char *what, const float *got, const double *want, int64_t n,
+                     double tolerance, double size);
