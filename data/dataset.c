@@ -103,7 +103,8 @@ static Dataset *dataset_new(Stores *s, const bool *chosen, bool want, bool weigh
                             const Tokenizer *t)
 {
     Dataset *d = xcalloc(1, sizeof *d);
-    int pad = tokenizer_pad(t) >= 0 ? tokenizer_pad(t) : tokenizer_eos(t);
+    int pad = -1;
+    if (t) pad = tokenizer_pad(t) >= 0 ? tokenizer_pad(t) : tokenizer_eos(t);
     d->pad = pad >= 0 ? pad : 0;
     d->stores = s;
     s->refs++;

@@ -110,10 +110,16 @@ static Status check_template(const RowFormat *f, Err *err)
     return OK;
 }
 
+int format_vocab_size(const Tokenizer *t)
+{
+    return t ? tokenizer_vocab_size(t) : INT32_MAX;
+}
+
 Status format_open(RowFormat *out, const DataSource *src, TrainOn train_on, const Tokenizer *t,
                    Err *err)
 {
     ASSERT((unsigned)src->format < N_FORMATS, "format %d", (int)src->format);
+    ASSERT(t || src->format == DATA_TOKENS, "no tokenizer for %s", src->path);
     RowFormat f = {.src = src, .t = t, .train_on = train_on};
     f.as_chat = src->chat == TEMPLATE_LLAMA2 || src->chat == TEMPLATE_LLAMA3 ||
                 src->chat == TEMPLATE_LLAMA31 || src->chat == TEMPLATE_CHATML;
@@ -129,7 +135,7 @@ Status format_open(RowFormat *out, const DataSource *src, TrainOn train_on, cons
         const char *name = FORMATS[src->format].fields[i];
         f.names[i] = name ? mapped(src, name) : NULL;
     }
-    f.rules = render_rules(t);
+    if (t) f.rules = render_rules(t);
     *out = f;
     return OK;
 }
@@ -351,10 +357,10 @@ static Status read_ids(const RowFormat *f, const Json *list, const char *name, i
         return err_set(err, E_INPUT, "%s[%lld]: must be an integer, found %s", name, (long long)*at,
                        json_kind_name(j));
     if (labels && *value == UNTRAINED) return OK;
-    if (*value < 0 || *value >= tokenizer_vocab_size(f->t))
-        return err_set(err, E_INPUT, "%s[%lld]: %lld is no token: the tokenizer has 0 to %d%s",
-                       name, (long long)*at, (long long)*value, tokenizer_vocab_size(f->t) - 1,
-                       labels ? ", and -100 says not trained" : "");
+    if (*value < 0 || *value >= format_vocab_size(f->t))
+        return err_set(err, E_INPUT, "%s[%lld]: %lld is no token: %s has 0 to %d%s", name,
+                       (long long)*at, (long long)*value, f->t ? "the tokenizer" : "a vocabulary",
+                       format_vocab_size(f->t) - 1, labels ? ", and -100 says not trained" : "");
     return OK;
 }
 

@@ -25,6 +25,8 @@ typedef struct RowFormat {
 Status format_open(RowFormat *out, const DataSource *src, TrainOn train_on, const Tokenizer *t,
                    Err *err) MUST_CHECK;
 void format_close(RowFormat *f);
+/* Ids are below it; without a tokenizer the model's own bound is the caller's to check. */
+int format_vocab_size(const Tokenizer *t);
 const char *format_name(DataFormat format); /* "alpaca", ...; NULL for a number that is none */
 
 /* Memory of one thread, reused from row to row.  Zero-initialise. */

@@ -100,7 +100,8 @@ typedef struct Dataset Dataset; /* tokenised rows, immutable */
 
 /* Builds the training set and, when opts ask for it, the validation set (*eval NULL otherwise).  Errors
  * name file and line (row) and go to `problems`, the first hundred, before E_INPUT is returned.  Trained
- * tokens are those after the shift: a document's first token is never a target. */
+ * tokens are those after the shift: a document's first token is never a target.  t may be NULL when every
+ * source is DATA_TOKENS. */
 Status dataset_open(Dataset **train, Dataset **eval, const DataOpts *opts, const Tokenizer *t,
                     Pool *pool, Log *log, Problems *problems) MUST_CHECK;
 /* One set from one group of sources (lorac eval, tokenize). */

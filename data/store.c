@@ -310,6 +310,7 @@ static void settings_text(StrBuf *b, const DataSource *src, const DataOpts *o, c
         add_text(b, "from", src->fields[i].from);
         add_text(b, "to", src->fields[i].to);
     }
+    if (!t) return;
     strbuf_printf(b, "tokenizer %016llx\n", (unsigned long long)tokenizer_hash(t));
     add_text(b, "model template", tokenizer_chat_template(t)); /* may bring a default system text */
 }
@@ -339,6 +340,7 @@ static Status cache_key(CacheKey *key, const TokenStore *s, const DataSource *sr
 
 static void warn_template(const RowFormat *f, Log *log)
 {
+    if (!f->t) return;
     ChatTemplate own = chat_template_guess(f->t);
     if (f->as_chat && own != TEMPLATE_DEFAULT && own != f->src->chat)
         log_warn(log, "%s: the template is %s, the model's own looks like %s", f->src->path,
@@ -377,7 +379,7 @@ Status store_open(TokenStore *out, const DataSource *src, const DataOpts *opts, 
         problems_add(problems, "%s", err.line);
     } else {
         warn_template(&format, log);
-        if (!cached || !cache_load(&s, opts->cache_dir, key, tokenizer_vocab_size(t), log)) {
+        if (!cached || !cache_load(&s, opts->cache_dir, key, format_vocab_size(t), log)) {
             build(&s, &format, opts, pool, problems);
             cached = cached && problems->n + problems->n_dropped == before;
             if (cached) cache_save(&s, opts->cache_dir, key, log);

@@ -13,7 +13,7 @@
 #define BELOW(low, high) .min = (low), .max = (high), .open_max = true
 #define CHOICES(...)     .choices = {__VA_ARGS__}
 #define FORMATS          "alpaca", "samsum", "messages", "sharegpt", "completion", "text", "tokens"
-#define TEMPLATES        "default", "llama2", "llama3", "chatml", "prompt", "raw", "llama31"
+#define TEMPLATES        "default", "llama2", "llama3", "chatml", "prompt", "raw", "llama3.1"
 #define MANY             1e15
 
 const ConfigField config_fields[] = {

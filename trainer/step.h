@@ -1,0 +1,37 @@
+/* One optimizer step: micro-batches forward and backward, the gradient's norm, clipping, AdamW.
+ *
+ * The loss is the sum over trained tokens divided by the trained tokens of the whole step, which are known
+ * before the first forward pass, so neither loss nor gradient depends on how the step is cut. */
+#pragma once
+
+#include "data/loader.h"
+#include "dist/shard.h"
+#include "optim/adamw.h"
+#include "trainer/batch.h"
+
+typedef struct StepOpts {
+    AdamwOpts adamw;
+    double clip;        /* 0: none */
+    int64_t micro_rows; /* rows at once */
+    uint64_t seed;      /* of dropout */
+} StepOpts;
+
+typedef struct StepResult {
+    double loss, grad_norm; /* mean over trained tokens; before clipping */
+    bool finite;            /* false: nothing was changed; stepper_blame tells what it was */
+    StepInfo info;          /* rows, tokens without padding, trained tokens, documents */
+} StepResult;
+
+typedef struct Stepper Stepper;
+
+/* Borrows all but opts.  After the parameters have their storage. */
+Stepper *stepper_new(Llama *m, ShardSet *shards, Loader *loader, const StepOpts *opts,
+                     Trace *trace);
+void stepper_free(Stepper *s);
+
+/* Step `step` of `epoch` at rate lr, the t-th update (from 1).  The host waits for it. */
+StepResult stepper_run(Stepper *s, int64_t epoch, int64_t step, double lr, int64_t t);
+
+/* After a step that was not finite: one line naming the first tensor that holds NaN or infinity: a weight,
+ * the loss, or a gradient. */
+const char *stepper_blame(Stepper *s, const StepResult *r, char *buf, size_t n);
