@@ -135,7 +135,12 @@ void bpe_finish(Bpe *b)
         if (!b->byte_level) unit[0] = (char)i;
         b->unit_ids[i] = b->byte_level || i < 128 ? find_symbol(b, unit, (size_t)n) : NO_ID;
     }
-    b->cut_at_space = !b->byte_level && !b->ignore_merges && !b->unused &&
+    bool all_bytes = b->byte_fallback;
+    for (int i = 0; i < 256 && !b->bytes_last; i++)
+        all_bytes &= b->byte_ids[i] >= 0;
+    /* Characters that vanish would let "▁" meet what stood before them. */
+    bool none_vanish = b->unk_id >= 0 || all_bytes;
+    b->cut_at_space = none_vanish && !b->byte_level && !b->ignore_merges && !b->unused &&
                       vocab_find(b->vocab, "\xE2\x96\x81", 3) >= 0;
     for (int id = 0; id < b->vocab->n; id++) {
         size_t n;

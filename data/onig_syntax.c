@@ -15,10 +15,15 @@
 #define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 #define HEX  "0-9A-Fa-f"
 
+enum { MAX_GROUPS = 64 };
+
 typedef struct Rewrite {
     StrBuf *out;
     const char *begin, *p, *end;
     Err *err;
+    bool nocase[MAX_GROUPS]; /* of the open groups, [depth] the innermost */
+    int depth;
+    char last; /* the letter before, where letters match both cases */
 } Rewrite;
 
 static Status refuse(const Rewrite *r, const char *what)
@@ -169,6 +174,13 @@ static Status char_class(Rewrite *r)
     return OK;
 }
 
+static Status open_group(Rewrite *r, bool nocase)
+{
+    if (r->depth + 1 == MAX_GROUPS) return refuse(r, "too many groups inside each other");
+    r->nocase[++r->depth] = nocase;
+    return OK;
+}
+
 /* "(?...": groups, lookarounds and the i option mean the same to both. */
 static Status group(Rewrite *r)
 {
@@ -177,43 +189,58 @@ static Status group(Rewrite *r)
     if (r->p == r->begin && left >= 4 && memcmp(r->p, "(?i)", 4) == 0) {
         strbuf_append(r->out, r->p, 4); /* elsewhere Ruby's reaches over alternatives */
         r->p += 4;
+        r->nocase[0] = true;
         return OK;
     }
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
         size_t n = strlen(same[i]);
-        if (left >= n && memcmp(r->p, same[i], n) == 0) {
-            strbuf_append(r->out, same[i], n);
-            r->p += n;
-            return OK;
-        }
+        if (left < n || memcmp(r->p, same[i], n) != 0) continue;
+        strbuf_append(r->out, same[i], n);
+        r->p += n;
+        bool sets = same[i][2] == 'i' || same[i][2] == '-';
+        return open_group(r, sets ? same[i][2] == 'i' : r->nocase[r->depth]);
     }
     if (left >= 2 && r->p[1] == '?') return refuse(r, "a group (?...) of an uncommon kind");
     if (left >= 2 && r->p[1] == '*') return refuse(r, "(*...");
     strbuf_puts(r->out, "(?:"); /* nothing here asks what a group matched */
+    r->p++;
+    return open_group(r, r->nocase[r->depth]);
+}
+
+/* Where case does not count, Oniguruma folds some letters into several ("ss" matches U+00DF, "fi" U+FB01)
+ * and PCRE2 does not. */
+static Status literal(Rewrite *r)
+{
+    static const char *const folds[] = {"ss", "ff", "fi", "fl", "st"};
+    char c = *r->p, low = c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c;
+    bool nocase = r->nocase[r->depth];
+    if (nocase && (unsigned char)c >= 0x80) return refuse(r, "letters beyond ASCII under (?i)");
+    for (size_t i = 0; nocase && i < sizeof folds / sizeof *folds; i++)
+        if (r->last == folds[i][0] && low == folds[i][1])
+            return refuse(r, "ss, ff, fi, fl or st under (?i)");
+    r->last = nocase && low >= 'a' && low <= 'z' ? low : 0;
+    strbuf_putc(r->out, c);
     r->p++;
     return OK;
 }
 
 Status onig_to_pcre2(StrBuf *out, const char *pattern, size_t len, Err *err)
 {
-    Rewrite r = {out, pattern, pattern, pattern + len, err};
+    Rewrite r = {.out = out, .begin = pattern, .p = pattern, .end = pattern + len, .err = err};
     while (r.p < r.end) {
-        char c = *r.p;
-        if (c == '\\') {
-            TRY(escape(&r, false));
-        } else if (c == '[') {
-            TRY(char_class(&r));
-        } else if (c == '(') {
-            TRY(group(&r));
-        } else if (c == '}' && r.p + 1 < r.end && r.p[1] == '+') {
+        char c = *r.p, next = r.p + 1 < r.end ? r.p[1] : 0;
+        if (c == '\\' || c == '[' || c == '(') {
+            r.last = 0;
+            TRY(c == '\\' ? escape(&r, false) : c == '[' ? char_class(&r) : group(&r));
+        } else if (c == '}' && next == '+') {
             return refuse(&r, "{n,m}+"); /* possessive to PCRE2, repeated to Ruby */
-        } else if (c == '{' && r.p + 1 < r.end && r.p[1] == ',') {
+        } else if (c == '{' && next == ',') {
             return refuse(&r, "{,n}"); /* {0,n} to Ruby, four characters to PCRE2 */
         } else if (c == '\0') {
             return refuse(&r, "a NUL character");
         } else {
-            strbuf_putc(out, c);
-            r.p++;
+            if (c == ')' && r.depth > 0) r.depth--;
+            TRY(literal(&r));
         }
     }
     return OK;

@@ -4,6 +4,55 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* ---- NUL in a token ---- */
+
+/* jansson takes no NUL in an object's key, which a vocabulary may have ("\u0000"): the escape is read
+ * as U+FDD0, a code point that Unicode gives to nobody, and turned back in tokens. */
+static const char NUL_MARK[] = "\xEF\xB7\x90";
+
+typedef struct Source {
+    const char *path;
+    bool marked; /* NUL_MARK stands for NUL */
+} Source;
+
+/* The text with the escapes replaced, in fresh memory; NULL when there are none. */
+static char *mark_nuls(const char *data, size_t *len)
+{
+    StrBuf b = {0};
+    size_t done = 0, at = 0;
+    for (const char *hit; (hit = bytes_find(data + at, *len - at, "\\u0000", 6));) {
+        size_t from = (size_t)(hit - data), slashes = 0;
+        while (slashes < from && data[from - 1 - slashes] == '\\')
+            slashes++;
+        at = from + 6;
+        if (slashes % 2) continue; /* an escaped backslash before u0000 */
+        strbuf_append(&b, data + done, from - done);
+        strbuf_puts(&b, NUL_MARK);
+        done = at;
+    }
+    if (!done) return NULL;
+    strbuf_append(&b, data + done, *len - done);
+    *len = b.len;
+    return strbuf_take(&b);
+}
+
+/* A token as the file means it: *s, or a copy in b. */
+static void unmark(const Source *src, StrBuf *b, const char **s, size_t *n)
+{
+    const char *hit = src->marked ? bytes_find(*s, *n, NUL_MARK, 3) : NULL;
+    if (!hit) return;
+    strbuf_reset(b);
+    for (; hit; hit = bytes_find(*s, *n, NUL_MARK, 3)) {
+        strbuf_append(b, *s, (size_t)(hit - *s));
+        strbuf_putc(b, '\0');
+        *n -= (size_t)(hit - *s) + 3;
+        *s = hit + 3;
+    }
+    strbuf_append(b, *s, *n);
+    *s = b->data;
+    *n = b->len;
+}
+
 /* ---- model ---- */
 
 static Status model_error(Err *err, const char *path, const char *key, const char *what)
@@ -11,25 +60,29 @@ static Status model_error(Err *err, const char *path, const char *key, const cha
     return err_set(err, E_INPUT, "%s: model.%s: %s", path, key, what);
 }
 
-static Status read_vocab(Tokenizer *t, const Json *model, const char *path, Err *err)
+static Status read_vocab(Tokenizer *t, const Json *model, const Source *src, Err *err)
 {
+    const char *path = src->path;
+    StrBuf token = {0};
+    Status st = OK;
     const Json *vocab = json_get(model, "vocab");
     if (json_kind(vocab) != JK_OBJECT)
         return model_error(err, path, "vocab", "must be an object of token and id");
-    for (void *it = json_first(vocab); it; it = json_next(vocab, it)) {
+    for (void *it = json_first(vocab); it && st == OK; it = json_next(vocab, it)) {
         const char *key = json_iter_key(it);
         size_t n = json_iter_key_len(it);
         int64_t id;
+        unmark(src, &token, &key, &n);
         if (!json_int(json_iter_value(it), &id) || id < 0 || id > VOCAB_MAX_ID)
-            return err_set(err, E_INPUT,
-                           "%s: model.vocab: '%.80s': its id must be a number from 0 to %d", path,
-                           key, VOCAB_MAX_ID);
-        if (!vocab_add(&t->vocab, (int)id, key, n))
-            return err_set(err, E_INPUT,
-                           "%s: model.vocab: '%.80s': id %d has another token already", path, key,
-                           (int)id);
+            st = err_set(err, E_INPUT,
+                         "%s: model.vocab: '%.80s': its id must be a number from 0 to %d", path,
+                         key, VOCAB_MAX_ID);
+        else if (!vocab_add(&t->vocab, (int)id, key, n))
+            st = err_set(err, E_INPUT, "%s: model.vocab: '%.80s': id %d has another token already",
+                         path, key, (int)id);
     }
-    return OK;
+    strbuf_clear(&token);
+    return st;
 }
 
 /* "a b" or ["a", "b"]. */
@@ -48,12 +101,13 @@ static bool merge_parts(const Json *j, const char *s[2], size_t n[2])
     return !memchr(s[1], ' ', n[1]);
 }
 
-static Status read_merges(Tokenizer *t, const Json *model, const char *path, Err *err)
+static Status read_merges(Tokenizer *t, const Json *model, const Source *src, Err *err)
 {
+    const char *path = src->path;
     const Json *merges = json_get(model, "merges");
     if (json_kind(merges) != JK_ARRAY)
         return model_error(err, path, "merges", "must be a list of pairs");
-    StrBuf both = {0};
+    StrBuf both = {0}, parts[2] = {{0}};
     Status st = OK;
     int rank = 0;
     for (size_t i = 0; i < json_size(merges) && st == OK; i++) {
@@ -67,6 +121,8 @@ static Status read_merges(Tokenizer *t, const Json *model, const char *path, Err
                          path, i);
             break;
         }
+        unmark(src, &parts[0], &s[0], &n[0]);
+        unmark(src, &parts[1], &s[1], &n[1]);
         strbuf_reset(&both);
         strbuf_append(&both, s[0], n[0]);
         strbuf_append(&both, s[1], n[1]);
@@ -82,6 +138,8 @@ static Status read_merges(Tokenizer *t, const Json *model, const char *path, Err
             bpe_add_pair(&t->bpe, left, right, rank++, id);
     }
     strbuf_clear(&both);
+    strbuf_clear(&parts[0]);
+    strbuf_clear(&parts[1]);
     return st;
 }
 
@@ -102,8 +160,9 @@ static Status model_flag(const Json *model, const char *key, bool *out, const ch
     return model_error(err, path, key, "must be true or false");
 }
 
-static Status read_model(Tokenizer *t, const Json *file, const char *path, Err *err)
+static Status read_model(Tokenizer *t, const Json *file, const Source *src, Err *err)
 {
+    const char *path = src->path;
     const Json *model = json_get(file, "model");
     if (json_kind(model) != JK_OBJECT)
         return err_set(err, E_INPUT, "%s: model: must be an object, found %s", path,
@@ -122,7 +181,7 @@ static Status read_model(Tokenizer *t, const Json *file, const char *path, Err *
     TRY(model_flag(model, "fuse_unk", &b->fuse_unk, path, err));
     TRY(model_flag(model, "byte_fallback", &b->byte_fallback, path, err));
     TRY(model_flag(model, "ignore_merges", &b->ignore_merges, path, err));
-    TRY(read_vocab(t, model, path, err));
+    TRY(read_vocab(t, model, src, err));
     const Json *unk = json_get(model, "unk_token");
     if (!json_is_null(unk)) {
         const char *s;
@@ -132,7 +191,7 @@ static Status read_model(Tokenizer *t, const Json *file, const char *path, Err *
         b->unk_id = vocab_find(&t->vocab, s, n);
         if (b->unk_id < 0) return model_error(err, path, "unk_token", "is not in the vocabulary");
     }
-    return read_merges(t, model, path, err);
+    return read_merges(t, model, src, err);
 }
 
 /* ---- added tokens ---- */
@@ -237,9 +296,10 @@ static Status read_post_processor(Tokenizer *t, const Json *j, const char *path,
 
 /* ---- the whole ---- */
 
-static Status read_parts(Tokenizer *t, const Json *file, const TokenizerConfig *c, const char *path,
-                         Err *err)
+static Status read_parts(Tokenizer *t, const Json *file, const TokenizerConfig *c,
+                         const Source *src, Err *err)
 {
+    const char *path = src->path;
     if (json_kind(file) != JK_OBJECT)
         return err_set(err, E_INPUT, "%s: must be a JSON object, found %s", path,
                        json_kind_name(file));
@@ -251,7 +311,7 @@ static Status read_parts(Tokenizer *t, const Json *file, const TokenizerConfig *
     TRY(read_normalizer(t, json_get(file, "normalizer"), path, err));
     TRY(read_pre_tokenizer(t, json_get(file, "pre_tokenizer"), path, err));
     TRY(read_decoder(t, json_get(file, "decoder"), path, err));
-    TRY(read_model(t, file, path, err));
+    TRY(read_model(t, file, src, err));
     TRY(read_post_processor(t, json_get(file, "post_processor"), path, err));
     bpe_finish(&t->bpe);
     TRY(read_added(t, file, c, path, err));
@@ -264,9 +324,11 @@ static Status read_parts(Tokenizer *t, const Json *file, const TokenizerConfig *
 Status tokenizer_read_json(Tokenizer *t, const TokenizerConfig *c, const char *path,
                            const char *data, size_t len, Err *err)
 {
-    Json *file;
-    TRY(json_parse(&file, data, len, path, 1, 0, err));
-    Status s = read_parts(t, file, c, path, err);
+    Json *file = NULL;
+    char *marked = mark_nuls(data, &len);
+    Status s = json_parse(&file, marked ? marked : data, len, path, 1, 0, err);
+    if (s == OK) s = read_parts(t, file, c, &(Source){path, marked != NULL}, err);
     json_free(file);
+    free(marked);
     return s;
 }

@@ -1,8 +1,10 @@
 /* Finds a Backend by name: the tree's only #ifdef HAVE_CUDA. */
-#include "kernels/cpu/cpu.h"
+#include "kernels/kernels.h"
 
 #include <string.h>
 
+/* In cpu/backend_cpu.c and cuda/. */
+extern const Backend cpu_backend;
 #ifdef HAVE_CUDA
 extern const Backend cuda_backend;
 #endif

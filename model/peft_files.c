@@ -2,10 +2,10 @@
  * trained whole under their plain names (peft utils/save_and_load.py). */
 #include "base/fs.h"
 #include "model/lora.h"
+#include "model/names.h"
 #include "model/peft_config.h"
 #include "model/weights.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,30 +14,6 @@ static const char prefix[] = "base_model.model.";
 static char *weights_path(const char *dir)
 {
     return path_is_dir(dir) ? path_join(dir, "adapter_model.safetensors") : xstrdup(dir);
-}
-
-/* A few names for a message, and how many more there are. */
-typedef struct Names {
-    StrBuf text;
-    int n;
-} Names;
-
-static void names_add(Names *l, const char *name)
-{
-    enum { SHOWN = 4 };
-    if (l->n < SHOWN) strbuf_printf(&l->text, "%s%s", l->n ? ", " : "", name);
-    l->n++;
-}
-
-static Status names_tell(Names *l, const char *path, const char *what, Err *err)
-{
-    enum { SHOWN = 4 };
-    if (l->n == 0) return OK;
-    char more[48] = "";
-    if (l->n > SHOWN) snprintf(more, sizeof more, " and %d more", l->n - SHOWN);
-    err_set(err, E_INPUT, "%s: %s: %s%s", path, what, l->text.data, more);
-    strbuf_clear(&l->text);
-    return E_INPUT;
 }
 
 /* PEFT writes embedding and head whenever the vocabulary grew, asked or not, and takes over whatever base tensor
@@ -63,10 +39,9 @@ static Status check_tied_pair(const Llama *m, const SafeTensors *f, Err *err)
                    head->file, head->name);
 }
 
-static Status check_names(const LoraSet *s, const Llama *m, const SafeTensors *f, const char *path,
-                          Err *err)
+static Status check_names(const Llama *m, const SafeTensors *f, const char *path, Err *err)
 {
-    Names unknown = {0}, missing = {0};
+    NameList unknown = {0}, missing = {0};
     for (int i = 0, slice; i < safetensors_count(f); i++)
         if (!find_param(m, safetensors_at(f, i)->name, &slice))
             names_add(&unknown, safetensors_at(f, i)->name);
@@ -79,13 +54,12 @@ static Status check_names(const LoraSet *s, const Llama *m, const SafeTensors *f
             free(name);
         }
     }
-    (void)s;
     Status status = names_tell(&unknown, path, "tensors that match nothing in the model", err);
     if (status == OK)
         status = names_tell(&missing, path,
                             "tensors that adapter_config.json calls for are missing", err);
-    strbuf_clear(&unknown.text);
-    strbuf_clear(&missing.text);
+    names_clear(&unknown);
+    names_clear(&missing);
     return status;
 }
 
@@ -94,7 +68,7 @@ Status lora_load(LoraSet *s, Llama *m, const char *dir, Err *err)
     char *path = weights_path(dir);
     SafeTensors *f = NULL;
     Status status = safetensors_open(&f, path, err);
-    if (status == OK) status = check_names(s, m, f, path, err);
+    if (status == OK) status = check_names(m, f, path, err);
     if (status == OK) status = check_tied_pair(m, f, err);
     for (int i = 0; status == OK && i < safetensors_count(f); i++) {
         const SafeTensor *t = safetensors_at(f, i);
