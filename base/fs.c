@@ -29,9 +29,9 @@ static int open_for_reading(const char *path, struct stat *st, Err *err)
 }
 
 /* Reads to the end whatever stat said: pipes and files of /proc have no size. */
-static Status read_all(StrBuf *b, int fd, size_t guess, const char *path, Err *err)
+static Status read_all(StrBuf *b, int fd, const char *path, Err *err)
 {
-    size_t chunk = guess < (64u << 10) ? (64u << 10) : guess + 1;
+    const size_t chunk = 256 << 10;
     char *buf = xmalloc(chunk);
     Status s = OK;
     for (;;) {
@@ -51,7 +51,7 @@ Status file_read(char **out, size_t *len, const char *path, Err *err)
     int fd = open_for_reading(path, &st, err);
     if (fd < 0) return E_INPUT;
     StrBuf b = {0};
-    Status s = read_all(&b, fd, st.st_size > 0 ? (size_t)st.st_size : 0, path, err);
+    Status s = read_all(&b, fd, path, err);
     close(fd);
     if (s != OK) {
         strbuf_clear(&b);
@@ -76,7 +76,7 @@ Status file_map(FileMap *out, const char *path, Err *err)
         }
     }
     StrBuf b = {0};
-    Status s = read_all(&b, fd, 0, path, err);
+    Status s = read_all(&b, fd, path, err);
     close(fd);
     if (s != OK) {
         strbuf_clear(&b);

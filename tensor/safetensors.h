@@ -3,7 +3,7 @@
  *
  * The reader makes every check of the reference (huggingface/safetensors, tensor.rs) in its order, and
  * names them in its error lines by the reference's names ("MetadataIncompleteBuffer").  It is stricter in
- * three ways: a name twice in a header, a NUL byte in a name and a dimension above 2^63-1 are refused. */
+ * three ways: a name twice in a header, a NUL character in a key and a dimension above 2^63-1 are refused. */
 #pragma once
 
 #include "base/fs.h"
