@@ -57,6 +57,7 @@ typedef struct DataSource {
     FieldMap *fields;
     int n_fields;
     int line; /* of this source in the config, for messages */
+    int64_t limit; /* only the first rows; 0: all */
 } DataSource;
 
 typedef struct DataOpts {

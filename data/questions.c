@@ -57,6 +57,7 @@ static void run_task(void *ud, int64_t task)
     format_scratch_clear(&scratch);
 }
 
+/* limit: of q->n; 0: none. */
 static Status read_rows(Questions *q, int64_t *cap, int64_t limit, const char *file, Err *err)
 {
     RowReader *r;
@@ -81,8 +82,8 @@ static Status read_rows(Questions *q, int64_t *cap, int64_t limit, const char *f
     return s;
 }
 
-static void read_source(Questions *q, const DataSource *src, int64_t limit, const Tokenizer *t,
-                        Pool *pool, Problems *problems)
+static void read_source(Questions *q, const DataSource *src, const Tokenizer *t, Pool *pool,
+                        Problems *problems)
 {
     Err err = {0};
     RowFormat format;
@@ -92,7 +93,7 @@ static void read_source(Questions *q, const DataSource *src, int64_t limit, cons
     }
     char **files;
     int n_files;
-    int64_t first = q->n, cap = q->n;
+    int64_t first = q->n, cap = q->n, limit = src->limit > 0 ? first + src->limit : 0;
     if (source_files(&files, &n_files, src->path, &err) != OK) {
         problems_add(problems, "%s", err.line);
         format_close(&format);
@@ -116,13 +117,13 @@ static void read_source(Questions *q, const DataSource *src, int64_t limit, cons
     format_close(&format);
 }
 
-Status questions_open(Questions *out, const DataSource *sources, int n, int64_t limit,
-                      const Tokenizer *t, Pool *pool, Problems *problems)
+Status questions_open(Questions *out, const DataSource *sources, int n, const Tokenizer *t,
+                      Pool *pool, Problems *problems)
 {
     Questions q = {.turn_end = -1};
     int before = problems->n + problems->n_dropped;
     for (int i = 0; i < n; i++)
-        read_source(&q, &sources[i], limit, t, pool, problems);
+        read_source(&q, &sources[i], t, pool, problems);
     if (q.n == 0 && problems->n + problems->n_dropped == before)
         problems_add(problems, "the data has no rows");
     if (problems->n + problems->n_dropped > before) {

@@ -26,7 +26,7 @@ typedef struct Questions {
     int turn_end; /* the token that ends a turn of the (last) chat template, or -1 */
 } Questions;
 
-/* The first `limit` rows (0: all).  Errors as those of dataset_open. */
-Status questions_open(Questions *out, const DataSource *sources, int n, int64_t limit,
-                      const Tokenizer *t, Pool *pool, Problems *problems) MUST_CHECK;
+/* Errors as those of dataset_open. */
+Status questions_open(Questions *out, const DataSource *sources, int n, const Tokenizer *t,
+                      Pool *pool, Problems *problems) MUST_CHECK;
 void questions_clear(Questions *q);

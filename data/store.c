@@ -38,6 +38,7 @@ typedef struct Build {
     int n_tasks;
     TokenStore *store;
     int64_t cap_docs, cap_tokens;
+    int64_t n_rows; /* read, of all files */
     Problems *problems;
 } Build;
 
@@ -212,6 +213,8 @@ static Status read_file(Build *b, int file, Pool *pool, Err *err)
     size_t len, bytes = 0;
     int64_t line;
     while ((status = rows_next(r, &text, &len, &line, err)) == OK && text) {
+        if (b->format->src->limit > 0 && b->n_rows == b->format->src->limit) break;
+        b->n_rows++;
         b->jobs[b->n_jobs++] = (Job){.text = xstrndup(text, len), .len = len, .line = line};
         bytes += len;
         if (b->n_jobs == BATCH_ROWS || bytes > BATCH_BYTES) {
@@ -236,7 +239,8 @@ static void build(TokenStore *store, const RowFormat *format, const DataOpts *op
     b.jobs = xmalloc(BATCH_ROWS * sizeof *b.jobs);
     b.n_tasks = TASKS_PER_THREAD * (pool ? pool_size(pool) : 1);
     b.scratch = xcalloc((size_t)b.n_tasks, sizeof *b.scratch);
-    for (int i = 0; i < store->n_files; i++) {
+    int64_t limit = format->src->limit;
+    for (int i = 0; i < store->n_files && (limit == 0 || b.n_rows < limit); i++) {
         Err err = {0};
         b.file = store->files[i];
         int64_t rows = store->stats.rows;
@@ -310,6 +314,7 @@ static void settings_text(StrBuf *b, const DataSource *src, const DataOpts *o, c
         add_text(b, "from", src->fields[i].from);
         add_text(b, "to", src->fields[i].to);
     }
+    if (src->limit > 0) strbuf_printf(b, "limit %lld\n", (long long)src->limit);
     if (!t) return;
     strbuf_printf(b, "tokenizer %016llx\n", (unsigned long long)tokenizer_hash(t));
     add_text(b, "model template", tokenizer_chat_template(t)); /* may bring a default system text */

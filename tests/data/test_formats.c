@@ -330,7 +330,7 @@ Test(formats, questions)
             .path = path, .format = QUESTIONS[i].format, .chat = QUESTIONS[i].chat, .weight = 1};
         Questions q;
         Problems problems = {0};
-        cr_assert(questions_open(&q, &src, 1, 0, t, NULL, &problems) == OK, "%s: %s",
+        cr_assert(questions_open(&q, &src, 1, t, NULL, &problems) == OK, "%s: %s",
                   QUESTIONS[i].name, problems.n ? problems.lines[0] : "");
         cr_assert_eq(q.n, 1);
         int32_t labels[4096];
