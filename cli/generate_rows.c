@@ -101,8 +101,9 @@ Status generate_rows(GenerateJob *job, Err *err)
     DataSource src = {0};
     Questions q = {0};
     Status s = data_flags_source(&src, &job->data, job->t, err);
+    src.limit = job->limit;
     Pool *pool = pool_new((int)job->model.threads);
-    if (s == OK) s = questions_open(&q, &src, 1, job->limit, job->t, pool, &job->problems);
+    if (s == OK) s = questions_open(&q, &src, 1, job->t, pool, &job->problems);
     pool_free(pool);
     if (s == OK) s = answer_all(job, &q, err);
     questions_clear(&q);

@@ -121,7 +121,6 @@ Status perplexity_of(Perplexity *out, Llama *m, const Dataset *d, const DataOpts
     int64_t together = budget / loader_max(loader, 0, 1).n_tokens;
     if (together < 1) together = 1;
     int64_t n_rows = loader_rows(loader, 0);
-    if (opts->max_rows > 0 && opts->max_rows < n_rows) n_rows = opts->max_rows;
     Status s = OK;
     for (int64_t row = 0; s == OK && row < n_rows; row += together) {
         int64_t n = n_rows - row < together ? n_rows - row : together;

@@ -16,7 +16,6 @@ void perplexity_clear(Perplexity *p);
 typedef struct PerplexityOpts {
     int64_t
         tokens_per_pass; /* rows go together up to this many tokens; 0: 4096.  One row at least */
-    int64_t max_rows;    /* only the first; 0: all.  With PACK_OFF a row is a document */
     void (*progress)(void *ud, int64_t done, int64_t total); /* rows; may be NULL */
     void *ud;
 } PerplexityOpts;
