@@ -136,7 +136,7 @@ static Status run(GenerateJob *job, Err *err)
 
 int cmd_generate(int argc, char **argv)
 {
-    GenerateJob job = {.model = model_flags_defaults(), .gen = gen_flags_defaults()};
+    GenerateJob job = {.gen = gen_flags_defaults()};
     bool help, quiet = false, verbose = false;
     const Opt opts[] = {
         MODEL_FLAGS(job.model),

@@ -3,5 +3,6 @@
 
 #include "cli/command.h"
 
+CommandFn cmd_eval;
 CommandFn cmd_generate;
 CommandFn cmd_tokenize;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 static const Command commands[] = {
+    {"eval", cmd_eval, "loss and perplexity over a data set, ROUGE of generated answers"},
     {"generate", cmd_generate, "text from a model: one prompt, a chat, or JSONL to JSONL"},
     {"tokenize", cmd_tokenize, "ids and pieces of a text; which tokens of a data file are trained"},
     {NULL, NULL, NULL},

@@ -3,11 +3,6 @@
 #include "base/fs.h"
 #include "model/hf_files.h"
 
-ModelFlags model_flags_defaults(void)
-{
-    return (ModelFlags){.device = "cpu"};
-}
-
 int64_t model_context(const LlamaConfig *cfg)
 {
     int64_t n = cfg->max_position_embeddings;
@@ -48,9 +43,10 @@ static Status attach(OpenModel *m, const char *dir, Err *err)
 Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int64_t positions,
                   Log *log, Err *err)
 {
-    const Backend *backend = backend_find(f->device);
+    const char *device = f->device ? f->device : "cpu";
+    const Backend *backend = backend_find(device);
     if (!backend)
-        return err_set(err, E_INPUT, "--device: '%s' is not built in; there is: %s", f->device,
+        return err_set(err, E_INPUT, "--device: '%s' is not built in; there is: %s", device,
                        backend_names());
     if (f->threads < 0 || f->threads > 4096)
         return err_set(err, E_INPUT, "--threads: must be 0 (all) to 4096, got %lld",

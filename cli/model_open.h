@@ -6,11 +6,11 @@
 #include "data/tokenizer.h"
 #include "model/lora.h"
 
+/* Zero-initialise. */
 typedef struct ModelFlags {
     const char *model, *adapter, *tokenizer, *device;
     int64_t threads;
 } ModelFlags;
-ModelFlags model_flags_defaults(void);
 
 /* Entries for a command's table of options. */
 #define MODEL_FLAGS(f)                                                                             \

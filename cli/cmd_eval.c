@@ -1,0 +1,174 @@
+/* `lorac eval`: flags, and where the data come from. */
+#include "cli/commands.h"
+#include "cli/eval_job.h"
+
+static const char usage[] =
+    "lorac eval --model DIR [--adapter DIR] --data FILE --format NAME [--rouge]\n"
+    "       lorac eval --config CONFIG.yaml [key=value ...] [--adapter DIR] [--rouge]";
+static const char about[] =
+    "Loss and perplexity of a model over a data set, and ROUGE of the answers it generates.\n"
+    "\n"
+    "  lorac eval --model llama --adapter out --data val.jsonl --format samsum\n"
+    "  lorac eval --model llama --adapter out --data val.jsonl --format samsum --rouge --stem\n"
+    "             --max-new-tokens 60 --limit 100 --out scores.jsonl\n"
+    "  lorac eval --config train.yaml --adapter out        the config's model and validation data\n"
+    "  lorac eval --baseline first-turn --data val.jsonl --format samsum\n"
+    "\n"
+    "The loss is the mean of -log p over trained tokens, in nats; perplexity is e to it.  ROUGE "
+    "is\n"
+    "rouge_score's, as plain means over the rows.";
+
+static Status open_config(EvalJob *job, Err *err)
+{
+    TRY(config_load(&job->cfg, job->config, job->overrides, job->n_overrides, &job->problems));
+    job->has_cfg = true;
+    job->opts = job->cfg.data;
+    job->sources = job->cfg.data.eval;
+    job->n_sources = job->cfg.data.n_eval;
+    for (int i = 0; i < job->n_sources; i++)
+        job->cfg.data.eval[i].limit = job->limit;
+    if (job->n_sources == 0) job->sources = NULL;
+    if (!job->model.model) job->model.model = job->cfg.model_path;
+    if (!job->model.tokenizer) job->model.tokenizer = job->cfg.tokenizer;
+    if (!job->model.device) job->model.device = job->cfg.device;
+    if (!job->model.threads) job->model.threads = job->cfg.threads;
+    if (!job->sources && (job->rouge || job->baseline || job->limit))
+        return err_set(
+            err, E_INPUT,
+            "--%s: needs rows of a file, and the config takes its validation rows out of "
+            "the training data; give --data",
+            job->baseline ? "baseline"
+            : job->rouge  ? "rouge"
+                          : "limit");
+    return OK;
+}
+
+static Status open_data(EvalJob *job, Err *err)
+{
+    static const char *const overlong[] = {"error", "truncate", "split"};
+    job->opts = (DataOpts){.packing = PACK_BEST_FIT,
+                           .max_length = job->max_length,
+                           .allow_untrained = job->allow_untrained};
+    TRY(data_flags_train_on(&job->opts.train_on, job->train_on, err));
+    for (int i = 0; i < 3 && job->overlong; i++) {
+        job->opts.overlong = (Overlong)i;
+        if (str_eq(job->overlong, overlong[i])) break;
+        if (i == 2)
+            return err_set(err, E_INPUT, "--overlong: '%s' is none of error, truncate, split",
+                           job->overlong);
+    }
+    /* The chat template may be the tokenizer's own, which eval_model reads; a baseline has none. */
+    Tokenizer *t = NULL;
+    const char *path = job->model.tokenizer ? job->model.tokenizer : job->model.model;
+    bool ask = !job->baseline && !job->data.chat && !job->data.prompt && path;
+    if (ask) TRY(tokenizer_load(&t, path, err));
+    Status s = data_flags_source(&job->source, &job->data, t, err);
+    tokenizer_free(t);
+    job->source.limit = job->limit;
+    job->sources = &job->source;
+    job->n_sources = 1;
+    return s;
+}
+
+static Status check_flags(const EvalJob *job, Err *err)
+{
+    const DataFlags *d = &job->data;
+    bool by_config = job->config != NULL;
+    const GenFlags plain = gen_flags_defaults(), *g = &job->gen;
+    if (by_config == (d->data != NULL))
+        return err_set(err, E_INPUT, "give one of --data and --config");
+    if (job->n_overrides > 0 && !by_config)
+        return err_set(err, E_INPUT, "'%s': one argument too many; key=value goes with --config",
+                       job->overrides[0]);
+    bool generates = job->rouge && !job->baseline, runs = !job->baseline;
+    const struct {
+        const char *name, *why;
+        bool given, fits;
+    } flags[] = {
+        {"format", "beside --config", d->format, !by_config},
+        {"template", "beside --config", d->chat, !by_config},
+        {"prompt-template", "beside --config", d->prompt, !by_config},
+        {"system", "beside --config", d->system, !by_config},
+        {"field", "beside --config", d->fields.n > 0, !by_config},
+        {"max-length", "beside --config", job->max_length != 0, !by_config},
+        {"overlong", "beside --config", job->overlong, !by_config},
+        {"allow-untrained", "beside --config", job->allow_untrained, !by_config},
+        {"train-on", "beside --config", job->train_on, !by_config},
+        {"adapter", "beside --baseline", job->model.adapter, runs},
+        {"rouge", "beside --baseline, which is ROUGE", job->rouge, runs},
+        {"stem", "without --rouge", job->stem, job->rouge || job->baseline},
+        {"max-new-tokens", "without --rouge", g->max_new_tokens != plain.max_new_tokens, generates},
+        {"temperature", "without --rouge", g->temperature != 0, generates},
+        {"top-k", "without --rouge", g->top_k != plain.top_k, generates},
+        {"top-p", "without --rouge", g->top_p != plain.top_p, generates},
+        {"min-p", "without --rouge", g->min_p != plain.min_p, generates},
+        {"seed", "without --rouge", g->seed != plain.seed, generates},
+        {"repetition-penalty", "without --rouge", g->repetition_penalty != plain.repetition_penalty,
+         generates},
+        {"stop", "without --rouge", g->stop.n > 0, generates},
+        {"batch", "without --rouge", g->batch != plain.batch, generates},
+    };
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (flags[i].given && !flags[i].fits)
+            return err_set(err, E_INPUT, "--%s: has no meaning %s", flags[i].name, flags[i].why);
+    if (job->limit < 0)
+        return err_set(err, E_INPUT, "--limit: must be 0 (all) or more, got %lld",
+                       (long long)job->limit);
+    if (job->max_length < 0 || job->max_length == 1)
+        return err_set(err, E_INPUT, "--max-length: must be 2 or more, got %lld",
+                       (long long)job->max_length);
+    return OK;
+}
+
+static Status run(EvalJob *job, Err *err)
+{
+    TRY(check_flags(job, err));
+    job->result.stem = job->stem;
+    TRY(job->config ? open_config(job, err) : open_data(job, err));
+    TRY(job->baseline ? eval_baseline(job, err) : eval_model(job, err));
+    if (job->out) TRY(eval_result_write(&job->result, job->out, err));
+    return eval_result_print(&job->result, job->json, err);
+}
+
+int cmd_eval(int argc, char **argv)
+{
+    EvalJob job = {.gen = gen_flags_defaults()};
+    bool help, quiet = false;
+    const Opt opts[] = {
+        MODEL_FLAGS(job.model),
+        DATA_FLAGS(job.data),
+        {"config", OPT_STRING, &job.config, "FILE",
+         "model and validation data of a training config"},
+        {"train-on", OPT_STRING, &job.train_on, "WHAT",
+         "the loss is over: answer (default), assistant or all"},
+        {"max-length", OPT_INT, &job.max_length, "N",
+         "longest row in tokens (default: the model's context, at most 4096)"},
+        {"overlong", OPT_STRING, &job.overlong, "WHAT",
+         "longer rows: error (default), truncate or split"},
+        {"allow-untrained", OPT_FLAG, &job.allow_untrained, NULL,
+         "leave out rows that train on nothing instead of refusing them"},
+        {"limit", OPT_INT, &job.limit, "N", "only the first N rows (of each of a config's files)"},
+        {"rouge", OPT_FLAG, &job.rouge, NULL, "generate answers and score them"},
+        {"stem", OPT_FLAG, &job.stem, NULL, "ROUGE of Porter-stemmed words"},
+        {"baseline", OPT_STRING, &job.baseline, "NAME",
+         "first-turn: score the dialogue's first turn instead of a model's answer"},
+        GEN_FLAGS(job.gen),
+        {"out", OPT_STRING, &job.out, "FILE",
+         "JSONL: each row's loss, scores, prediction and reference"},
+        {"json", OPT_FLAG, &job.json, NULL, "print one JSON object"},
+        {"quiet", OPT_FLAG, &quiet, NULL, "no notes"},
+        {0},
+    };
+    Err err = {0};
+    Status s = opts_parse(opts, argc, argv, job.overrides, &job.n_overrides, 64, &help, &err);
+    if (s == OK && help) {
+        opts_help(stdout, usage, about, opts);
+        return EXIT_DONE;
+    }
+    job.log = (Log){.to = stderr, .level = quiet ? LOG_WARN : LOG_INFO};
+    if (s == OK) s = run(&job, &err);
+    eval_result_clear(&job.result);
+    data_source_clear(&job.source);
+    if (job.has_cfg) config_clear(&job.cfg);
+    return command_end_problems(s, &job.problems, &err);
+}

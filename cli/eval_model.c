@@ -1,0 +1,139 @@
+/* Loss and perplexity of a model over a data set, and ROUGE of its answers. */
+#include "cli/answers.h"
+#include "cli/eval_job.h"
+#include "infer/perplexity.h"
+
+#include <stdlib.h>
+
+typedef struct Work {
+    EvalJob *job;
+    LlamaConfig cfg;
+    Tokenizer *t;
+    Pool *pool;
+    Dataset *train, *eval; /* train: only beside a share taken out of it */
+    Questions questions;
+    GenerateOpts gen;
+    OpenModel open;
+} Work;
+
+static Status read_data(Work *w, Err *err)
+{
+    EvalJob *job = w->job;
+    if (!job->sources) {
+        TRY(dataset_open(&w->train, &w->eval, &job->opts, w->t, w->pool, &job->log,
+                         &job->problems));
+        if (w->eval) return OK;
+        return err_set(err, E_INPUT,
+                       "%s: data.eval: the config has no validation data; give --data",
+                       job->config);
+    }
+    TRY(dataset_open_sources(&w->eval, job->sources, job->n_sources, &job->opts, w->t, w->pool,
+                             &job->log, &job->problems));
+    if (!job->rouge) return OK;
+    TRY(questions_open(&w->questions, job->sources, job->n_sources, w->t, w->pool, &job->problems));
+    for (int64_t i = 0; i < w->questions.n; i++) {
+        const Question *q = &w->questions.items[i];
+        if (!q->answer)
+            return err_set(err, E_INPUT, "%s:%lld: has no answer to compare with", q->file,
+                           (long long)q->line);
+    }
+    return OK;
+}
+
+static void on_progress(void *ud, int64_t done, int64_t total)
+{
+    Log *log = ud;
+    if (!log_on_terminal(log)) return;
+    fprintf(log->to, "\r\033[Kloss: %lld/%lld", (long long)done, (long long)total);
+    if (done == total) fputs("\r\033[K", log->to);
+    fflush(log->to);
+    log->line_open = done < total;
+}
+
+static Status measure_loss(Work *w, Err *err)
+{
+    EvalJob *job = w->job;
+    EvalResult *r = &job->result;
+    PerplexityOpts opts = {.progress = on_progress, .ud = &job->log};
+    if (job->has_cfg) opts.tokens_per_pass = job->cfg.eval_tokens;
+    Perplexity p;
+    TRY(perplexity_of(&p, &w->open.llama, w->eval, &job->opts, &opts, err));
+    r->has_loss = true;
+    r->loss = p.loss;
+    r->perplexity = p.perplexity;
+    r->tokens = p.n_tokens;
+    r->trained = p.n_trained;
+    /* A split row is several documents; a row that trains on nothing is none, so that the rows that
+     * --rouge lists may be more. */
+    r->row_loss = dataset_report(w->eval)->split == 0 &&
+                  (!job->rouge || w->questions.n == dataset_size(w->eval));
+    for (int64_t i = 0; i < dataset_size(w->eval); i++) {
+        Document d = dataset_document(w->eval, i);
+        if (!job->rouge) eval_result_add(r, d.file, d.line);
+        if (!r->row_loss || i >= r->n) continue;
+        r->rows[i].trained = p.doc_trained[i];
+        r->rows[i].loss = p.doc_loss[i] / (double)(p.doc_trained[i] ? p.doc_trained[i] : 1);
+    }
+    perplexity_clear(&p);
+    return OK;
+}
+
+static Status measure_rouge(Work *w, Err *err)
+{
+    const Questions *q = &w->questions;
+    Generation *answers = xcalloc((size_t)q->n, sizeof *answers);
+    Status s =
+        answers_generate(answers, q, &w->open.llama, w->t, &w->gen, NULL, NULL, &w->job->log, err);
+    for (int64_t i = 0; i < q->n; i++) {
+        EvalRow *row = &w->job->result.rows[i];
+        if (s == OK) row->prediction = xstrdup(answers[i].text);
+        generation_clear(&answers[i]);
+    }
+    free(answers);
+    if (s == OK) eval_result_score(&w->job->result);
+    return s;
+}
+
+static Status run(Work *w, Err *err)
+{
+    EvalJob *job = w->job;
+    TRY(model_read_config(&w->cfg, &w->t, &job->model, err));
+    int64_t context = model_context(&w->cfg), longest = 0;
+    if (job->opts.max_length > context)
+        return err_set(err, E_INPUT, "%s: %lld tokens are more than the model's %lld",
+                       job->has_cfg ? "data.max_length" : "--max-length",
+                       (long long)job->opts.max_length, (long long)context);
+    if (job->opts.max_length == 0) job->opts.max_length = context < 4096 ? context : 4096;
+    w->pool = pool_new((int)job->model.threads);
+    TRY(read_data(w, err));
+    int64_t positions = job->opts.max_length;
+    if (job->rouge) {
+        TRY(gen_flags_apply(&w->gen, &job->gen, err));
+        TRY(generate_load_eos(&w->gen, job->model.model, &w->cfg, w->t, err));
+        generate_add_eos(&w->gen, w->questions.turn_end);
+        TRY(answers_check(&w->questions, context, &longest, err));
+        int64_t most = longest + w->gen.max_new_tokens;
+        if (most > context) most = context;
+        if (most > positions) positions = most;
+        for (int64_t i = 0; i < w->questions.n; i++) {
+            const Question *q = &w->questions.items[i];
+            eval_result_add(&job->result, q->file, q->line)->reference = xstrdup(q->answer);
+        }
+    }
+    TRY(model_open(&w->open, &job->model, &w->cfg, positions, &job->log, err));
+    TRY(measure_loss(w, err));
+    return job->rouge ? measure_rouge(w, err) : OK;
+}
+
+Status eval_model(EvalJob *job, Err *err)
+{
+    Work w = {.job = job};
+    Status s = run(&w, err);
+    model_close(&w.open);
+    questions_clear(&w.questions);
+    dataset_free(w.train);
+    dataset_free(w.eval);
+    pool_free(w.pool);
+    tokenizer_free(w.t);
+    return s;
+}
