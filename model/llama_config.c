@@ -61,7 +61,10 @@ static Status read_bool(const Reader *r, const char *key, bool def, bool *out)
     return OK;
 }
 
-/* A number in (0, max] of `object`, whose own name (with a dot) is `where`. */
+/* What becomes 0 as a float is no positive number. */
+static const double SMALLEST = 1e-30;
+
+/* A number above 0, at most max, of `object`, whose own name (with a dot) is `where`. */
 static Status read_positive(const Reader *r, const Json *object, const char *where, const char *key,
                             double def, double max, double *out)
 {
@@ -69,9 +72,9 @@ static Status read_positive(const Reader *r, const Json *object, const char *whe
     *out = def;
     if (!j) return OK;
     if (!json_number(j, out)) return bad_kind(r, where, key, "a number", j);
-    if (!(*out > 0 && *out <= max))
-        return err_set(r->err, E_INPUT, "%s: %s%s: must be above 0 and at most %g, found %g",
-                       r->path, where, key, max, *out);
+    if (!(*out >= SMALLEST && *out <= max))
+        return err_set(r->err, E_INPUT, "%s: %s%s: must be at least %g and at most %g, found %g",
+                       r->path, where, key, SMALLEST, max, *out);
     return OK;
 }
 

@@ -190,10 +190,10 @@ static Status check_used(const LoraPlan *p, const Matcher *k, const LlamaConfig 
         n_adapters += p->items[i].role == ROLE_ADAPTER;
     for (int i = 0; i < o->n_targets && !o->lenient; i++)
         if (!k->all_linear && !k->target_used[i])
-            return err_set(err, E_INPUT, "LoRA target '%s' matches no module%s", o->targets[i],
-                           o->n_layers ? " in the layers named"
-                                       : "; there are q_proj, k_proj, v_proj, o_proj, gate_proj, "
-                                         "up_proj and down_proj");
+            return err_set(err, E_INPUT,
+                           "LoRA target '%s' matches no module; there are q_proj, k_proj, v_proj, "
+                           "o_proj, gate_proj, up_proj and down_proj",
+                           o->targets[i]);
     for (int i = 0; i < o->n_layers && !o->lenient; i++)
         if (!k->layer_used[i])
             return err_set(err, E_INPUT, "LoRA layer %lld: %s", (long long)o->layers[i],

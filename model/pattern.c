@@ -354,7 +354,7 @@ Status pattern_compile(Pattern **out, const char *text, Err *err)
         if (is_full(p)) parser.problem = "a pattern this large";
     }
     if (parser.problem) {
-        s = err_set(err, E_INPUT, "pattern '%s', character %td: %s is not supported", text,
+        s = err_set(err, E_INPUT, "pattern '%.60s', character %td: %s is not supported", text,
                     parser.at - text + 1, parser.problem);
         pattern_free(p);
     } else {
