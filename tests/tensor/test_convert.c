@@ -61,3 +61,18 @@ Test(convert, bf16_rounds_to_the_nearest_and_ties_to_even)
     cr_assert(isnan(bf16_to_f32(bf16_from_f32(from_bits(0x7f800001)))),
               "a NaN must not become infinite");
 }
+
+/* Tensors of a mapped file begin anywhere; the sanitizers watch. */
+Test(convert, rows_need_not_be_aligned)
+{
+    static const DType types[] = {DT_F32, DT_BF16, DT_F16};
+    static const float row[] = {0.5f, -2.0f, 1.75f};
+    for (int t = 0; t < 3; t++)
+        for (size_t shift = 0; shift < 4; shift++) {
+            unsigned char stored[16];
+            float back[3];
+            convert_from_f32(stored + shift, types[t], row, 3);
+            convert_to_f32(back, stored + shift, types[t], 3);
+            cr_assert_eq(memcmp(row, back, sizeof row), 0, "type %d, shift %zu", t, shift);
+        }
+}
