@@ -215,7 +215,9 @@ static Status read_file(Build *b, int file, Pool *pool, Err *err)
     while ((status = rows_next(r, &text, &len, &line, err)) == OK && text) {
         if (b->format->src->limit > 0 && b->n_rows == b->format->src->limit) break;
         b->n_rows++;
-        b->jobs[b->n_jobs++] = (Job){.text = xstrndup(text, len), .len = len, .line = line};
+        char *copy = xmalloc(len + 1); /* a row may hold NUL bytes */
+        memcpy(copy, text, len);
+        b->jobs[b->n_jobs++] = (Job){.text = copy, .len = len, .line = line};
         bytes += len;
         if (b->n_jobs == BATCH_ROWS || bytes > BATCH_BYTES) {
             run_batch(b, pool, file);

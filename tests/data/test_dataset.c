@@ -144,6 +144,32 @@ Test(dataset, every_problem_is_told)
     tmp_dir_remove(dir);
 }
 
+/* NUL bytes: written out they are not JSON, escaped they are text like any other. */
+Test(dataset, nul_bytes)
+{
+    static const char bytes[] = "{\"text\":\"a\\u0000b\"}\n{\"text\":\"a\0b\"}\n";
+    char *dir = tmp_dir(), *path = path_join(dir, "a");
+    Tokenizer *t = byte_tokenizer(dir, 0);
+    Err err = {0};
+    cr_assert(file_write_atomic(path, bytes, sizeof bytes - 1, &err) == OK);
+    DataSource src = text_source(path);
+    DataOpts opts = OPTS;
+    opts.train = &src, opts.n_train = 1;
+    Opened o = open_set(&opts, t, NULL, dir);
+    cr_expect(strncmp(o.problems, "a:2: invalid JSON: ", 19) == 0, "%s", o.problems);
+    opened_clear(&o);
+    cr_assert(file_write_atomic(path, bytes, strchr(bytes, '\n') - bytes, &err) == OK);
+    o = open_set(&opts, t, NULL, dir);
+    cr_assert(o.train != NULL, "%s", o.problems);
+    Document doc = dataset_document(o.train, 0);
+    cr_assert_eq(doc.n, 5);
+    cr_expect(doc.ids[1] == 'a' && doc.ids[2] == 0 && doc.ids[3] == 'b');
+    opened_clear(&o);
+    free(path);
+    tokenizer_free(t);
+    tmp_dir_remove(dir);
+}
+
 Test(dataset, options)
 {
     char *dir = tmp_dir();
@@ -392,12 +418,12 @@ Test(cache, hit_equals_miss)
     same_documents(miss.train, hit.train);
     opened_clear(&hit);
 
-    /* damage at every 97th byte, and every shorter length */
+    /* damage here and there, and lengths that are too short */
     char *bytes;
     size_t n;
     Err err = {0};
     cr_assert(file_read(&bytes, &n, file, &err) == OK);
-    for (size_t i = 0; i < n; i += 97) {
+    for (size_t i = 0; i < n; i += i < 200 ? 19 : 997) {
         bytes[i] ^= 0x10;
         cr_assert(file_write_atomic(file, bytes, n, &err) == OK);
         bytes[i] ^= 0x10;
@@ -408,7 +434,7 @@ Test(cache, hit_equals_miss)
         same_documents(miss.train, hit.train);
         opened_clear(&hit);
     }
-    for (size_t len = 0; len < n; len += len < 200 ? 13 : 997) {
+    for (size_t len = 0; len < n; len += len < 200 ? 29 : 1999) {
         cr_assert(file_write_atomic(file, bytes, len, &err) == OK);
         hit = open_set(&opts, t, pool, dir);
         cr_expect(strstr(hit.warnings, "they are made anew") != NULL, "length %zu", len);
