@@ -72,13 +72,6 @@ static void json_pieces(StrBuf *b, const Tokenizer *t, const int32_t *ids, int64
     strbuf_putc(b, ']');
 }
 
-static Status put(StrBuf *b, Err *err)
-{
-    bool broken = fwrite(b->data, 1, b->len, stdout) != b->len || fflush(stdout);
-    strbuf_clear(b);
-    return broken ? err_set(err, E_FAILED, "cannot write to standard output") : OK;
-}
-
 static Status show_text(const Flags *f, const Tokenizer *t, const char *text, size_t len, Err *err)
 {
     TokenBuf tokens = {0};
@@ -104,7 +97,7 @@ static Status show_text(const Flags *f, const Tokenizer *t, const char *text, si
         strbuf_putc(&b, '\n');
     }
     tokenbuf_clear(&tokens);
-    return put(&b, err);
+    return command_print(&b, err);
 }
 
 static Status show_ids(const Flags *f, const Tokenizer *t, Err *err)
@@ -132,7 +125,7 @@ static Status show_ids(const Flags *f, const Tokenizer *t, Err *err)
             strbuf_append(&b, text.data ? text.data : "", text.len);
         }
         strbuf_putc(&b, '\n');
-        s = put(&b, err);
+        s = command_print(&b, err);
     }
     strbuf_clear(&text);
     free(ids);
@@ -161,7 +154,7 @@ static Status show_row(const Flags *f, const Tokenizer *t, const TokenRow *row, 
         for (int64_t i = 0; i < row->n; i++)
             strbuf_printf(&b, "%s%s", i ? ", " : "", is_trained(row, i) ? "true" : "false");
         strbuf_puts(&b, "]}\n");
-        return put(&b, err);
+        return command_print(&b, err);
     }
     strbuf_printf(&b, "%s:%lld: %lld tokens, %lld trained\n      id  trained  token\n", file,
                   (long long)line, (long long)row->n, (long long)n_trained);
@@ -171,7 +164,7 @@ static Status show_row(const Flags *f, const Tokenizer *t, const TokenRow *row, 
         strbuf_putc(&b, '\n');
     }
     strbuf_putc(&b, '\n');
-    return put(&b, err);
+    return command_print(&b, err);
 }
 
 static Status show_file_rows(const Flags *f, const RowFormat *format, const char *file,

@@ -21,6 +21,14 @@ int command_end_problems(Status s, Problems *p, const Err *err)
     return command_end(s, err);
 }
 
+Status command_print(StrBuf *b, Err *err)
+{
+    bool broken = b->len > 0 && fwrite(b->data, 1, b->len, stdout) != b->len;
+    broken |= fflush(stdout) != 0;
+    strbuf_clear(b);
+    return broken ? err_set(err, E_FAILED, "cannot write to standard output") : OK;
+}
+
 double seconds_now(void)
 {
     struct timespec t;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/log.h"
+#include "base/str.h"
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
@@ -20,6 +21,9 @@ typedef struct Command {
 int command_end(Status s, const Err *err);
 /* The same with all lines of *p before it (err may be NULL), which are freed. */
 int command_end_problems(Status s, Problems *p, const Err *err);
+
+/* Writes the text to standard output and clears *b; E_FAILED when nobody takes it. */
+Status command_print(StrBuf *b, Err *err) MUST_CHECK;
 
 double seconds_now(void); /* of a clock that only goes forward */
 /* Whether progress may be drawn over itself: the log's notes are on and go to a terminal. */

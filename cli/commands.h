@@ -5,4 +5,5 @@
 
 CommandFn cmd_eval;
 CommandFn cmd_generate;
+CommandFn cmd_merge;
 CommandFn cmd_tokenize;

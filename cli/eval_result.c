@@ -2,6 +2,7 @@
 
 #include "base/fs.h"
 #include "base/json.h"
+#include "cli/command.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -93,9 +94,7 @@ Status eval_result_print(const EvalResult *r, bool json, Err *err)
         print_json(&b, r);
     else
         print_text(&b, r);
-    bool broken = fwrite(b.data, 1, b.len, stdout) != b.len || fflush(stdout);
-    strbuf_clear(&b);
-    return broken ? err_set(err, E_FAILED, "cannot write to standard output") : OK;
+    return command_print(&b, err);
 }
 
 Status eval_result_write(const EvalResult *r, const char *path, Err *err)

@@ -7,6 +7,7 @@
 static const Command commands[] = {
     {"eval", cmd_eval, "loss and perplexity over a data set, ROUGE of generated answers"},
     {"generate", cmd_generate, "text from a model: one prompt, a chat, or JSONL to JSONL"},
+    {"merge", cmd_merge, "a LoRA adapter folded into its base model"},
     {"tokenize", cmd_tokenize, "ids and pieces of a text; which tokens of a data file are trained"},
     {NULL, NULL, NULL},
 };
