@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Loads adapters, merged models and saved models of ours with PEFT and transformers, and compares logits.
+
+    tools/check_peft.py BUILD_FOLDER
+
+Run by hand with a Python that has torch, transformers and peft; says so and ends with 77 (skipped) without them.
+BUILD_FOLDER/tests/model/write_for_peft writes what is loaded.
+"""
+import pathlib
+import subprocess
+import sys
+import tempfile
+import warnings
+
+try:
+    import peft
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+except ImportError as e:
+    print(f"skipped: {e}; needs torch, transformers and peft")
+    sys.exit(77)
+
+transformers.utils.logging.disable_progress_bar()
+TOLERANCE = 1e-5  # of the largest logit
+FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "tests/fixtures"
+
+
+def load(folder):
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not info[kind], f"{folder}: {kind}: {info[kind]}"
+    return model.eval()
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(input_ids=ids).logits.float()
+
+
+def differs(got, want):
+    return ((got - want).abs().max() / want.abs().max()).item()
+
+
+def main():
+    build = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build")
+    failed = 0
+    with tempfile.TemporaryDirectory() as tmp:
+        out = pathlib.Path(tmp)
+        listing = subprocess.run([build / "tests/model/write_for_peft", FIXTURES, out], check=True,
+                                 capture_output=True, text=True).stdout
+        for kind, name, base in (line.split("\t") for line in listing.splitlines()):
+            ids = load_file(FIXTURES / base / "io.safetensors")["input_ids"].reshape(-1)
+            want = load_file(out / name / "logits.safetensors")["logits"]
+            ids = ids[:want.shape[0] * want.shape[1]].reshape(want.shape[:2])
+            results = {}
+            if kind == "model":
+                results["loaded"] = differs(logits(load(out / name), ids), want)
+            else:
+                with warnings.catch_warnings(record=True) as told:
+                    warnings.simplefilter("always")
+                    model = peft.PeftModel.from_pretrained(load(FIXTURES / base), out / name)
+                told = [str(w.message) for w in told if "missing" in str(w.message).lower()]
+                assert not told, told
+                results["adapter"] = differs(logits(model.eval(), ids), want)
+                results["merged"] = differs(logits(load(f"{out / name}-merged"), ids), want)
+                plain = differs(logits(load(FIXTURES / base), ids), want)
+                assert plain > 1e-3, f"{name}: the adapter changes nothing"
+            ok = all(d <= TOLERANCE for d in results.values())
+            failed += not ok
+            print(f"{'ok  ' if ok else 'FAIL'} {name:14}", "  ".join(f"{k} {d:.1e}" for k, d in results.items()))
+    print(f"transformers {transformers.__version__}, peft {peft.__version__}, torch {torch.__version__}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
