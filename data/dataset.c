@@ -174,6 +174,8 @@ static void count_left_out(Dataset *d)
         if (r->untrained == 0) r->first_untrained_line = s->stats.first_untrained_line;
         r->untrained += s->stats.untrained;
         r->empty_answers += s->stats.empty_answers;
+        if (r->spelled_tokens == 0) r->first_spelled_line = s->stats.first_spelled_line;
+        r->spelled_tokens += s->stats.spelled;
         r->from_cache = r->from_cache && s->from_cache;
     }
 }
@@ -224,6 +226,13 @@ static void warn_report(const Dataset *d, const DataOpts *opts, Log *log)
         log_warn(log, "%lld documents are cut at %lld tokens (%lld tokens dropped)",
                  (long long)r->truncated, (long long)opts->max_length,
                  (long long)r->dropped_tokens);
+    if (r->spelled_tokens > 0)
+        log_warn(
+            log,
+            "%lld rows spell special tokens such as <s> or <|eot_id|> in their text (the first "
+            "at line %lld): they stay plain text; rendered chats belong into the format "
+            "messages, with a template",
+            (long long)r->spelled_tokens, (long long)r->first_spelled_line);
     if (r->packed_rows == 0)
         log_warn(log, "the documents do not fill one row of %lld tokens: nothing to train on",
                  (long long)opts->max_length);

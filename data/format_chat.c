@@ -1,11 +1,9 @@
 /* Conversations: OpenAI's `messages`, ShareGPT's `conversations`, and prompt/completion rows that hold
  * lists of messages. */
-#include "data/formats.h"
+#include "data/formats_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-enum { LIST, ROLE, CONTENT };
 
 void format_add_message(FormatScratch *s, ChatMessage m)
 {
@@ -85,8 +83,8 @@ static Status read_list(const RowFormat *f, const Json *row, const char *asked, 
     bool own = f->src->format != DATA_COMPLETION; /* whose role and content may be mapped */
     for (size_t i = 0; i < json_size(list); i++) {
         char *where = str_format("%s[%zu]", name, i);
-        Status status = read_message(json_at(list, i), own ? f->names[ROLE] : "role",
-                                     own ? f->names[CONTENT] : "content", where, s, err);
+        Status status = read_message(json_at(list, i), own ? f->names[CHAT_ROLE] : "role",
+                                     own ? f->names[CHAT_CONTENT] : "content", where, s, err);
         free(where);
         if (status != OK) return status;
     }
@@ -105,10 +103,10 @@ Status format_read_messages(const RowFormat *f, const Json *row, bool answer_req
         TRY(read_list(f, row, "completion", f->names[1], answer_required, s, err));
         break;
     case DATA_SHAREGPT:
-        TRY(read_list(f, row, "conversations", f->names[LIST], true, s, err));
+        TRY(read_list(f, row, "conversations", f->names[CHAT_LIST], true, s, err));
         break;
     default:
-        TRY(read_list(f, row, "messages", f->names[LIST], true, s, err));
+        TRY(read_list(f, row, "messages", f->names[CHAT_LIST], true, s, err));
         break;
     }
     if (system && s->n_messages > 1 && str_eq(s->messages[1].role, "system")) {

@@ -1,14 +1,8 @@
-/* The formats with a prompt and an answer, plain text and ready tokens.  Conversations: format_chat.c. */
-#include "data/formats.h"
+/* The table of formats, the check of a source's settings, and the way from a row to tokens. */
+#include "data/formats_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* A format's fields in the order of RowFormat.names. */
-enum { ALPACA_INSTRUCTION, ALPACA_INPUT, ALPACA_OUTPUT };
-enum { SAMSUM_DIALOGUE, SAMSUM_SUMMARY };
-enum { COMPLETION_PROMPT, COMPLETION_ANSWER };
-enum { TOKENS_IDS, TOKENS_LABELS };
 
 static const struct {
     const char *name;
@@ -25,14 +19,6 @@ static const struct {
 };
 enum { N_FORMATS = sizeof FORMATS / sizeof *FORMATS };
 
-/* Stanford Alpaca's two prompts; the answer follows the last colon with nothing between. */
-static const char ALPACA_WITH_INPUT[] =
-    "Below is an instruction that describes a task, paired with an input that provides further "
-    "context. Write a response that appropriately completes the request.\n\n### Instruction:\n";
-static const char ALPACA_WITHOUT_INPUT[] =
-    "Below is an instruction that describes a task. Write a response that appropriately completes "
-    "the request.\n\n### Instruction:\n";
-
 const char *format_name(DataFormat format)
 {
     return (unsigned)format < N_FORMATS ? FORMATS[format].name : NULL;
@@ -40,7 +26,7 @@ const char *format_name(DataFormat format)
 
 /* --- opening ------------------------------------------------------------------------------- */
 
-static const char *mapped(const DataSource *src, const char *name)
+const char *format_mapped(const DataSource *src, const char *name)
 {
     for (int i = 0; i < src->n_fields; i++)
         if (str_eq(src->fields[i].from, name)) return src->fields[i].to;
@@ -115,12 +101,26 @@ int format_vocab_size(const Tokenizer *t)
     return t ? tokenizer_vocab_size(t) : INT32_MAX;
 }
 
+static void find_spelled(RowFormat *f)
+{
+    static const char *const markers[] = {"<|eot_id|>", "<|start_header_id|>", "<|im_start|>",
+                                          "<|im_end|>"};
+    const char *ends[2] = {tokenizer_piece(f->t, f->bos), tokenizer_piece(f->t, f->eos)};
+    for (int i = 0; i < 2; i++)
+        if (ends[i] && *ends[i]) f->spelled[f->n_spelled++] = ends[i];
+    for (size_t i = 0; i < sizeof markers / sizeof *markers; i++)
+        if (tokenizer_id(f->t, markers[i]) >= 0) f->spelled[f->n_spelled++] = markers[i];
+}
+
 Status format_open(RowFormat *out, const DataSource *src, TrainOn train_on, const Tokenizer *t,
                    Err *err)
 {
     ASSERT((unsigned)src->format < N_FORMATS, "format %d", (int)src->format);
     ASSERT(t || src->format == DATA_TOKENS, "no tokenizer for %s", src->path);
-    RowFormat f = {.src = src, .t = t, .train_on = train_on};
+    RowFormat f = {.src = src, .t = t, .bos = -1, .eos = -1, .train_on = train_on};
+    if (t) f.bos = tokenizer_bos(t), f.eos = tokenizer_eos(t);
+    f.fields = FORMATS[src->format].fields;
+    f.answer = FORMATS[src->format].answer;
     f.as_chat = src->chat == TEMPLATE_LLAMA2 || src->chat == TEMPLATE_LLAMA3 ||
                 src->chat == TEMPLATE_LLAMA31 || src->chat == TEMPLATE_CHATML;
     TRY(check_template(&f, err));
@@ -133,9 +133,12 @@ Status format_open(RowFormat *out, const DataSource *src, TrainOn train_on, cons
     }
     for (int i = 0; i < FORMAT_MAX_FIELDS; i++) {
         const char *name = FORMATS[src->format].fields[i];
-        f.names[i] = name ? mapped(src, name) : NULL;
+        f.names[i] = name ? format_mapped(src, name) : NULL;
     }
-    if (t) f.rules = render_rules(t);
+    if (t) {
+        f.rules = render_rules(t);
+        find_spelled(&f);
+    }
     *out = f;
     return OK;
 }
@@ -193,133 +196,13 @@ Status format_string(const Json *row, const char *asked, const char *name, bool 
     return err_set(err, E_INPUT, "%s: must be a string, found %s", name, json_kind_name(j));
 }
 
-static Status field(const RowFormat *f, const Json *row, int i, bool required, const char **text,
+Status format_field(const RowFormat *f, const Json *row, int i, bool required, const char **text,
                     size_t *len, Err *err)
 {
-    return format_string(row, FORMATS[f->src->format].fields[i], f->names[i], required, text, len,
-                         err);
+    return format_string(row, f->fields[i], f->names[i], required, text, len, err);
 }
 
-/* --- prompts ------------------------------------------------------------------------------- */
-
-/* What a {field} puts in: a string as it is, a number or bool as JSON writes it. */
-static Status put_field(const Json *row, const char *name, Rendering *r, bool trained, Err *err)
-{
-    const Json *j = json_get(row, name);
-    const char *s;
-    size_t n;
-    if (!j) return format_missing(row, name, name, err);
-    if (json_str(j, &s, &n)) {
-        rendering_text(r, s, n, trained);
-        return OK;
-    }
-    JsonKind kind = json_kind(j);
-    if (kind != JK_INT && kind != JK_REAL && kind != JK_BOOL)
-        return err_set(err, E_INPUT, "%s: the prompt puts it in, so it must be a string, found %s",
-                       name, json_kind_name(j));
-    StrBuf b = {0};
-    json_write(&b, j, 0);
-    rendering_text(r, b.data, b.len, trained);
-    strbuf_clear(&b);
-    return OK;
-}
-
-static Status put_custom(const RowFormat *f, const Json *row, Rendering *r, bool trained, Err *err)
-{
-    r->starts_with_bos = f->prompt.starts_with_bos;
-    for (int i = 0; i < f->prompt.n; i++) {
-        const PromptPart *p = &f->prompt.parts[i];
-        if (p->token >= 0)
-            rendering_token(r, p->token, trained && p->token != tokenizer_bos(f->t));
-        else if (p->is_field)
-            TRY(put_field(row, mapped(f->src, p->text), r, trained, err));
-        else
-            rendering_text(r, p->text, p->len, trained);
-    }
-    return OK;
-}
-
-static Status put_alpaca(const RowFormat *f, const Json *row, Rendering *r, bool plain,
-                         bool trained, Err *err)
-{
-    const char *ins, *in;
-    size_t n_ins, n_in;
-    TRY(field(f, row, ALPACA_INSTRUCTION, true, &ins, &n_ins, err));
-    TRY(field(f, row, ALPACA_INPUT, false, &in, &n_in, err));
-    if (plain) { /* as a user would write it into a chat, or raw */
-        rendering_text(r, ins, n_ins, trained);
-        if (n_in > 0 && f->as_chat) rendering_puts(r, "\n\n", trained);
-        if (n_in > 0) rendering_text(r, in, n_in, trained);
-        return OK;
-    }
-    rendering_puts(r, n_in > 0 ? ALPACA_WITH_INPUT : ALPACA_WITHOUT_INPUT, trained);
-    rendering_text(r, ins, n_ins, trained);
-    if (n_in > 0) {
-        rendering_puts(r, "\n\n### Input:\n", trained);
-        rendering_text(r, in, n_in, trained);
-    }
-    rendering_puts(r, "\n\n### Response:", trained);
-    return OK;
-}
-
-/* llama-recipes writes BOS itself and tokenises prompt and answer apart. */
-static Status put_samsum(const RowFormat *f, const Json *row, Rendering *r, bool trained, Err *err)
-{
-    const char *s;
-    size_t n;
-    TRY(field(f, row, SAMSUM_DIALOGUE, true, &s, &n, err));
-    bool raw = f->src->chat == TEMPLATE_RAW;
-    if (!f->as_chat && !raw && tokenizer_bos(f->t) >= 0) {
-        rendering_token(r, tokenizer_bos(f->t), false);
-        r->starts_with_bos = true;
-    }
-    if (!raw) rendering_puts(r, "Summarize this dialog:\n", trained);
-    rendering_text(r, s, n, trained);
-    if (!raw) rendering_puts(r, "\n---\nSummary:\n", trained);
-    if (!raw) rendering_break(r);
-    return OK;
-}
-
-/* All that stands before the answer, in the source's own template. */
-static Status put_prompt(const RowFormat *f, const Json *row, Rendering *r, bool trained, Err *err)
-{
-    const char *s;
-    size_t n;
-    r->prompt_counted_alone = true;
-    if (f->src->chat == TEMPLATE_PROMPT) return put_custom(f, row, r, trained, err);
-    switch (f->src->format) {
-    case DATA_ALPACA:
-        return put_alpaca(f, row, r, f->as_chat || f->src->chat == TEMPLATE_RAW, trained, err);
-    case DATA_SAMSUM:
-        return put_samsum(f, row, r, trained, err);
-    case DATA_COMPLETION:
-        TRY(field(f, row, COMPLETION_PROMPT, true, &s, &n, err));
-        rendering_text(r, s, n, trained);
-        return OK;
-    default:
-        return OK; /* text has no prompt */
-    }
-}
-
-/* The pair as a chat of two turns: s->messages, with the user's text in s->text. */
-static Status pair_as_chat(const RowFormat *f, const Json *row, bool answer_required,
-                           FormatScratch *s, Err *err)
-{
-    TRY(put_prompt(f, row, &s->r, false, err));
-    strbuf_reset(&s->text);
-    strbuf_append(&s->text, s->r.text.data ? s->r.text.data : "", s->r.text.len);
-    rendering_reset(&s->r);
-    s->n_messages = 0;
-    if (f->src->system)
-        format_add_message(s,
-                           (ChatMessage){"system", f->src->system, strlen(f->src->system), false});
-    format_add_message(s, (ChatMessage){"user", s->text.data, s->text.len, false});
-    ChatMessage answer = {"assistant", NULL, 0, true};
-    TRY(field(f, row, FORMATS[f->src->format].answer, answer_required, &answer.text, &answer.len,
-              err));
-    if (answer.text) format_add_message(s, answer);
-    return OK;
-}
+/* --- rows ---------------------------------------------------------------------------------- */
 
 static bool row_is_chat(const RowFormat *f, const Json *row)
 {
@@ -334,8 +217,7 @@ static void raw_chat(const RowFormat *f, Rendering *r, const ChatMessage *m, int
     for (int i = 0; i < n; i++) {
         bool trained = all || m[i].trained;
         rendering_text(r, m[i].text, m[i].len, trained);
-        if (str_eq(m[i].role, "assistant") && tokenizer_eos(f->t) >= 0)
-            rendering_token(r, tokenizer_eos(f->t), trained);
+        if (str_eq(m[i].role, "assistant") && f->eos >= 0) rendering_token(r, f->eos, trained);
     }
 }
 
@@ -347,62 +229,18 @@ static Status render_chat(const RowFormat *f, FormatScratch *s, int n, bool all,
     return OK;
 }
 
-/* --- tokens -------------------------------------------------------------------------------- */
-
-static Status read_ids(const RowFormat *f, const Json *list, const char *name, int64_t *at,
-                       int64_t *value, bool labels, Err *err)
-{
-    const Json *j = json_at(list, (size_t)*at);
-    if (!json_int(j, value))
-        return err_set(err, E_INPUT, "%s[%lld]: must be an integer, found %s", name, (long long)*at,
-                       json_kind_name(j));
-    if (labels && *value == UNTRAINED) return OK;
-    if (*value < 0 || *value >= format_vocab_size(f->t))
-        return err_set(err, E_INPUT, "%s[%lld]: %lld is no token: %s has 0 to %d%s", name,
-                       (long long)*at, (long long)*value, f->t ? "the tokenizer" : "a vocabulary",
-                       format_vocab_size(f->t) - 1, labels ? ", and -100 says not trained" : "");
-    return OK;
-}
-
-static Status tokens_row(const RowFormat *f, const Json *row, TokenRow *out, Err *err)
-{
-    const char *name = f->names[TOKENS_IDS], *label_name = f->names[TOKENS_LABELS];
-    const Json *ids = json_get(row, name), *labels = json_get(row, label_name);
-    if (!ids) return format_missing(row, "input_ids", name, err);
-    if (json_kind(ids) != JK_ARRAY)
-        return err_set(err, E_INPUT, "%s: must be an array of integers, found %s", name,
-                       json_kind_name(ids));
-    if (labels && json_kind(labels) != JK_NULL && json_kind(labels) != JK_ARRAY)
-        return err_set(err, E_INPUT, "%s: must be an array of integers, found %s", label_name,
-                       json_kind_name(labels));
-    bool has_labels = labels && json_kind(labels) == JK_ARRAY;
-    if (has_labels && json_size(labels) != json_size(ids))
-        return err_set(err, E_INPUT, "%s: has %zu entries, %s has %zu; they must be as many",
-                       label_name, json_size(labels), name, json_size(ids));
-    if (json_size(ids) == 0) return err_set(err, E_INPUT, "%s: is empty", name);
-    const Json *mask = json_get(row, "attention_mask");
-    for (int64_t i = 0; i < (int64_t)json_size(ids); i++) {
-        int64_t id, label, m;
-        TRY(read_ids(f, ids, name, &i, &id, false, err));
-        label = id;
-        if (has_labels) TRY(read_ids(f, labels, label_name, &i, &label, true, err));
-        if (json_int(json_at(mask, (size_t)i), &m) && m == 0)
-            return err_set(
-                err, E_INPUT,
-                "attention_mask[%lld]: is 0, and rows are taken without padding; cut the "
-                "padding off",
-                (long long)i);
-        token_row_push(out, (int32_t)id, (int32_t)label);
-    }
-    return OK;
-}
-
-/* --- rows ---------------------------------------------------------------------------------- */
-
 static Status check_object(const Json *row, Err *err)
 {
     if (json_kind(row) == JK_OBJECT) return OK;
     return err_set(err, E_INPUT, "the row must be an object {...}, found %s", json_kind_name(row));
+}
+
+/* Text that was rendered elsewhere would be trained as plain characters: that is worth a warning. */
+static bool spells_special(const RowFormat *f, const Rendering *r)
+{
+    for (int i = 0; i < f->n_spelled && r->text.len > 0; i++)
+        if (strstr(r->text.data, f->spelled[i])) return true;
+    return false;
 }
 
 /* A prompt may put a field in many times, so a row's size says nothing of the text's. */
@@ -411,6 +249,7 @@ static Status encode(const RowFormat *f, FormatScratch *s, TokenRow *out, Err *e
     if (s->r.text.len >= (size_t)1 << 30)
         return err_set(err, E_INPUT, "the row makes a text of %zu bytes, at most 2^30 can be read",
                        s->r.text.len);
+    s->spells = spells_special(f, &s->r);
     render_encode(out, &s->r, f->t, f->rules, &s->tokens);
     return OK;
 }
@@ -418,42 +257,24 @@ static Status encode(const RowFormat *f, FormatScratch *s, TokenRow *out, Err *e
 Status format_row(const RowFormat *f, const Json *row, FormatScratch *s, TokenRow *out, Err *err)
 {
     TRY(check_object(row, err));
-    if (f->src->format == DATA_TOKENS) return tokens_row(f, row, out, err);
+    if (f->src->format == DATA_TOKENS) return format_tokens(f, row, out, err);
     rendering_reset(&s->r);
     bool all = f->train_on == TRAIN_ON_ALL;
     if (row_is_chat(f, row)) {
         TRY(format_read_messages(f, row, true, s, err));
         TRY(render_chat(f, s, s->n_messages, all, false, err));
     } else if (f->as_chat) {
-        TRY(pair_as_chat(f, row, true, s, err));
+        TRY(format_pair_as_chat(f, row, true, s, err));
         TRY(render_chat(f, s, s->n_messages, all, false, err));
     } else {
         const char *answer;
         size_t n;
-        TRY(put_prompt(f, row, &s->r, all, err));
-        TRY(field(f, row, FORMATS[f->src->format].answer, true, &answer, &n, err));
+        TRY(format_put_prompt(f, row, &s->r, all, err));
+        TRY(format_field(f, row, f->answer, true, &answer, &n, err));
         rendering_text(&s->r, answer, n, true);
-        if (tokenizer_eos(f->t) >= 0) rendering_token(&s->r, tokenizer_eos(f->t), true);
+        if (f->eos >= 0) rendering_token(&s->r, f->eos, true);
     }
     return encode(f, s, out, err);
-}
-
-static Status tokens_prompt(const RowFormat *f, const Json *row, TokenRow *out, char **answer,
-                            Err *err)
-{
-    TRY(tokens_row(f, row, out, err));
-    int64_t n = 0;
-    while (n < out->n && out->labels[n] == UNTRAINED)
-        n++;
-    if (n > 0 && n < out->n) {
-        StrBuf b = {0};
-        tokenizer_decode(f->t, &b, out->ids + n, out->n - n, true);
-        *answer = strbuf_take(&b);
-        out->n = n;
-    }
-    for (int64_t i = 0; i < out->n; i++)
-        out->labels[i] = UNTRAINED;
-    return OK;
 }
 
 Status format_row_prompt(const RowFormat *f, const Json *row, FormatScratch *s, TokenRow *out,
@@ -461,7 +282,7 @@ Status format_row_prompt(const RowFormat *f, const Json *row, FormatScratch *s, 
 {
     *answer = NULL;
     TRY(check_object(row, err));
-    if (f->src->format == DATA_TOKENS) return tokens_prompt(f, row, out, answer, err);
+    if (f->src->format == DATA_TOKENS) return format_tokens_prompt(f, row, out, answer, err);
     rendering_reset(&s->r);
     bool chat = row_is_chat(f, row);
     const char *text = NULL;
@@ -470,7 +291,7 @@ Status format_row_prompt(const RowFormat *f, const Json *row, FormatScratch *s, 
         if (chat)
             TRY(format_read_messages(f, row, false, s, err));
         else
-            TRY(pair_as_chat(f, row, false, s, err));
+            TRY(format_pair_as_chat(f, row, false, s, err));
         int turns = s->n_messages;
         if (turns > 1 && str_eq(s->messages[turns - 1].role, "assistant")) {
             text = s->messages[turns - 1].text;
@@ -481,11 +302,11 @@ Status format_row_prompt(const RowFormat *f, const Json *row, FormatScratch *s, 
     } else if (f->src->format == DATA_TEXT && f->src->chat != TEMPLATE_PROMPT) {
         const char *prompt;
         size_t n_prompt;
-        TRY(field(f, row, 0, true, &prompt, &n_prompt, err));
+        TRY(format_field(f, row, 0, true, &prompt, &n_prompt, err));
         rendering_text(&s->r, prompt, n_prompt, false);
     } else {
-        TRY(put_prompt(f, row, &s->r, false, err));
-        TRY(field(f, row, FORMATS[f->src->format].answer, false, &text, &n, err));
+        TRY(format_put_prompt(f, row, &s->r, false, err));
+        TRY(format_field(f, row, f->answer, false, &text, &n, err));
     }
     TRY(encode(f, s, out, err));
     if (text) *answer = xstrndup(text, n);

@@ -14,12 +14,17 @@ enum { FORMAT_MAX_FIELDS = 3 };
 typedef struct RowFormat {
     const DataSource *src;
     const Tokenizer *t;
+    int bos, eos; /* or -1 */
     RenderRules rules;
     TrainOn train_on;
-    const char *names[FORMAT_MAX_FIELDS]; /* as the file calls the format's fields */
+    const char *const *fields;            /* the format's own names */
+    const char *names[FORMAT_MAX_FIELDS]; /* as the file calls them */
+    int answer;                           /* which of them is the answer, or -1 */
     bool as_chat;                         /* through a chat template */
     Chat chat;
-    Prompt prompt; /* TEMPLATE_PROMPT, field names as the file has them */
+    Prompt prompt;          /* TEMPLATE_PROMPT */
+    const char *spelled[8]; /* special tokens that a text should not spell out */
+    int n_spelled;
 } RowFormat;
 
 Status format_open(RowFormat *out, const DataSource *src, TrainOn train_on, const Tokenizer *t,
@@ -36,6 +41,7 @@ typedef struct FormatScratch {
     StrBuf text;
     ChatMessage *messages;
     int n_messages, cap_messages;
+    bool spells; /* the last row's text spells a special token, which stays text */
 } FormatScratch;
 void format_scratch_clear(FormatScratch *s);
 
@@ -48,13 +54,7 @@ Status format_row(const RowFormat *f, const Json *row, FormatScratch *s, TokenRo
 Status format_row_prompt(const RowFormat *f, const Json *row, FormatScratch *s, TokenRow *out,
                          char **answer, Err *err) MUST_CHECK;
 
-/* In format_chat.c: reads the turns of a `messages`, `sharegpt` or conversational prompt/completion row to
- * s->messages, and marks the trained ones. */
-Status format_read_messages(const RowFormat *f, const Json *row, bool answer_required,
-                            FormatScratch *s, Err *err) MUST_CHECK;
-/* A string field; *text NULL when it is absent or null and not required. */
+/* A string field; *text NULL when it is absent or null and not required.  asked: the format's name of it,
+ * name: the file's. */
 Status format_string(const Json *row, const char *asked, const char *name, bool required,
                      const char **text, size_t *len, Err *err) MUST_CHECK;
-/* "name: missing; ..." with what the object has instead. */
-Status format_missing(const Json *row, const char *asked, const char *name, Err *err);
-void format_add_message(FormatScratch *s, ChatMessage m);

@@ -56,7 +56,7 @@ typedef struct DataSource {
                     * Validation takes each row once */
     FieldMap *fields;
     int n_fields;
-    int line; /* of this source in the config, for messages */
+    int line;      /* of this source in the config, for messages */
     int64_t limit; /* only the first rows; 0: all */
 } DataSource;
 
@@ -92,7 +92,10 @@ typedef struct DataReport {
     double fill;           /* tokens / (packed_rows * max_length) */
     int64_t max_documents; /* most documents in one packed row */
     bool from_cache;
-    int64_t empty_answers;    /* rows that train on EOS alone */
+    int64_t empty_answers; /* rows that train on EOS alone */
+    int64_t
+        spelled_tokens; /* rows whose text spells a special token ("</s>"): it stays plain text */
+    int64_t first_spelled_line;
     int64_t eval_duplicates;  /* training rows that equal a validation row */
     int64_t remainder_tokens; /* PACK_CONCAT: at the end of epoch 0, in no row */
 } DataReport;

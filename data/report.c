@@ -44,6 +44,10 @@ void dataset_report_print(FILE *to, const char *name, const DataReport *r, const
     line(to, "untrained rows", r->untrained, note);
     line(to, "EOS alone", r->empty_answers, "rows whose only trained token it is");
     note[0] = 0;
+    if (r->spelled_tokens)
+        snprintf(note, sizeof note, "the first at line %lld", (long long)r->first_spelled_line);
+    line(to, "spelled tokens", r->spelled_tokens, note);
+    note[0] = 0;
     if (r->eval_duplicates)
         snprintf(note, sizeof note, "and %s equal to validation rows",
                  grouped(r->eval_duplicates, s));
@@ -86,7 +90,7 @@ void document_print(FILE *to, const Document *doc, const Tokenizer *t, int64_t m
     fprintf(to, "%8s %8s  %-7s  %s\n", "position", "id", "trained", "token");
     for (int64_t i = 0; i < n; i++) {
         bool trained = i > 0 && doc->labels[i] != UNTRAINED;
-        const char *piece = tokenizer_piece(t, doc->ids[i]);
+        const char *piece = t ? tokenizer_piece(t, doc->ids[i]) : NULL;
         fprintf(to, "%8lld %8d  %-7s  ", (long long)i, (int)doc->ids[i], trained ? "yes" : "-");
         put_piece(to, piece ? piece : "?");
         if (trained && doc->labels[i] != doc->ids[i])

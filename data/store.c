@@ -21,7 +21,7 @@ typedef struct Job {
     TokenRow out;
     DocEntry *docs; /* .start counts from the row's first token */
     int n_docs;
-    bool untrained, empty_answer;
+    bool untrained, empty_answer, spells;
     char *problem;
 } Job;
 
@@ -80,7 +80,7 @@ static void add_document(Job *job, const TokenRow *row, int64_t from, int64_t to
 
 static void split_row(const Build *b, Job *job, const TokenRow *row)
 {
-    int bos = tokenizer_bos(b->format->t);
+    int bos = b->format->bos;
     bool has_bos = bos >= 0 && row->ids[0] == bos;
     int64_t max = b->opts->max_length, kept = 0;
     int piece = 1;
@@ -123,7 +123,7 @@ static void finish_row(const Build *b, Job *job, const TokenRow *row)
                        "rows to be skipped",
                        b->file, (long long)job->line, why);
     job->empty_answer = job->n_docs == 1 && job->docs[0].n_trained == 1 && row->n > 0 &&
-                        row->labels[row->n - 1] == tokenizer_eos(b->format->t) && !too_long;
+                        row->labels[row->n - 1] == b->format->eos && !too_long;
 }
 
 static void run_task(void *ud, int64_t task)
@@ -141,7 +141,9 @@ static void run_task(void *ud, int64_t task)
         Status s = json_parse(&json, job->text, job->len, b->file, (int)job->line,
                               JSON_REFUSE_DUPLICATES, &err);
         if (s == OK) {
+            scratch->spells = false;
             s = format_row(b->format, json, scratch, &row, &err);
+            job->spells = scratch->spells;
             if (s != OK) s = err_wrap(&err, s, "%s:%lld", b->file, (long long)job->line);
         }
         json_free(json);
@@ -168,6 +170,7 @@ static void append_job(Build *b, Job *job, int file)
         return;
     }
     s->stats.empty_answers += job->empty_answer;
+    if (job->spells && s->stats.spelled++ == 0) s->stats.first_spelled_line = job->line;
     int64_t n = job->out.n;
     if (s->n_tokens + n > b->cap_tokens) {
         b->cap_tokens = 2 * (s->n_tokens + n);
@@ -355,7 +358,7 @@ static void warn_template(const RowFormat *f, Log *log)
     if (f->chat.default_system && !f->src->system)
         log_verbose(log, "%s: conversations without a system message get the model's own: \"%s\"",
                     f->src->path, f->chat.default_system);
-    if (tokenizer_eos(f->t) < 0 && !f->as_chat && f->src->format != DATA_TOKENS)
+    if (f->eos < 0 && !f->as_chat && f->src->format != DATA_TOKENS)
         log_warn(log, "%s: the tokenizer has no EOS: answers will not end", f->src->path);
 }
 

@@ -25,6 +25,8 @@ typedef struct StoreStats {
     int64_t untrained; /* left out */
     int64_t first_untrained_line;
     int64_t empty_answers;
+    int64_t spelled; /* rows whose text spells a special token */
+    int64_t first_spelled_line;
 } StoreStats;
 
 typedef struct TokenStore {

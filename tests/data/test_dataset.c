@@ -369,6 +369,64 @@ Test(dataset, validation)
     tmp_dir_remove(dir);
 }
 
+/* Two sources by weight; text that was rendered elsewhere. */
+Test(dataset, two_sources)
+{
+    char *dir = tmp_dir();
+    Tokenizer *t = byte_tokenizer(dir, 0);
+    char *text = numbered(20, 0);
+    DataSource src[2] = {
+        text_source(put_file(dir, "a", text)),
+        text_source(put_file(dir, "b", "{\"text\":\"x\"}\n{\"text\":\"<s>[INST] y\"}\n"))};
+    src[1].weight = 2.5;
+    DataOpts opts = OPTS;
+    opts.train = src, opts.n_train = 2, opts.packing = PACK_OFF;
+    Opened o = open_set(&opts, t, NULL, dir);
+    cr_assert(o.train != NULL, "%s", o.problems);
+    cr_expect_eq(dataset_size(o.train), 22);
+    cr_expect_eq(dataset_report(o.train)->packed_rows, 25);
+    cr_expect_eq(dataset_report(o.train)->spelled_tokens, 1);
+    cr_expect(strstr(o.warnings, "1 rows spell special tokens such as") != NULL);
+    for (int64_t i = 0; i < 22; i++) {
+        Document doc = dataset_document(o.train, i);
+        cr_expect(doc.id == i && doc.line == (i < 20 ? i : i - 20) + 1);
+        cr_expect_str_eq(path_base(doc.file), i < 20 ? "a" : "b");
+    }
+    opened_clear(&o);
+    free(text);
+    free(src[0].path);
+    free(src[1].path);
+    tokenizer_free(t);
+    tmp_dir_remove(dir);
+}
+
+/* Ready tokens need no tokenizer. */
+Test(dataset, tokens_without_a_tokenizer)
+{
+    char *dir = tmp_dir(), *cache = path_join(dir, "cache");
+    DataSource src = text_source(put_file(
+        dir, "a",
+        "{\"input_ids\":[9,1,2,3,4,5,6],\"labels\":[-100,1,2,3,4,5,6]}\n{\"input_ids\":[7,8]}"));
+    src.format = DATA_TOKENS;
+    DataOpts opts = {.train = &src,
+                     .n_train = 1,
+                     .overlong = OVERLONG_SPLIT,
+                     .max_length = 4,
+                     .cache_dir = cache};
+    for (int hit = 0; hit < 2; hit++) {
+        Opened o = open_set(&opts, NULL, NULL, dir);
+        cr_assert(o.train != NULL, "%s", o.problems);
+        cr_expect_eq(dataset_report(o.train)->from_cache, hit);
+        cr_expect_eq(dataset_size(o.train), 3);
+        Document doc = dataset_document(o.train, 1);
+        cr_expect(doc.n == 4 && doc.ids[0] == 3 && doc.labels[0] == -100 && doc.labels[1] == 4);
+        opened_clear(&o);
+    }
+    free(src.path);
+    free(cache);
+    tmp_dir_remove(dir);
+}
+
 /* --- cache --------------------------------------------------------------------------------- */
 
 static char *cache_file(const char *dir)
@@ -586,6 +644,7 @@ Test(report, prints)
                            "  split                        0\n"
                            "  untrained rows               0\n"
                            "  EOS alone                    0  rows whose only trained token it is\n"
+                           "  spelled tokens               0\n"
                            "  duplicates                   0\n"
                            "  packed rows                  1  of 64 tokens, fill 7.8 %\n"
                            "  most documents               1  in one row\n"
