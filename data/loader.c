@@ -1,4 +1,6 @@
 /* Rows of an epoch as batches of tokens. */
+#include "data/loader.h"
+
 #include "data/epoch.h"
 #include "data/render.h"
 

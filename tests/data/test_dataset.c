@@ -522,6 +522,7 @@ Test(cache, key)
     DataOpts opts = OPTS;
     opts.train = &src, opts.n_train = 1, opts.cache_dir = cache;
     FieldMap map = {.from = (char[]){"text"}, .to = (char[]){"b"}};
+    char prompt[] = "p"; /* outlives the iteration that sets it */
     for (int i = 0; i < 8; i++) {
         const Tokenizer *used = t;
         if (i == 1) opts.max_length = 63;
@@ -529,7 +530,7 @@ Test(cache, key)
         if (i == 3) src.fields = &map, src.n_fields = 1;
         if (i == 4) used = merges;
         if (i == 5) opts.overlong = OVERLONG_SPLIT;
-        if (i == 6) src.chat = TEMPLATE_PROMPT, src.prompt = (char[]){"p"};
+        if (i == 6) src.chat = TEMPLATE_PROMPT, src.prompt = prompt;
         if (i == 7) free(put_file(dir, "a", "{\"text\":\"one\",\"b\":\"twO\"}\n"));
         Opened o = open_set(&opts, used, NULL, dir);
         cr_assert(o.train != NULL, "%d: %s", i, o.problems);
