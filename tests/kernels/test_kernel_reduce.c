@@ -17,18 +17,18 @@ Test(kernel_reduce, sums)
         int64_t n = lengths[i];
         Tensor *x = bed_fill(&b, bed_vector(&b, n), 1, 1, 0.5);
         float *hx = bed_read(&b, x);
-        double want[3] = {0.25, 2.5, 0};
+        double want[3] = {0.5, 5, 0};
         for (int64_t j = 0; j < n; j++) {
             want[0] += (double)hx[j];
             want[1] += (double)hx[j] * (double)hx[j];
         }
-        want[2] = want[1] - 2.5;
+        want[2] = want[1] - 5;
         float start[2] = {0.5f, 5};
         Tensor *out[3] = {bed_vector(&b, 1), bed_vector(&b, 1), bed_vector(&b, 1)};
         tensor_write(&b.dev, out[0], &start[0]);
         tensor_write(&b.dev, out[1], &start[1]);
-        b.dev.k->sum(&b.dev, out[0], 0.5f, x);
-        b.dev.k->sum_squares(&b.dev, out[1], 0.5f, x);
+        b.dev.k->sum(&b.dev, out[0], 1, x);
+        b.dev.k->sum_squares(&b.dev, out[1], 1, x);
         b.dev.k->sum_squares(&b.dev, out[2], 0, x); /* holds NaN before */
         for (int k = 0; k < 3; k++) {
             float *got = bed_read(&b, out[k]);

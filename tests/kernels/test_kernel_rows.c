@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 /* beta 0 must not read the output, which holds NaN then. */
-static const float betas[] = {0, 1, 0.5f};
+static const float betas[] = {0, 1};
 
 static Tensor *output(Bed *b, int64_t rows, int64_t cols, int64_t pad, float beta)
 {
@@ -53,7 +53,7 @@ Test(kernel_rows, bias)
         Tensor *bias = bed_fill(&b, bed_vector(&b, t->cols), 2, 1, 0);
         float *before = bed_read(&b, x), *hb = bed_read(&b, bias);
         double *want = xcalloc((size_t)t->cols, sizeof *want);
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < 2; k++) {
             Tensor *db = bed_vector(&b, t->cols);
             if (betas[k] != 0) bed_fill(&b, db, 3, 1, 0);
             float *old = bed_read(&b, db);
@@ -91,7 +91,7 @@ Test(kernel_rows, embedding)
     float *hw = bed_read(&b, w), *hy = bed_read(&b, y), *hdy = bed_read(&b, dy);
     for (int i = 0; i < N; i++)
         cr_expect_arr_eq(hy + i * COLS, hw + ids[i] * COLS, COLS * sizeof(float));
-    for (int k = 0; k < 3; k++) {
+    for (int k = 0; k < 2; k++) {
         Tensor *dw = output(&b, VOCAB, COLS, 0, betas[k]);
         float *old = bed_read(&b, dw);
         double want[VOCAB * COLS];
@@ -135,7 +135,7 @@ Test(kernel_rows, gather_and_scatter)
         for (int64_t r = 0; r < m; r++)
             cr_expect_arr_eq(hy + r * COLS, hx + cases[i].rows[r] * COLS, COLS * sizeof(float),
                              "%s", cases[i].name);
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < 2; k++) {
             Tensor *dx = output(&b, n, COLS, 0, betas[k]);
             float *old = bed_read(&b, dx);
             double *want = xmalloc((size_t)(n * COLS) * sizeof *want);

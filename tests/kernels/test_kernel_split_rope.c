@@ -188,7 +188,7 @@ Test(kernel_split_rope, equals_formulas)
         check(&b, &heads_cases[i], false, 0);
         check(&b, &heads_cases[i], false, 1);
         check(&b, &heads_cases[i], true, 0);
-        check(&b, &heads_cases[i], true, 0.5f);
+        check(&b, &heads_cases[i], true, 1);
     }
     bed_close(&b);
 }

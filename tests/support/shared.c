@@ -1,4 +1,5 @@
-/* LORAC_SOURCE_ROOT comes from tests/support/meson.build. */
+/* LORAC_SOURCE_ROOT comes from tests/support/meson.build; the variable of the same name stands in where the
+ * tests run on another machine than they were built on. */
 #include "tests/support/shared.h"
 
 #include "base/fs.h"
@@ -7,15 +8,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+static const char *source_root(void)
+{
+    const char *moved = getenv("LORAC_SOURCE_ROOT");
+    return moved ? moved : LORAC_SOURCE_ROOT;
+}
+
 char *source_path(const char *rel)
 {
-    return path_join(LORAC_SOURCE_ROOT, rel);
+    return path_join(source_root(), rel);
 }
 
 char *shared_path(const char *rel)
 {
     const char *root = getenv("LORAC_SHARED");
-    char *path = path_join(root ? root : LORAC_SOURCE_ROOT "/../shared", rel);
+    char *beside = source_path("../shared");
+    char *path = path_join(root ? root : beside, rel);
+    free(beside);
     if (path_exists(path)) return path;
     free(path);
     return NULL;

@@ -1,0 +1,424 @@
+/* Flash attention by cuDNN in bf16, packed documents of any lengths (ragged offsets).  The engine matches the
+ * list of operations, not the mathematics: order and kind are those that NVIDIA's own front end emits.
+ *
+ * A plan fits a capacity: documents and longest document are rounded up, so that few plans serve every batch.
+ * q, k, v and their gradients lie in plain buffers on both sides: fused inputs with plain gradients come out
+ * wrong (found by test on cuDNN 9.19). */
+#include "base/str.h"
+#include "kernels/cuda/cudnn_graph.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/cuda/table.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Shape { /* what a plan depends on; b documents of at most s tokens */
+    int64_t b, s, heads, kv_heads, width, ld_o, ld_do;
+    int64_t backward;
+    float scale;
+    int32_t pad;
+} Shape;
+
+typedef struct Plan {
+    Shape shape;
+    CudnnGraph graph;
+    CudnnTensor *q, *k, *v, *o, *stats, *d_o, *dq, *dk, *dv;
+    CudnnTensor *len_q, *len_kv, *off_q, *off_kv, *off_o, *off_do, *off_stats;
+    CudnnTensor *dq_sum, *delta, *dk_full, *dv_full; /* buffers that the graph wants from us */
+    bool usable;
+    struct Plan *next;
+} Plan;
+
+typedef struct Attention {
+    cudnnHandle_t handle;
+    Plan *plans;
+    int64_t n_cudnn, n_plain; /* calls of each kind, for tests and `bench` */
+} Attention;
+
+void cuda_attention_open(Device *d)
+{
+    Attention *a = xcalloc(1, sizeof *a);
+    cudnnStatus_t s = cudnnCreate(&a->handle);
+    if (s != CUDNN_STATUS_SUCCESS) panic("cuDNN: cudnnCreate: %s", cudnnGetErrorString(s));
+    if (cudnnGetVersion() < 91501)
+        panic("cuDNN %zu is too old: its attention reads out of bounds; 9.15.1 or later is needed",
+              cudnnGetVersion());
+    s = cudnnSetStream(a->handle, cuda_stream(d));
+    if (s != CUDNN_STATUS_SUCCESS) panic("cuDNN: cudnnSetStream: %s", cudnnGetErrorString(s));
+    cuda_impl(d)->attention = a;
+}
+
+void cuda_attention_close(Device *d)
+{
+    Attention *a = cuda_impl(d)->attention;
+    for (Plan *p = a->plans, *next; p; p = next) {
+        next = p->next;
+        cudnn_clear(&p->graph);
+        free(p);
+    }
+    cudnnDestroy(a->handle);
+    free(a);
+}
+
+void cuda_attention_counts(const Device *d, int64_t *n_cudnn, int64_t *n_plain)
+{
+    const Attention *a = cuda_impl(d)->attention;
+    *n_cudnn = a->n_cudnn;
+    *n_plain = a->n_plain;
+}
+
+#define I4(a, b, c, d)                                                                             \
+    (const int64_t[4])                                                                             \
+    {                                                                                              \
+        (a), (b), (c), (d)                                                                         \
+    }
+#define F32  CUDNN_DATA_FLOAT
+#define BF16 CUDNN_DATA_BFLOAT16
+#define I32  CUDNN_DATA_INT32
+
+/* Rows < len_q and columns < len_kv keep their score, the others become -inf. */
+static CudnnTensor *padding_mask(Plan *p, CudnnTensor *x)
+{
+    CudnnGraph *g = &p->graph;
+    CudnnTensor *row = cudnn_like(g, x, I32), *col = cudnn_like(g, x, I32);
+    CudnnTensor *row_in = cudnn_like(g, x, CUDNN_DATA_BOOLEAN),
+                *col_in = cudnn_like(g, x, CUDNN_DATA_BOOLEAN);
+    CudnnTensor *in = cudnn_like(g, x, CUDNN_DATA_BOOLEAN), *y = cudnn_like(g, x, F32);
+    CudnnTensor *minus_inf = cudnn_scalar(g, -INFINITY);
+    cudnn_pointwise(g, CUDNN_POINTWISE_GEN_INDEX, I32, 2, x, NULL, NULL, row);
+    cudnn_pointwise(g, CUDNN_POINTWISE_GEN_INDEX, I32, 3, x, NULL, NULL, col);
+    cudnn_pointwise(g, CUDNN_POINTWISE_CMP_LT, CUDNN_DATA_BOOLEAN, -1, row, p->len_q, NULL, row_in);
+    cudnn_pointwise(g, CUDNN_POINTWISE_CMP_LT, CUDNN_DATA_BOOLEAN, -1, col, p->len_kv, NULL,
+                    col_in);
+    cudnn_pointwise(g, CUDNN_POINTWISE_LOGICAL_AND, CUDNN_DATA_BOOLEAN, -1, row_in, col_in, NULL,
+                    in);
+    cudnn_pointwise(g, CUDNN_POINTWISE_BINARY_SELECT, F32, -1, x, minus_inf, in, y);
+    return y;
+}
+
+static CudnnTensor *causal_mask(Plan *p, CudnnTensor *x)
+{
+    CudnnGraph *g = &p->graph;
+    CudnnTensor *row = cudnn_like(g, x, I32), *col = cudnn_like(g, x, I32);
+    CudnnTensor *in = cudnn_like(g, x, CUDNN_DATA_BOOLEAN), *y = cudnn_like(g, x, F32);
+    CudnnTensor *minus_inf = cudnn_scalar(g, -INFINITY);
+    cudnn_pointwise(g, CUDNN_POINTWISE_GEN_INDEX, F32, 2, x, NULL, NULL, row);
+    cudnn_pointwise(g, CUDNN_POINTWISE_GEN_INDEX, F32, 3, x, NULL, NULL, col);
+    cudnn_pointwise(g, CUDNN_POINTWISE_CMP_GE, CUDNN_DATA_BOOLEAN, -1, row, col, NULL, in);
+    cudnn_pointwise(g, CUDNN_POINTWISE_BINARY_SELECT, F32, -1, x, minus_inf, in, y);
+    return y;
+}
+
+static CudnnTensor *offsets(Plan *p)
+{
+    return cudnn_tensor(&p->graph, CUDNN_DATA_INT64, I4(p->shape.b + 1, 1, 1, 1), I4(1, 1, 1, 1), 0,
+                        NULL);
+}
+
+/* Logical dimensions are always (b, heads, s, width); strides say where it lies.  K comes transposed, V
+ * too in the backward graph. */
+static void common(Plan *p)
+{
+    CudnnGraph *g = &p->graph;
+    const Shape *c = &p->shape;
+    int64_t b = c->b, s = c->s, h = c->heads, kv = c->kv_heads, w = c->width, rq = h * w,
+            rk = kv * w;
+    p->len_q = cudnn_tensor(g, I32, I4(b, 1, 1, 1), I4(1, 1, 1, 1), 0, NULL);
+    p->len_kv = cudnn_tensor(g, I32, I4(b, 1, 1, 1), I4(1, 1, 1, 1), 0, NULL);
+    p->off_q = offsets(p);
+    p->off_kv = offsets(p);
+    p->off_o = offsets(p);
+    p->off_stats = offsets(p);
+    p->q = cudnn_tensor(g, BF16, I4(b, h, s, w), I4(s * rq, w, rq, 1), 0, p->off_q);
+    p->k = cudnn_tensor(g, BF16, I4(b, kv, w, s), I4(s * rk, w, 1, rk), 0, p->off_kv);
+    p->v = c->backward ? cudnn_tensor(g, BF16, I4(b, kv, w, s), I4(s * rk, w, 1, rk), 0, p->off_kv)
+                       : cudnn_tensor(g, BF16, I4(b, kv, s, w), I4(s * rk, w, rk, 1), 0, p->off_kv);
+    p->o = cudnn_tensor(g, BF16, I4(b, h, s, w), I4(s * c->ld_o, w, c->ld_o, 1), 0, p->off_o);
+    p->stats = cudnn_tensor(g, F32, I4(b, h, s, 1), I4(s * h, 1, h, 1), 0, p->off_stats);
+}
+
+static void build_forward(Plan *p)
+{
+    CudnnGraph *g = &p->graph;
+    int64_t b = p->shape.b, s = p->shape.s, h = p->shape.heads;
+    common(p);
+    CudnnTensor *x =
+        cudnn_tensor(g, F32, I4(b, h, s, s), I4(h * s * s, s * s, s, 1), CUDNN_VIRTUAL, NULL);
+    cudnn_matmul(g, p->q, p->k, x, p->len_q, p->len_kv, NULL);
+    CudnnTensor *scaled = cudnn_like(g, x, F32);
+    cudnn_pointwise(g, CUDNN_POINTWISE_MUL, F32, -1, x, cudnn_scalar(g, p->shape.scale), NULL,
+                    scaled);
+    x = causal_mask(p, padding_mask(p, scaled));
+    /* softmax, with stats = max + log(sum) */
+    const int64_t *dim = I4(b, h, s, 1), *stride = I4(h * s, s, 1, 1);
+    CudnnTensor *most = cudnn_tensor(g, F32, dim, stride, CUDNN_VIRTUAL, NULL);
+    CudnnTensor *sum = cudnn_tensor(g, F32, dim, stride, CUDNN_VIRTUAL, NULL);
+    CudnnTensor *log_sum = cudnn_tensor(g, F32, dim, stride, CUDNN_VIRTUAL, NULL);
+    CudnnTensor *less = cudnn_like(g, x, F32), *e = cudnn_like(g, x, F32),
+                *prob = cudnn_like(g, x, BF16);
+    cudnn_reduce(g, CUDNN_REDUCE_TENSOR_MAX, x, most);
+    cudnn_pointwise(g, CUDNN_POINTWISE_SUB, F32, -1, x, most, NULL, less);
+    cudnn_pointwise(g, CUDNN_POINTWISE_EXP, F32, -1, less, NULL, NULL, e);
+    cudnn_reduce(g, CUDNN_REDUCE_TENSOR_ADD, e, sum);
+    cudnn_pointwise(g, CUDNN_POINTWISE_LOG, F32, -1, sum, NULL, NULL, log_sum);
+    cudnn_pointwise(g, CUDNN_POINTWISE_ADD, F32, -1, most, log_sum, NULL, p->stats);
+    cudnn_pointwise(g, CUDNN_POINTWISE_DIV, F32, -1, e, sum, NULL, prob);
+    cudnn_matmul(g, prob, p->v, p->o, p->len_q, NULL, p->len_kv);
+}
+
+/* to = a^T b, summed over the query heads that share a key/value head: through a buffer of all heads where there
+ * are several. */
+static CudnnTensor *grouped_product(Plan *p, CudnnTensor *a_t, CudnnTensor *b_rows, CudnnTensor *to)
+{
+    CudnnGraph *g = &p->graph;
+    const Shape *c = &p->shape;
+    if (c->heads == c->kv_heads) {
+        cudnn_matmul(g, a_t, b_rows, to, p->len_kv, NULL, p->len_q);
+        return NULL;
+    }
+    int64_t row = c->heads * c->width;
+    CudnnTensor *full = cudnn_tensor(g, BF16, I4(c->b, c->heads, c->s, c->width),
+                                     I4(c->s * row, c->width, row, 1), 0, p->off_kv);
+    cudnn_matmul(g, a_t, b_rows, full, p->len_kv, NULL, p->len_q);
+    cudnn_reduce(g, CUDNN_REDUCE_TENSOR_ADD, full, to);
+    return full;
+}
+
+static void build_backward(Plan *p)
+{
+    CudnnGraph *g = &p->graph;
+    const Shape *c = &p->shape;
+    int64_t b = c->b, s = c->s, h = c->heads, kv = c->kv_heads, w = c->width, rq = h * w,
+            rk = kv * w;
+    common(p);
+    p->off_do = offsets(p);
+    p->d_o = cudnn_tensor(g, BF16, I4(b, h, s, w), I4(s * c->ld_do, w, c->ld_do, 1), 0, p->off_do);
+    p->dq = cudnn_tensor(g, BF16, I4(b, h, s, w), I4(s * rq, w, rq, 1), 0, p->off_q);
+    p->dk = cudnn_tensor(g, BF16, I4(b, kv, s, w), I4(s * rk, w, rk, 1), 0, p->off_kv);
+    p->dv = cudnn_tensor(g, BF16, I4(b, kv, s, w), I4(s * rk, w, rk, 1), 0, p->off_kv);
+
+    /* delta = rowsum(dO * O); the factor 1 stands where dropout would, the pattern expects it */
+    CudnnTensor *product =
+        cudnn_tensor(g, F32, I4(b, h, s, w), I4(h * s * w, s * w, h * w, 1), CUDNN_VIRTUAL, NULL);
+    CudnnTensor *row_sum =
+        cudnn_tensor(g, F32, I4(b, h, s, 1), I4(h * s, s, 1, 1), CUDNN_VIRTUAL, NULL);
+    p->delta = cudnn_tensor(g, F32, I4(b, h, s, 1), p->stats->stride, 0, p->off_stats);
+    cudnn_pointwise(g, CUDNN_POINTWISE_MUL, F32, -1, p->d_o, p->o, NULL, product);
+    cudnn_reduce(g, CUDNN_REDUCE_TENSOR_ADD, product, row_sum);
+    cudnn_pointwise(g, CUDNN_POINTWISE_MUL, F32, -1, row_sum, cudnn_scalar(g, 1), NULL, p->delta);
+
+    /* P = exp(scale Q K^T - stats), masked; here the causal mask comes after the subtraction */
+    const int64_t *dim = I4(b, h, s, s), *plain = I4(h * s * s, s * s, s, 1),
+                  *turned = I4(h * s * s, s * s, 1, s);
+    CudnnTensor *x = cudnn_tensor(g, F32, dim, plain, CUDNN_VIRTUAL, NULL),
+                *scaled = cudnn_like(g, x, F32);
+    CudnnTensor *scale = cudnn_scalar(g, c->scale);
+    cudnn_matmul(g, p->q, p->k, x, p->len_q, p->len_kv, NULL);
+    cudnn_pointwise(g, CUDNN_POINTWISE_MUL, F32, -1, x, scale, NULL, scaled);
+    x = padding_mask(p, scaled);
+    CudnnTensor *less = cudnn_like(g, x, F32), *prob = cudnn_like(g, x, F32);
+    cudnn_pointwise(g, CUDNN_POINTWISE_SUB, F32, -1, x, p->stats, NULL, less);
+    cudnn_pointwise(g, CUDNN_POINTWISE_EXP, F32, -1, causal_mask(p, less), NULL, NULL, prob);
+
+    CudnnTensor *prob_t = cudnn_tensor(g, BF16, dim, turned, CUDNN_VIRTUAL, NULL);
+    cudnn_reshape(g, prob, prob_t);
+    p->dv_full = grouped_product(p, prob_t, p->d_o, p->dv);
+
+    /* dS = P * (dO V^T - delta) * scale */
+    CudnnTensor *dp = cudnn_tensor(g, F32, dim, plain, CUDNN_VIRTUAL, NULL);
+    CudnnTensor *dp_less = cudnn_like(g, dp, F32), *ds = cudnn_like(g, dp, F32),
+                *ds_scaled = cudnn_like(g, dp, F32);
+    cudnn_matmul(g, p->d_o, p->v, dp, p->len_q, p->len_kv, NULL);
+    cudnn_pointwise(g, CUDNN_POINTWISE_SUB, F32, -1, dp, p->delta, NULL, dp_less);
+    cudnn_pointwise(g, CUDNN_POINTWISE_MUL, F32, -1, dp_less, prob, NULL, ds);
+    cudnn_pointwise(g, CUDNN_POINTWISE_MUL, F32, -1, ds, scale, NULL, ds_scaled);
+
+    CudnnTensor *ds_t = cudnn_tensor(g, BF16, dim, turned, CUDNN_VIRTUAL, NULL);
+    cudnn_reshape(g, ds_scaled, ds_t);
+    p->dk_full = grouped_product(p, ds_t, p->q, p->dk);
+
+    /* dQ = dS K, summed in f32 by atomics */
+    CudnnTensor *k_rows =
+        cudnn_tensor(g, BF16, I4(b, kv, s, w), I4(s * rk, w, rk, 1), CUDNN_VIRTUAL, p->off_kv);
+    cudnn_reshape(g, p->k, k_rows);
+    p->dq_sum = cudnn_tensor(g, F32, I4(b, h, s, w), p->dq->stride, 0, p->off_q);
+    cudnn_matmul(g, ds_scaled, k_rows, p->dq_sum, p->len_q, NULL, p->len_kv);
+    cudnn_pointwise(g, CUDNN_POINTWISE_IDENTITY, F32, -1, p->dq_sum, NULL, NULL, p->dq);
+}
+
+static int64_t round_up(int64_t n, int64_t least)
+{
+    while (least < n)
+        least *= 2;
+    return least;
+}
+
+/* NULL: cuDNN does not take this shape. */
+static Plan *plan_of(Device *d, int heads, int kv_heads, int64_t width, int64_t ld_o, int64_t ld_do,
+                     bool backward, const Docs *docs, float scale)
+{
+    Attention *a = cuda_impl(d)->attention;
+    Shape shape;
+    memset(&shape, 0, sizeof shape);
+    shape = (Shape){round_up(docs->n_docs, 32),
+                    round_up(docs->max_len, 128),
+                    heads,
+                    kv_heads,
+                    width,
+                    ld_o,
+                    ld_do,
+                    backward,
+                    scale,
+                    0};
+    for (Plan *p = a->plans; p; p = p->next)
+        if (memcmp(&p->shape, &shape, sizeof shape) == 0) return p->usable ? p : NULL;
+    Plan *p = xcalloc(1, sizeof *p);
+    p->shape = shape;
+    p->graph.handle = a->handle;
+    p->next = a->plans;
+    a->plans = p;
+    if (backward)
+        build_backward(p);
+    else
+        build_forward(p);
+    p->usable = cudnn_finish(&p->graph);
+    return p->usable ? p : NULL;
+}
+
+/* Pieces of one workspace, each aligned. */
+typedef struct Carver {
+    char *at;
+    size_t used;
+} Carver;
+
+static void *carve(Carver *c, size_t bytes)
+{
+    void *p = c->at ? c->at + c->used : NULL;
+    c->used += (bytes + 255) & ~(size_t)255;
+    return p;
+}
+
+/* Lengths and offsets of the documents, and the buffers of the backward pass: measured first, then taken. */
+typedef struct Scratch {
+    int32_t *lengths;
+    int64_t *off_q, *off_kv, *off_o, *off_do, *off_stats;
+    void *dq_sum, *delta, *dk_full, *dv_full, *workspace;
+} Scratch;
+
+static Scratch lay_out(Carver *c, const Plan *p, int64_t n_tokens)
+{
+    const Shape *s = &p->shape;
+    size_t n_off = (size_t)(s->b + 1) * sizeof(int64_t),
+           all = (size_t)(n_tokens * s->heads * s->width);
+    Scratch x = {0};
+    x.lengths = carve(c, (size_t)s->b * sizeof(int32_t));
+    x.off_q = carve(c, n_off);
+    x.off_kv = carve(c, n_off);
+    x.off_o = carve(c, n_off);
+    x.off_do = carve(c, n_off);
+    x.off_stats = carve(c, n_off);
+    if (s->backward) {
+        x.dq_sum = carve(c, all * sizeof(float));
+        x.delta = carve(c, (size_t)(n_tokens * s->heads) * sizeof(float));
+        if (p->dk_full) {
+            x.dk_full = carve(c, all * 2);
+            x.dv_full = carve(c, all * 2);
+        }
+    }
+    x.workspace = carve(c, (size_t)p->graph.workspace_bytes);
+    return x;
+}
+
+static Scratch take_scratch(Device *d, Plan *p, const Docs *docs, int64_t n_tokens)
+{
+    Carver measure = {0};
+    lay_out(&measure, p, n_tokens);
+    Carver taken = {.at = workspace_take(d, measure.used)};
+    Scratch x = lay_out(&taken, p, n_tokens);
+    const Shape *s = &p->shape;
+    cuda_document_offsets(
+        d, x.lengths, s->b, docs,
+        (int64_t *const[]){x.off_q, x.off_kv, x.off_o, x.off_do, x.off_stats},
+        (const int64_t[]){s->heads * s->width, s->kv_heads * s->width, s->ld_o, s->ld_do, s->heads},
+        5);
+    CudnnGraph *g = &p->graph;
+    cudnn_bind(g, p->len_q, x.lengths);
+    cudnn_bind(g, p->len_kv, x.lengths);
+    cudnn_bind(g, p->off_q, x.off_q);
+    cudnn_bind(g, p->off_kv, x.off_kv);
+    cudnn_bind(g, p->off_o, x.off_o);
+    cudnn_bind(g, p->off_stats, x.off_stats);
+    return x;
+}
+
+/* cuDNN's engine wants bf16 and widths of whole 16-byte vectors. */
+static bool takes(const Tensor *q, int64_t width)
+{
+    return q->dtype == DT_BF16 && width % 8 == 0 && width <= 256;
+}
+
+void cuda_attention_fwd(Device *d, Tensor *o, Tensor *lse, const Tensor *q, const Tensor *k,
+                        const Tensor *v, int n_heads, int n_kv_heads, const Docs *docs, float scale)
+{
+    Attention *a = cuda_impl(d)->attention;
+    int64_t width = tensor_cols(q) / n_heads;
+    if (tensor_rows(q) == 0) return;
+    Plan *p = takes(q, width) ? plan_of(d, n_heads, n_kv_heads, width, o->ld, 0, false, docs, scale)
+                              : NULL;
+    if (!p) {
+        a->n_plain++;
+        cuda_attention_fwd_plain(d, o, lse, q, k, v, n_heads, n_kv_heads, docs, scale);
+        return;
+    }
+    a->n_cudnn++;
+    CudnnGraph *g = &p->graph;
+    Scratch x = take_scratch(d, p, docs, tensor_rows(q));
+    cudnn_bind(g, p->q, tensor_data(q));
+    cudnn_bind(g, p->k, tensor_data(k));
+    cudnn_bind(g, p->v, tensor_data(v));
+    cudnn_bind(g, p->o, tensor_data(o));
+    cudnn_bind(g, p->stats, tensor_data(lse));
+    if (!cudnn_execute(g, x.workspace)) panic("%s", g->why);
+    workspace_give(d);
+}
+
+void cuda_attention_bwd(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const Tensor *d_o,
+                        const Tensor *q, const Tensor *k, const Tensor *v, const Tensor *o,
+                        const Tensor *lse, int n_heads, int n_kv_heads, const Docs *docs,
+                        float scale)
+{
+    Attention *a = cuda_impl(d)->attention;
+    int64_t width = tensor_cols(q) / n_heads;
+    if (tensor_rows(q) == 0) return;
+    Plan *p = takes(q, width)
+                  ? plan_of(d, n_heads, n_kv_heads, width, o->ld, d_o->ld, true, docs, scale)
+                  : NULL;
+    if (!p) {
+        a->n_plain++;
+        cuda_attention_bwd_plain(d, dq, dk, dv, d_o, q, k, v, o, lse, n_heads, n_kv_heads, docs,
+                                 scale);
+        return;
+    }
+    a->n_cudnn++;
+    CudnnGraph *g = &p->graph;
+    Scratch x = take_scratch(d, p, docs, tensor_rows(q));
+    cudnn_bind(g, p->off_do, x.off_do);
+    cudnn_bind(g, p->q, tensor_data(q));
+    cudnn_bind(g, p->k, tensor_data(k));
+    cudnn_bind(g, p->v, tensor_data(v));
+    cudnn_bind(g, p->o, tensor_data(o));
+    cudnn_bind(g, p->d_o, tensor_data(d_o));
+    cudnn_bind(g, p->stats, tensor_data(lse));
+    cudnn_bind(g, p->dq, tensor_data(dq));
+    cudnn_bind(g, p->dk, tensor_data(dk));
+    cudnn_bind(g, p->dv, tensor_data(dv));
+    cudnn_bind(g, p->dq_sum, x.dq_sum);
+    cudnn_bind(g, p->delta, x.delta);
+    if (p->dk_full) {
+        cudnn_bind(g, p->dk_full, x.dk_full);
+        cudnn_bind(g, p->dv_full, x.dv_full);
+    }
+    if (!cudnn_execute(g, x.workspace)) panic("%s", g->why);
+    workspace_give(d);
+}

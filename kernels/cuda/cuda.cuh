@@ -1,0 +1,114 @@
+/* What the .cu files of this folder share: checks, vector loads, reductions over warps and blocks.
+ *
+ * Each file: the kernels of one family, each launcher under what it launches, in the order of
+ * kernels/kernels.h.  Templates are for the element type only. */
+#pragma once
+
+#include "kernels/cuda/runtime.h"
+#include "kernels/kernels.h"
+
+#include <cuda_bf16.h>
+
+typedef __nv_bfloat16 bf16;
+
+enum { WARP = 32 };
+
+/* Sixteen bytes: the widest load of a thread. */
+template <typename T> struct alignas(16) Vec {
+    enum { N = 16 / sizeof(T) };
+    T v[N];
+};
+
+template <typename T> __device__ inline Vec<T> vec_load(const T *p)
+{
+    return *reinterpret_cast<const Vec<T> *>(p);
+}
+
+template <typename T> __device__ inline void vec_store(T *p, const Vec<T> &x)
+{
+    *reinterpret_cast<Vec<T> *>(p) = x;
+}
+
+__device__ inline float to_f32(float x)
+{
+    return x;
+}
+__device__ inline float to_f32(bf16 x)
+{
+    return __bfloat162float(x);
+}
+template <typename T> __device__ inline T from_f32(float x);
+template <> __device__ inline float from_f32<float>(float x)
+{
+    return x;
+}
+template <> __device__ inline bf16 from_f32<bf16>(float x)
+{
+    return __float2bfloat16_rn(x);
+}
+
+__device__ inline float warp_sum(float x)
+{
+    for (int o = WARP / 2; o > 0; o >>= 1)
+        x += __shfl_xor_sync(0xffffffffu, x, o);
+    return x;
+}
+
+__device__ inline float warp_max(float x)
+{
+    for (int o = WARP / 2; o > 0; o >>= 1)
+        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, o));
+    return x;
+}
+
+/* The sum over a block of whole warps, in every thread; a fixed order, so the same bits every time. */
+__device__ inline float block_sum(float x)
+{
+    __shared__ float part[WARP];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    x = warp_sum(x);
+    __syncthreads(); /* part may still be read by an earlier call */
+    if (lane == 0) part[warp] = x;
+    __syncthreads();
+    float y = lane < (int)(blockDim.x / WARP) ? part[lane] : 0.0f;
+    return warp_sum(y);
+}
+
+__device__ inline float block_max(float x)
+{
+    __shared__ float part[WARP];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    x = warp_max(x);
+    __syncthreads();
+    if (lane == 0) part[warp] = x;
+    __syncthreads();
+    float y = lane < (int)(blockDim.x / WARP) ? part[lane] : -INFINITY;
+    return warp_max(y);
+}
+
+static inline int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Whether rows of t can be read in vectors: width, pitch and address are whole multiples of 16 bytes. */
+template <typename T> static inline bool vectors_fit(const Tensor *t)
+{
+    return tensor_cols(t) % Vec<T>::N == 0 && t->ld % Vec<T>::N == 0 &&
+           ((uintptr_t)tensor_data(t)) % 16 == 0;
+}
+
+/* Calls fn<T>(...) for the element type of tensor t. */
+#define DISPATCH(t, T, ...)                                                                        \
+    do {                                                                                           \
+        if ((t)->dtype == DT_F32) {                                                                \
+            typedef float T;                                                                       \
+            __VA_ARGS__;                                                                           \
+        } else {                                                                                   \
+            ASSERT((t)->dtype == DT_BF16, "%s: dtype %s", __func__, dtype_name((t)->dtype));       \
+            typedef bf16 T;                                                                        \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
+
+#define LAUNCHED() CUDA_CHECK(cudaGetLastError())

@@ -1,0 +1,319 @@
+/* Products by cuBLASLt.  A row-major matrix is handed over as the column-major matrix of its transpose, so
+ * C^T = op(B)^T op(A)^T and no layout attribute narrows the choice of kernels.
+ *
+ * Each shape is timed once among the heuristic's candidates (the first is up to 8 % slower than the best);
+ * the choice is kept in memory and in a file by GPU and library version. */
+#include "base/fs.h"
+#include "base/hash.h"
+#include "base/str.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/cuda/table.h"
+
+#include <cublasLt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CANDIDATES = 8, TIMED_RUNS = 3 };
+static const size_t WORKSPACE_BYTES = (size_t)32 << 20; /* what NVIDIA recommends on Hopper */
+
+typedef struct Key {
+    int64_t m, n, k, ld_a, ld_b, ld_c;
+    int32_t trans_a, trans_b, in, out, add, align;
+} Key;
+
+typedef struct Choice { /* as it stands in the file */
+    Key key;
+    cublasLtMatmulAlgo_t algo;
+} Choice;
+
+typedef struct Plan {
+    Key key;
+    cublasLtMatmulDesc_t op;
+    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatmulAlgo_t algo;
+} Plan;
+
+typedef struct Matmul {
+    cublasLtHandle_t handle;
+    void *workspace;
+    Plan *plans; /* open addressing, n_slots a power of two; op NULL: free */
+    int n_plans, n_slots;
+    Choice *choices; /* from the file and of this run */
+    int n_choices, n_saved;
+    char *path; /* NULL: no file */
+} Matmul;
+
+#define LT_CHECK(call)                                                                             \
+    do {                                                                                           \
+        cublasStatus_t lt_status_ = (call);                                                        \
+        if (lt_status_ != CUBLAS_STATUS_SUCCESS)                                                   \
+            panic("cuBLASLt: %s: %s", #call, cublasLtGetStatusString(lt_status_));                 \
+    } while (0)
+
+static char *choices_path(const Device *d)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    if (!cache && !home) return NULL;
+    char *dir = cache ? str_format("%s/lorac", cache) : str_format("%s/.cache/lorac", home);
+    char name[64];
+    snprintf(name, sizeof name, "%.60s", cuda_impl(d)->name);
+    for (char *c = name; *c; c++)
+        if (*c == ' ' || *c == '/') *c = '-';
+    Err err;
+    char *path = dir_make(dir, &err) == OK
+                     ? str_format("%s/matmul-%s-%zu.bin", dir, name, cublasLtGetVersion())
+                     : NULL;
+    free(dir);
+    return path;
+}
+
+/* The file: choices one after the other, then a hash of them all; anything else is ignored. */
+static void choices_load(Matmul *mm)
+{
+    char *data;
+    size_t len;
+    Err err;
+    if (!mm->path || !path_exists(mm->path) || file_read(&data, &len, mm->path, &err) != OK) return;
+    size_t n = len / sizeof(Choice);
+    uint64_t hash;
+    if (len == n * sizeof(Choice) + sizeof hash) {
+        memcpy(&hash, data + n * sizeof(Choice), sizeof hash);
+        if (hash == hash64(data, n * sizeof(Choice), 0)) {
+            mm->choices = xmalloc(n * sizeof(Choice));
+            memcpy(mm->choices, data, n * sizeof(Choice));
+            mm->n_choices = mm->n_saved = (int)n;
+        }
+    }
+    free(data);
+}
+
+static void choices_save(Matmul *mm)
+{
+    if (!mm->path || mm->n_saved == mm->n_choices) return;
+    StrBuf b = {0};
+    size_t bytes = (size_t)mm->n_choices * sizeof(Choice);
+    strbuf_append(&b, (const char *)mm->choices, bytes);
+    uint64_t hash = hash64(mm->choices, bytes, 0);
+    strbuf_append(&b, (const char *)&hash, sizeof hash);
+    Err err;
+    if (file_write_atomic(mm->path, b.data, b.len, &err) == OK) mm->n_saved = mm->n_choices;
+    strbuf_clear(&b);
+}
+
+void cuda_matmul_open(Device *d)
+{
+    Matmul *mm = xcalloc(1, sizeof *mm);
+    LT_CHECK(cublasLtCreate(&mm->handle));
+    CUDA_CHECK(cudaMalloc(&mm->workspace, WORKSPACE_BYTES));
+    mm->n_slots = 256;
+    mm->plans = xcalloc((size_t)mm->n_slots, sizeof(Plan));
+    mm->path = choices_path(d);
+    choices_load(mm);
+    cuda_impl(d)->matmul = mm;
+}
+
+void cuda_matmul_close(Device *d)
+{
+    Matmul *mm = cuda_impl(d)->matmul;
+    choices_save(mm);
+    for (int i = 0; i < mm->n_slots; i++) {
+        Plan *p = &mm->plans[i];
+        if (!p->op) continue;
+        cublasLtMatmulDescDestroy(p->op);
+        cublasLtMatrixLayoutDestroy(p->a);
+        cublasLtMatrixLayoutDestroy(p->b);
+        cublasLtMatrixLayoutDestroy(p->c);
+    }
+    CUDA_CHECK(cudaFree(mm->workspace));
+    LT_CHECK(cublasLtDestroy(mm->handle));
+    free(mm->plans);
+    free(mm->choices);
+    free(mm->path);
+    free(mm);
+}
+
+static cudaDataType_t cuda_type(DType t)
+{
+    ASSERT(t == DT_F32 || t == DT_BF16, "matmul of %s", dtype_name(t));
+    return t == DT_F32 ? CUDA_R_32F : CUDA_R_16BF;
+}
+
+static cublasLtMatrixLayout_t layout_of(DType t, int64_t rows, int64_t cols, int64_t ld)
+{
+    cublasLtMatrixLayout_t l;
+    /* row-major rows x cols is column-major cols x rows */
+    LT_CHECK(cublasLtMatrixLayoutCreate(&l, cuda_type(t), (uint64_t)cols, (uint64_t)rows, ld));
+    return l;
+}
+
+/* The largest power of two up to 256 that divides all three addresses. */
+static int32_t alignment(const void *a, const void *b, const void *c)
+{
+    uintptr_t bits = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | 256;
+    return (int32_t)(bits & (~bits + 1));
+}
+
+typedef struct Call {
+    const void *a, *b;
+    void *c;
+    float alpha, beta;
+} Call;
+
+static cublasStatus_t run(Matmul *mm, const Plan *p, const Call *call, void *out,
+                          const cublasLtMatmulAlgo_t *algo, cudaStream_t stream)
+{
+    /* operands change places: see the head of the file */
+    return cublasLtMatmul(mm->handle, p->op, &call->alpha, call->b, p->b, call->a, p->a,
+                          &call->beta, call->c, p->c, out, p->c, algo, mm->workspace,
+                          WORKSPACE_BYTES, stream);
+}
+
+static float time_candidate(Matmul *mm, const Plan *p, const Call *call, void *out,
+                            const cublasLtMatmulAlgo_t *algo, cudaStream_t stream, cudaEvent_t e[2])
+{
+    if (run(mm, p, call, out, algo, stream) != CUBLAS_STATUS_SUCCESS) return -1;
+    CUDA_CHECK(cudaEventRecord(e[0], stream));
+    for (int i = 0; i < TIMED_RUNS; i++)
+        LT_CHECK(run(mm, p, call, out, algo, stream));
+    CUDA_CHECK(cudaEventRecord(e[1], stream));
+    CUDA_CHECK(cudaEventSynchronize(e[1]));
+    float ms;
+    CUDA_CHECK(cudaEventElapsedTime(&ms, e[0], e[1]));
+    return ms;
+}
+
+/* Picks p->algo.  A product that adds to c is timed into memory of its own; when there is none, or for a
+ * single candidate, the heuristic's first answer stands. */
+static void choose(Matmul *mm, Plan *p, const Call *call, cudaStream_t stream)
+{
+    cublasLtMatmulPreference_t pref;
+    LT_CHECK(cublasLtMatmulPreferenceCreate(&pref));
+    LT_CHECK(cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                  &WORKSPACE_BYTES, sizeof WORKSPACE_BYTES));
+    uint32_t align = (uint32_t)p->key.align;
+    const cublasLtMatmulPreferenceAttributes_t aligns[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    for (int i = 0; i < 4; i++)
+        LT_CHECK(cublasLtMatmulPreferenceSetAttribute(pref, aligns[i], &align, sizeof align));
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
+    int n = 0;
+    LT_CHECK(cublasLtMatmulAlgoGetHeuristic(mm->handle, p->op, p->b, p->a, p->c, p->c, pref,
+                                            CANDIDATES, found, &n));
+    cublasLtMatmulPreferenceDestroy(pref);
+    ASSERT(n > 0, "cuBLASLt has no algorithm for %lld x %lld x %lld", (long long)p->key.m,
+           (long long)p->key.n, (long long)p->key.k);
+    p->algo = found[0].algo;
+    if (n == 1) return;
+
+    size_t bytes = (size_t)p->key.m * (size_t)p->key.ld_c * dtype_bytes((DType)p->key.out);
+    void *out = call->c;
+    if (call->beta != 0 && cudaMalloc(&out, bytes) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return;
+    }
+    cudaEvent_t e[2];
+    CUDA_CHECK(cudaEventCreate(&e[0]));
+    CUDA_CHECK(cudaEventCreate(&e[1]));
+    float best = -1;
+    for (int i = 0; i < n; i++) {
+        float ms = time_candidate(mm, p, call, out, &found[i].algo, stream, e);
+        if (ms >= 0 && (best < 0 || ms < best)) {
+            best = ms;
+            p->algo = found[i].algo;
+        }
+    }
+    CUDA_CHECK(cudaEventDestroy(e[0]));
+    CUDA_CHECK(cudaEventDestroy(e[1]));
+    if (out != call->c) CUDA_CHECK(cudaFree(out));
+    mm->choices = xrealloc(mm->choices, (size_t)(mm->n_choices + 1) * sizeof(Choice));
+    memset(&mm->choices[mm->n_choices], 0, sizeof(Choice));
+    mm->choices[mm->n_choices].key = p->key;
+    mm->choices[mm->n_choices++].algo = p->algo;
+}
+
+static Plan *slot_of(Matmul *mm, const Key *key)
+{
+    uint64_t h = hash64(key, sizeof *key, 0);
+    for (int i = 0;; i++) {
+        Plan *p = &mm->plans[(h + (uint64_t)i) & (uint64_t)(mm->n_slots - 1)];
+        if (!p->op || memcmp(&p->key, key, sizeof *key) == 0) return p;
+    }
+}
+
+static void grow(Matmul *mm)
+{
+    Plan *old = mm->plans;
+    int n = mm->n_slots;
+    mm->n_slots *= 2;
+    mm->plans = xcalloc((size_t)mm->n_slots, sizeof(Plan));
+    for (int i = 0; i < n; i++)
+        if (old[i].op) *slot_of(mm, &old[i].key) = old[i];
+    free(old);
+}
+
+static Plan *plan_of(Matmul *mm, const Key *key, const Tensor *c, const Tensor *a, const Tensor *b,
+                     const Call *call, cudaStream_t stream)
+{
+    Plan *p = slot_of(mm, key);
+    if (p->op) return p;
+    if (2 * (mm->n_plans + 1) > mm->n_slots) {
+        grow(mm);
+        p = slot_of(mm, key);
+    }
+    mm->n_plans++;
+    p->key = *key;
+    cublasOperation_t op_b = key->trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasOperation_t op_a = key->trans_a ? CUBLAS_OP_T : CUBLAS_OP_N;
+    LT_CHECK(cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    LT_CHECK(
+        cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &op_b, sizeof op_b));
+    LT_CHECK(
+        cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSB, &op_a, sizeof op_a));
+    p->a = layout_of(a->dtype, tensor_rows(a), tensor_cols(a), a->ld);
+    p->b = layout_of(b->dtype, tensor_rows(b), tensor_cols(b), b->ld);
+    p->c = layout_of(c->dtype, tensor_rows(c), tensor_cols(c), c->ld);
+    for (int i = 0; i < mm->n_choices; i++)
+        if (memcmp(&mm->choices[i].key, key, sizeof *key) == 0) {
+            p->algo = mm->choices[i].algo;
+            return p;
+        }
+    choose(mm, p, call, stream);
+    return p;
+}
+
+void cuda_matmul(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulArgs args)
+{
+    Matmul *mm = cuda_impl(d)->matmul;
+    int64_t m = tensor_rows(c), n = tensor_cols(c),
+            k = args.trans_a ? tensor_rows(a) : tensor_cols(a);
+    ASSERT((args.trans_a ? tensor_cols(a) : tensor_rows(a)) == m &&
+               (args.trans_b ? tensor_rows(b) : tensor_cols(b)) == n &&
+               (args.trans_b ? tensor_cols(b) : tensor_rows(b)) == k,
+           "matmul: shapes (%lld,%lld) (%lld,%lld) -> (%lld,%lld)", (long long)tensor_rows(a),
+           (long long)tensor_cols(a), (long long)tensor_rows(b), (long long)tensor_cols(b),
+           (long long)m, (long long)n);
+    if (m == 0 || n == 0) return;
+    if (k == 0) {
+        if (args.beta == 0) tensor_zero(d, c);
+        return;
+    }
+    Call call = {tensor_data(a), tensor_data(b), tensor_data(c), args.alpha, args.beta};
+    Key key;
+    memset(&key, 0, sizeof key); /* padding is part of the hash */
+    key = (Key){m,
+                n,
+                k,
+                a->ld,
+                b->ld,
+                c->ld,
+                args.trans_a,
+                args.trans_b,
+                (int32_t)a->dtype,
+                (int32_t)c->dtype,
+                args.beta != 0,
+                alignment(call.a, call.b, call.c)};
+    Plan *p = plan_of(mm, &key, c, a, b, &call, cuda_stream(d));
+    LT_CHECK(run(mm, p, &call, call.c, &p->algo, cuda_stream(d)));
+}

@@ -1,0 +1,100 @@
+/* Sums over whole tensors in two steps of fixed order, so that they are the same every time; the scalars of
+ * an optimizer step, which never leave the device. */
+#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/table.h"
+
+enum { THREADS = 512, MAX_BLOCKS = 1024, SUM, SQUARES, NONFINITE };
+
+template <typename T, int WHAT> __device__ static inline double term(T x)
+{
+    float v = to_f32(x);
+    if (WHAT == NONFINITE) return isfinite(v) ? 0.0 : 1.0;
+    return WHAT == SQUARES ? (double)v * (double)v : (double)v;
+}
+
+__device__ static double block_sum_f64(double x)
+{
+    __shared__ double part[THREADS];
+    part[threadIdx.x] = x;
+    __syncthreads();
+    for (int n = THREADS / 2; n > 0; n /= 2) {
+        if ((int)threadIdx.x < n) part[threadIdx.x] += part[threadIdx.x + n];
+        __syncthreads();
+    }
+    return part[0];
+}
+
+template <typename T, int WHAT> __global__ void reduce_kernel(double *part, const T *x, int64_t n)
+{
+    double sum = 0;
+    int64_t vecs = ((uintptr_t)x) % 16 == 0 ? n / Vec<T>::N : 0;
+    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < vecs;
+         i += (int64_t)gridDim.x * THREADS) {
+        Vec<T> v = vec_load(x + i * Vec<T>::N);
+        for (int j = 0; j < Vec<T>::N; j++)
+            sum += term<T, WHAT>(v.v[j]);
+    }
+    for (int64_t i = vecs * Vec<T>::N + blockIdx.x * (int64_t)THREADS + threadIdx.x; i < n;
+         i += (int64_t)gridDim.x * THREADS)
+        sum += term<T, WHAT>(x[i]);
+    sum = block_sum_f64(sum);
+    if (threadIdx.x == 0) part[blockIdx.x] = sum;
+}
+
+__global__ void reduce_end_kernel(float *out, float beta, const double *part, int n)
+{
+    double sum = 0;
+    for (int i = threadIdx.x; i < n; i += THREADS)
+        sum += part[i];
+    sum = block_sum_f64(sum);
+    if (threadIdx.x == 0) out[0] = (float)(beta != 0 ? (double)out[0] + sum : sum);
+}
+
+template <int WHAT> static void reduce(Device *d, Tensor *out, float beta, const Tensor *x)
+{
+    ASSERT(tensor_is_dense(x), "reduce: %s has a pitch", x->name ? x->name : "?");
+    int64_t n = tensor_numel(x);
+    int64_t need = ceil_div(n, THREADS * 8);
+    int blocks = (int)(need < 1 ? 1 : need > (int64_t)MAX_BLOCKS ? (int64_t)MAX_BLOCKS : need);
+    double *part = (double *)workspace_take(d, MAX_BLOCKS * sizeof(double));
+    DISPATCH(x, T, {
+        reduce_kernel<T, WHAT>
+            <<<(unsigned)blocks, THREADS, 0, cuda_stream(d)>>>(part, (const T *)tensor_data(x), n);
+    });
+    reduce_end_kernel<<<1, THREADS, 0, cuda_stream(d)>>>((float *)tensor_data(out), beta, part,
+                                                         blocks);
+    LAUNCHED();
+    workspace_give(d);
+}
+
+void cuda_sum(Device *d, Tensor *out, float beta, const Tensor *x)
+{
+    reduce<SUM>(d, out, beta, x);
+}
+
+void cuda_sum_squares(Device *d, Tensor *out, float beta, const Tensor *x)
+{
+    reduce<SQUARES>(d, out, beta, x);
+}
+
+void cuda_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x)
+{
+    reduce<NONFINITE>(d, count, beta, x);
+}
+
+__global__ void step_scalars_kernel(float *step, const float *sum_squares, const float *loss,
+                                    float clip)
+{
+    float norm = sqrtf(*sum_squares), scale = clip / (norm + 1e-6f);
+    step[STEP_GRAD_SCALE] = clip == 0 || scale > 1 ? 1.0f : scale;
+    step[STEP_SKIP] = isfinite(norm) && isfinite(*loss) ? 0.0f : 1.0f;
+}
+
+void cuda_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
+                       float clip)
+{
+    step_scalars_kernel<<<1, 1, 0, cuda_stream(d)>>>((float *)tensor_data(step),
+                                                     (const float *)tensor_data(sum_squares),
+                                                     (const float *)tensor_data(loss), clip);
+    LAUNCHED();
+}

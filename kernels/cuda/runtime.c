@@ -1,0 +1,93 @@
+/* The backend "cuda": one device, one stream for everything that computes, one reserved region. */
+#include "kernels/cuda/runtime.h"
+
+#include "base/str.h"
+#include "kernels/cuda/table.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+extern const Kernels cuda_kernels;
+
+/* Left to the driver, to modules that load late and to NCCL when everything that is free is taken. */
+static const size_t KEEP_FREE = (size_t)1 << 30;
+
+static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
+{
+    int n = 0;
+    cudaError_t e = cudaGetDeviceCount(&n);
+    if (e != cudaSuccess || n == 0)
+        return err_set(err, E_INPUT, "runtime.device: cuda: no usable GPU here (%s); use cpu",
+                       e == cudaSuccess ? "none found" : cudaGetErrorString(e));
+    if (opts->ordinal < 0 || opts->ordinal >= n)
+        return err_set(err, E_INPUT, "runtime.device: cuda:%d: this machine has GPUs 0 to %d",
+                       opts->ordinal, n - 1);
+    CUDA_CHECK(cudaSetDevice(opts->ordinal));
+    CudaImpl *impl = xcalloc(1, sizeof *impl);
+    impl->ordinal = opts->ordinal;
+    struct cudaDeviceProp prop;
+    CUDA_CHECK(cudaGetDeviceProperties(&prop, opts->ordinal));
+    impl->n_sms = prop.multiProcessorCount;
+    impl->cc = prop.major * 10 + prop.minor;
+    memcpy(impl->name, prop.name, sizeof impl->name);
+    CUDA_CHECK(cudaStreamCreateWithFlags(&impl->stream, cudaStreamNonBlocking));
+    d->impl = impl;
+    cuda_matmul_open(d);
+    cuda_attention_open(d);
+
+    size_t free_bytes, total;
+    CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
+    impl->context_bytes = total - free_bytes;
+    size_t want = opts->region_bytes;
+    if (want == 0) want = free_bytes > 2 * KEEP_FREE ? free_bytes - KEEP_FREE : free_bytes / 2;
+    e = cudaMalloc(&d->region_data, want);
+    if (e != cudaSuccess) {
+        cuda_attention_close(d);
+        cuda_matmul_close(d);
+        free(impl);
+        return err_set(err, E_FAILED, "GPU %d (%s): %zu MiB of %zu free cannot be reserved: %s",
+                       opts->ordinal, prop.name, want >> 20, free_bytes >> 20,
+                       cudaGetErrorString(e));
+    }
+    d->region_bytes = want;
+    return OK;
+}
+
+static void cuda_close(Device *d)
+{
+    CudaImpl *impl = cuda_impl(d);
+    CUDA_CHECK(cudaStreamSynchronize(impl->stream));
+    cuda_attention_close(d);
+    cuda_matmul_close(d);
+    CUDA_CHECK(cudaFree(d->region_data));
+    CUDA_CHECK(cudaStreamDestroy(impl->stream));
+    free(impl);
+}
+
+static void cuda_copy_bytes(Device *d, void *dst, const void *src, size_t bytes, CopyKind kind)
+{
+    static const enum cudaMemcpyKind kinds[] = {[COPY_TO_DEVICE] = cudaMemcpyHostToDevice,
+                                                [COPY_FROM_DEVICE] = cudaMemcpyDeviceToHost,
+                                                [COPY_ON_DEVICE] = cudaMemcpyDeviceToDevice};
+    CUDA_CHECK(cudaMemcpyAsync(dst, src, bytes, kinds[kind], cuda_stream(d)));
+}
+
+static void cuda_zero(Device *d, void *dst, size_t bytes)
+{
+    CUDA_CHECK(cudaMemsetAsync(dst, 0, bytes, cuda_stream(d)));
+}
+
+static void cuda_sync(Device *d)
+{
+    CUDA_CHECK(cudaStreamSynchronize(cuda_stream(d)));
+}
+
+const Backend cuda_backend = {
+    .name = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .copy = cuda_copy_bytes,
+    .zero = cuda_zero,
+    .sync = cuda_sync,
+    .kernels = &cuda_kernels,
+};

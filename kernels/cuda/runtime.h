@@ -1,0 +1,50 @@
+/* The CUDA device behind Device.impl: stream, library handles, properties; and how its failures are told. */
+#pragma once
+
+#include "tensor/device.h"
+
+#include <cuda_runtime.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct CudaImpl {
+    int ordinal;
+    cudaStream_t stream; /* of everything that computes */
+    int n_sms;
+    int cc; /* compute capability, 90 for 9.0 */
+    char name[256];
+    size_t
+        context_bytes; /* what the driver and the libraries took before the region was reserved */
+    void *matmul;      /* matmul.c */
+    void *attention;   /* attention_cudnn.c */
+} CudaImpl;
+
+static inline CudaImpl *cuda_impl(const Device *d)
+{
+    return (CudaImpl *)d->impl;
+}
+
+static inline cudaStream_t cuda_stream(const Device *d)
+{
+    return cuda_impl(d)->stream;
+}
+
+#define CUDA_CHECK(call)                                                                           \
+    do {                                                                                           \
+        cudaError_t cuda_error_ = (call);                                                          \
+        if (cuda_error_ != cudaSuccess)                                                            \
+            panic("CUDA: %s: %s (%s)", #call, cudaGetErrorString(cuda_error_),                     \
+                  cudaGetErrorName(cuda_error_));                                                  \
+    } while (0)
+
+/* Each opens and closes its part of CudaImpl. */
+void cuda_matmul_open(Device *d);
+void cuda_matmul_close(Device *d);
+void cuda_attention_open(Device *d);
+void cuda_attention_close(Device *d);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,32 @@
+/* The CUDA column of the table. */
+#include "kernels/cuda/table.h"
+
+const Kernels cuda_kernels = {
+    .matmul = cuda_matmul,
+    .copy = cuda_copy,
+    .axpy = cuda_axpy,
+    .bias_fwd = cuda_bias_fwd,
+    .bias_bwd = cuda_bias_bwd,
+    .embedding_fwd = cuda_embedding_fwd,
+    .embedding_bwd = cuda_embedding_bwd,
+    .rmsnorm_fwd = cuda_rmsnorm_fwd,
+    .rmsnorm_bwd = cuda_rmsnorm_bwd,
+    .split_rope_fwd = cuda_split_rope_fwd,
+    .split_rope_bwd = cuda_split_rope_bwd,
+    .attention_fwd = cuda_attention_fwd,
+    .attention_bwd = cuda_attention_bwd,
+    .kv_append = cuda_kv_append,
+    .attention_cached = cuda_attention_cached,
+    .swiglu_fwd = cuda_swiglu_fwd,
+    .swiglu_bwd = cuda_swiglu_bwd,
+    .gather_rows = cuda_gather_rows,
+    .scatter_rows = cuda_scatter_rows,
+    .softmax_xent = cuda_softmax_xent,
+    .dropout_fwd = cuda_dropout_fwd,
+    .dropout_bwd = cuda_dropout_bwd,
+    .sum = cuda_sum,
+    .sum_squares = cuda_sum_squares,
+    .count_nonfinite = cuda_count_nonfinite,
+    .step_scalars = cuda_step_scalars,
+    .adamw = cuda_adamw,
+};

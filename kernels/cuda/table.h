@@ -1,0 +1,79 @@
+/* The CUDA column: one function for each entry of kernels/kernels.h, and what they share. */
+#pragma once
+
+#include "kernels/kernels.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+void cuda_matmul(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulArgs args);
+void cuda_copy(Device *d, Tensor *y, const Tensor *src);
+void cuda_axpy(Device *d, Tensor *y, float alpha, const Tensor *x);
+void cuda_bias_fwd(Device *d, Tensor *y, const Tensor *bias);
+void cuda_bias_bwd(Device *d, Tensor *db, float beta, const Tensor *dy);
+void cuda_embedding_fwd(Device *d, Tensor *y, const Tensor *w, const Tensor *ids);
+void cuda_embedding_bwd(Device *d, Tensor *dw, float beta, const Tensor *dy, const Tensor *ids);
+void cuda_rmsnorm_fwd(Device *d, Tensor *y, Tensor *rstd, const Tensor *x, const Tensor *w,
+                      float eps);
+void cuda_rmsnorm_bwd(Device *d, Tensor *dx, float beta, Tensor *dw, float dw_beta,
+                      const Tensor *dy, const Tensor *x, const Tensor *rstd, const Tensor *w);
+void cuda_split_rope_fwd(Device *d, Tensor *q, Tensor *k, Tensor *v, Tensor *rstd_q, Tensor *rstd_k,
+                         const Tensor *qkv, const Tensor *positions, const Tensor *rope,
+                         const Tensor *q_norm, const Tensor *k_norm, int n_heads, int n_kv_heads,
+                         float eps);
+void cuda_split_rope_bwd(Device *d, Tensor *dqkv, float beta, Tensor *dq_norm, float dq_norm_beta,
+                         Tensor *dk_norm, float dk_norm_beta, const Tensor *dq, const Tensor *dk,
+                         const Tensor *dv, const Tensor *qkv, const Tensor *rstd_q,
+                         const Tensor *rstd_k, const Tensor *positions, const Tensor *rope,
+                         const Tensor *q_norm, const Tensor *k_norm, int n_heads, int n_kv_heads);
+void cuda_attention_fwd(Device *d, Tensor *o, Tensor *lse, const Tensor *q, const Tensor *k,
+                        const Tensor *v, int n_heads, int n_kv_heads, const Docs *docs,
+                        float scale);
+void cuda_attention_bwd(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const Tensor *d_o,
+                        const Tensor *q, const Tensor *k, const Tensor *v, const Tensor *o,
+                        const Tensor *lse, int n_heads, int n_kv_heads, const Docs *docs,
+                        float scale);
+void cuda_kv_append(Device *d, Tensor *cache_k, Tensor *cache_v, const Tensor *k, const Tensor *v,
+                    const Docs *docs, const Tensor *past);
+void cuda_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *cache_k,
+                           const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
+                           const Tensor *past, int64_t max_past, float scale);
+void cuda_swiglu_fwd(Device *d, Tensor *h, const Tensor *gu);
+void cuda_swiglu_bwd(Device *d, Tensor *dgu, float beta, const Tensor *dh, const Tensor *gu);
+void cuda_gather_rows(Device *d, Tensor *y, const Tensor *x, const Tensor *rows);
+void cuda_scatter_rows(Device *d, Tensor *dx, float beta, const Tensor *dy, const Tensor *rows);
+void cuda_softmax_xent(Device *d, Tensor *loss, Tensor *logits, const Tensor *targets,
+                       float grad_scale);
+void cuda_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args);
+void cuda_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy, const DropoutArgs *args);
+void cuda_sum(Device *d, Tensor *out, float beta, const Tensor *x);
+void cuda_sum_squares(Device *d, Tensor *out, float beta, const Tensor *x);
+void cuda_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x);
+void cuda_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
+                       float clip);
+void cuda_adamw(Device *d, Tensor *w, Tensor *working, Tensor *m, Tensor *v, const Tensor *grad,
+                const Tensor *step, AdamwArgs args);
+
+/* Attention of our own (attention.cu) and cuDNN's (attention_cudnn.c), of which attention.c chooses. */
+void cuda_attention_fwd_plain(Device *d, Tensor *o, Tensor *lse, const Tensor *q, const Tensor *k,
+                              const Tensor *v, int n_heads, int n_kv_heads, const Docs *docs,
+                              float scale);
+void cuda_attention_bwd_plain(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const Tensor *d_o,
+                              const Tensor *q, const Tensor *k, const Tensor *v, const Tensor *o,
+                              const Tensor *lse, int n_heads, int n_kv_heads, const Docs *docs,
+                              float scale);
+
+/* lengths (b) and, for each of n arrays, off (b + 1) = first token of the document * factor. */
+void cuda_document_offsets(Device *d, int32_t *lengths, int64_t b, const Docs *docs,
+                           int64_t *const *off, const int64_t *factors, int n);
+/* How many attention calls went to cuDNN and to our own kernels. */
+void cuda_attention_counts(const Device *d, int64_t *n_cudnn, int64_t *n_plain);
+
+/* out (cols) = beta * out + the n_parts rows of part (n_parts, cols) summed in order. */
+void cuda_sum_partials(Device *d, Tensor *out, float beta, const float *part, int64_t n_parts,
+                       int64_t cols);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,399 @@
+/* The CUDA column in bf16 against the CPU's in f32, on the same numbers (rounded to bf16 first, so only the kernels'
+ * own rounding remains).  Skips aloud without a GPU. */
+#include "base/str.h"
+#include "kernels/kernels.h"
+#include "tensor/convert.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Pair { /* the same tensor on both devices */
+    Tensor cpu, gpu;
+} Pair;
+
+typedef struct Bench {
+    Device cpu, gpu;
+    Pair *made[64];
+    int n_made, n_failed;
+    uint64_t key;
+} Bench;
+
+static bool open_both(Bench *b)
+{
+    *b = (Bench){.key = 1};
+    const Backend *cuda = backend_find("cuda");
+    Err err = {0};
+    DeviceOpts opts = {.region_bytes = (size_t)4 << 30};
+    if (!cuda || device_open(&b->gpu, cuda, &opts, DT_BF16, &err) != OK) {
+        fprintf(stderr, "skipped: %s\n", cuda ? err.line : "built without CUDA");
+        return false;
+    }
+    cr_assert_eq(device_open(&b->cpu, backend_find("cpu"), &opts, DT_F32, &err), OK);
+    return true;
+}
+
+static void drop_all(Bench *b)
+{
+    for (int i = 0; i < b->n_made; i++) {
+        tensor_clear(&b->made[i]->cpu);
+        tensor_clear(&b->made[i]->gpu);
+        free(b->made[i]);
+    }
+    b->n_made = 0;
+}
+
+static void close_both(Bench *b)
+{
+    device_close(&b->cpu);
+    device_close(&b->gpu);
+}
+
+static Pair *make(Bench *b, DType gpu, DType cpu, int n_dims, const int64_t *shape, int64_t pad)
+{
+    Pair *p = xcalloc(1, sizeof *p);
+    p->cpu = tensor_shape(cpu, n_dims, shape);
+    p->gpu = tensor_shape(gpu, n_dims, shape);
+    p->cpu.ld += pad;
+    p->gpu.ld += pad;
+    p->cpu.storage = storage_new(&b->cpu, tensor_bytes(&p->cpu), MEM_ACTIVATION);
+    p->gpu.storage = storage_new(&b->gpu, tensor_bytes(&p->gpu), MEM_ACTIVATION);
+    cr_assert(b->n_made < 64);
+    b->made[b->n_made++] = p;
+    return p;
+}
+
+/* Normal draws, rounded to bf16 where the GPU's side is. */
+static Pair *fill(Bench *b, Pair *p, double sigma, double mean)
+{
+    int64_t n = tensor_numel(&p->cpu);
+    float *x = xmalloc((size_t)n * sizeof *x);
+    b->key++;
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = (float)(mean + sigma * rng_normal(b->key, (uint64_t)i));
+        if (p->gpu.dtype == DT_BF16) x[i] = bf16_to_f32(bf16_from_f32(x[i]));
+    }
+    tensor_write_f32(&b->cpu, &p->cpu, x);
+    tensor_write_f32(&b->gpu, &p->gpu, x);
+    free(x);
+    return p;
+}
+
+static Pair *matrix(Bench *b, int64_t rows, int64_t cols, int64_t pad)
+{
+    return fill(b, make(b, DT_BF16, DT_F32, 2, (int64_t[]){rows, cols}, pad), 1, 0);
+}
+
+static Pair *vector(Bench *b, int64_t n, DType gpu)
+{
+    return fill(b, make(b, gpu, DT_F32, 1, &n, 0), 1, gpu == DT_BF16 ? 1 : 0);
+}
+
+static Pair *ints(Bench *b, const int32_t *v, int64_t n)
+{
+    Pair *p = make(b, DT_I32, DT_I32, 1, &n, 0);
+    tensor_write(&b->cpu, &p->cpu, v);
+    tensor_write(&b->gpu, &p->gpu, v);
+    return p;
+}
+
+/* Relative to the largest value, and in the mean: a wrong element among many right ones must show. */
+static void same(Bench *b, const char *what, const Pair *p, double tolerance)
+{
+    int64_t n = tensor_numel(&p->cpu);
+    float *want = xmalloc((size_t)n * sizeof *want), *got = xmalloc((size_t)n * sizeof *got);
+    Tensor cpu = p->cpu, gpu = p->gpu;
+    tensor_read_f32(&b->cpu, &cpu, want);
+    tensor_read_f32(&b->gpu, &gpu, got);
+    double most = 1e-30, worst = 0, sum = 0, norm = 0;
+    int64_t at = 0;
+    for (int64_t i = 0; i < n; i++) {
+        most = fmax(most, fabs((double)want[i]));
+        double off = fabs((double)want[i] - (double)got[i]);
+        if (!(off <= worst)) worst = off, at = i;
+        sum += off * off;
+        norm += (double)want[i] * (double)want[i];
+    }
+    double rms = sqrt(sum / (norm + 1e-30));
+    if (!(worst / most <= tolerance) || !(rms <= tolerance)) {
+        fprintf(
+            stderr,
+            "%s: element %lld is %g, should be %g: off by %.2g of %.3g, rms %.2g, allowed %.2g\n",
+            what, (long long)at, (double)got[at], (double)want[at], worst / most, most, rms,
+            tolerance);
+        b->n_failed++;
+    }
+    free(want);
+    free(got);
+}
+
+static const double BF16 = 1.0 / 128; /* a few roundings of 2^-9 */
+
+/* Calls one kernel on both sides. */
+#define BOTH(b, kernel, on_cpu, on_gpu)                                                            \
+    do {                                                                                           \
+        (b)->cpu.k->kernel on_cpu;                                                                 \
+        (b)->gpu.k->kernel on_gpu;                                                                 \
+    } while (0)
+
+static void rows_kernels(Bench *b, int64_t n, int64_t c, int64_t pad)
+{
+    char what[80];
+    snprintf(what, sizeof what, "rmsnorm %lldx%lld+%lld", (long long)n, (long long)c,
+             (long long)pad);
+    Pair *x = matrix(b, n, c, pad), *y = matrix(b, n, c, pad), *dy = matrix(b, n, c, pad),
+         *dx = matrix(b, n, c, pad);
+    Pair *w = vector(b, c, DT_BF16), *dw = vector(b, c, DT_F32), *rstd = vector(b, n, DT_F32);
+    BOTH(b, rmsnorm_fwd, (&b->cpu, &y->cpu, &rstd->cpu, &x->cpu, &w->cpu, 1e-5f),
+         (&b->gpu, &y->gpu, &rstd->gpu, &x->gpu, &w->gpu, 1e-5f));
+    same(b, what, y, BF16);
+    same(b, what, rstd, 1e-5);
+    for (int beta = 0; beta < 2; beta++) {
+        BOTH(b, rmsnorm_bwd,
+             (&b->cpu, &dx->cpu, (float)beta, &dw->cpu, (float)beta, &dy->cpu, &x->cpu, &rstd->cpu,
+              &w->cpu),
+             (&b->gpu, &dx->gpu, (float)beta, &dw->gpu, (float)beta, &dy->gpu, &x->gpu, &rstd->gpu,
+              &w->gpu));
+        same(b, what, dx, BF16);
+        same(b, what, dw, 1e-4);
+    }
+    snprintf(what, sizeof what, "swiglu %lldx%lld+%lld", (long long)n, (long long)c,
+             (long long)pad);
+    Pair *gu = matrix(b, n, 2 * c, pad), *h = matrix(b, n, c, pad), *dgu = matrix(b, n, 2 * c, pad);
+    BOTH(b, swiglu_fwd, (&b->cpu, &h->cpu, &gu->cpu), (&b->gpu, &h->gpu, &gu->gpu));
+    same(b, what, h, BF16);
+    BOTH(b, swiglu_bwd, (&b->cpu, &dgu->cpu, 0, &dy->cpu, &gu->cpu),
+         (&b->gpu, &dgu->gpu, 0, &dy->gpu, &gu->gpu));
+    same(b, what, dgu, BF16);
+    snprintf(what, sizeof what, "bias %lldx%lld+%lld", (long long)n, (long long)c, (long long)pad);
+    Pair *db = vector(b, c, DT_F32);
+    BOTH(b, bias_bwd, (&b->cpu, &db->cpu, 1, &dy->cpu), (&b->gpu, &db->gpu, 1, &dy->gpu));
+    same(b, what, db, 1e-4);
+    BOTH(b, axpy, (&b->cpu, &y->cpu, 0.5f, &x->cpu), (&b->gpu, &y->gpu, 0.5f, &x->gpu));
+    same(b, "axpy", y, BF16);
+    drop_all(b);
+}
+
+Test(parity_bf16, rows)
+{
+    Bench b;
+    if (!open_both(&b)) return;
+    static const int64_t shapes[][3] = {{1, 1, 0},      {3, 7, 0},      {17, 64, 0},
+                                        {129, 4096, 0}, {33, 4096, 64}, {5, 8192, 24},
+                                        {2, 14336, 0},  {300, 100, 24}, {7, 20000, 0}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        rows_kernels(&b, shapes[i][0], shapes[i][1], shapes[i][2]);
+    cr_assert_eq(b.n_failed, 0);
+    close_both(&b);
+}
+
+static void product(Bench *b, int64_t m, int64_t n, int64_t k, bool ta, bool tb, float beta,
+                    int64_t pad, bool f32_out)
+{
+    char what[120];
+    snprintf(what, sizeof what, "matmul %lldx%lldx%lld %d%d beta %g pad %lld out %s", (long long)m,
+             (long long)n, (long long)k, ta, tb, (double)beta, (long long)pad,
+             f32_out ? "f32" : "bf16");
+    Pair *a = matrix(b, ta ? k : m, ta ? m : k, pad), *bb = matrix(b, tb ? n : k, tb ? k : n, pad);
+    Pair *c = f32_out ? fill(b, make(b, DT_F32, DT_F32, 2, (int64_t[]){m, n}, pad), 1, 0)
+                      : matrix(b, m, n, pad);
+    MatmulArgs args = {ta, tb, 0.5f, beta};
+    BOTH(b, matmul, (&b->cpu, &c->cpu, &a->cpu, &bb->cpu, args),
+         (&b->gpu, &c->gpu, &a->gpu, &bb->gpu, args));
+    same(b, what, c, f32_out ? 1e-5 : BF16);
+    drop_all(b);
+}
+
+Test(parity_bf16, products)
+{
+    Bench b;
+    if (!open_both(&b)) return;
+    static const int64_t shapes[][3] = {{1, 1, 1},      {1, 64, 64},    {7, 5, 3},
+                                        {128, 256, 64}, {333, 129, 77}, {512, 1024, 4096},
+                                        {64, 16, 2048}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        for (int t = 0; t < 4; t++)
+            for (int out = 0; out < 2; out++)
+                product(&b, shapes[i][0], shapes[i][1], shapes[i][2], t & 1, t & 2, (float)(t & 1),
+                        t == 2 ? 24 : 0, out);
+    cr_assert_eq(b.n_failed, 0);
+    close_both(&b);
+}
+
+static void attention(Bench *b, const int32_t *lens, int n_docs, int h, int kv, int d, int64_t pad,
+                      bool *cudnn)
+{
+    char what[120];
+    int32_t cu[65] = {0};
+    int64_t max_len = 0;
+    for (int i = 0; i < n_docs; i++) {
+        cu[i + 1] = cu[i] + lens[i];
+        if (lens[i] > max_len) max_len = lens[i];
+    }
+    int64_t n = cu[n_docs];
+    snprintf(what, sizeof what, "attention %d docs, %lld tokens, %d/%d x %d, pad %lld", n_docs,
+             (long long)n, h, kv, d, (long long)pad);
+    Pair *cup = ints(b, cu, n_docs + 1);
+    Docs on_cpu = {&cup->cpu, cu, n_docs, max_len}, on_gpu = {&cup->gpu, cu, n_docs, max_len};
+    Pair *q = matrix(b, n, h * d, 0), *k = matrix(b, n, kv * d, 0), *v = matrix(b, n, kv * d, 0);
+    Pair *o = matrix(b, n, h * d, pad), *d_o = matrix(b, n, h * d, pad);
+    Pair *lse = fill(b, make(b, DT_F32, DT_F32, 2, (int64_t[]){n, h}, 0), 1, 0);
+    Pair *dq = matrix(b, n, h * d, 0), *dk = matrix(b, n, kv * d, 0), *dv = matrix(b, n, kv * d, 0);
+    float scale = 1 / sqrtf((float)d);
+    BOTH(b, attention_fwd,
+         (&b->cpu, &o->cpu, &lse->cpu, &q->cpu, &k->cpu, &v->cpu, h, kv, &on_cpu, scale),
+         (&b->gpu, &o->gpu, &lse->gpu, &q->gpu, &k->gpu, &v->gpu, h, kv, &on_gpu, scale));
+    same(b, what, o, BF16);
+    same(b, what, lse, 1e-3);
+    BOTH(b, attention_bwd,
+         (&b->cpu, &dq->cpu, &dk->cpu, &dv->cpu, &d_o->cpu, &q->cpu, &k->cpu, &v->cpu, &o->cpu,
+          &lse->cpu, h, kv, &on_cpu, scale),
+         (&b->gpu, &dq->gpu, &dk->gpu, &dv->gpu, &d_o->gpu, &q->gpu, &k->gpu, &v->gpu, &o->gpu,
+          &lse->gpu, h, kv, &on_gpu, scale));
+    same(b, "dq", dq, 2 * BF16);
+    same(b, "dk", dk, 2 * BF16);
+    same(b, "dv", dv, 2 * BF16);
+    (void)cudnn;
+    drop_all(b);
+}
+
+Test(parity_bf16, attention_packed_with_pitch)
+{
+    Bench b;
+    if (!open_both(&b)) return;
+    static const int32_t one[] = {256}, even[] = {128, 128, 128},
+                         odd[] = {1, 17, 200, 3, 64, 1, 129}, uneven[] = {700, 5, 333};
+    static const int widths[] = {64, 80, 96, 128, 256};
+    for (int w = 0; w < 5; w++)
+        for (int pad = 0; pad <= 64; pad += 64) {
+            attention(&b, one, 1, 4, 4, widths[w], pad, NULL);
+            attention(&b, even, 3, 4, 2, widths[w], pad, NULL);
+            attention(&b, odd, 7, 8, 2, widths[w], pad, NULL);
+            attention(&b, uneven, 3, 4, 1, widths[w], pad, NULL);
+        }
+    cr_assert_eq(b.n_failed, 0);
+    close_both(&b);
+}
+
+Test(parity_bf16, loss_rows_and_embedding)
+{
+    Bench b;
+    if (!open_both(&b)) return;
+    static const int64_t shapes[][2] = {{3, 7}, {64, 1000}, {17, 32000}, {5, 128256}};
+    for (size_t i = 0; i < 4; i++) {
+        int64_t m = shapes[i][0], v = shapes[i][1];
+        int32_t targets[64];
+        for (int64_t j = 0; j < m; j++)
+            targets[j] = (int32_t)(j * 977 % v);
+        Pair *t = ints(&b, targets, m), *loss = vector(&b, m, DT_F32),
+             *logits = matrix(&b, m, v, 0);
+        BOTH(&b, softmax_xent, (&b.cpu, &loss->cpu, &logits->cpu, &t->cpu, 0.25f),
+             (&b.gpu, &loss->gpu, &logits->gpu, &t->gpu, 0.25f));
+        same(&b, "xent loss", loss, 1e-5);
+        same(&b, "xent gradient", logits, BF16);
+        drop_all(&b);
+    }
+    int32_t ids[700];
+    for (int i = 0; i < 700; i++)
+        ids[i] = i % 3 ? 5 : (int32_t)(i * 31 % 100);
+    Pair *id = ints(&b, ids, 700), *w = matrix(&b, 100, 72, 0), *y = matrix(&b, 700, 72, 0);
+    Pair *dw = fill(&b, make(&b, DT_F32, DT_F32, 2, (int64_t[]){100, 72}, 0), 1, 0);
+    BOTH(&b, embedding_fwd, (&b.cpu, &y->cpu, &w->cpu, &id->cpu),
+         (&b.gpu, &y->gpu, &w->gpu, &id->gpu));
+    same(&b, "embedding", y, 1e-9);
+    BOTH(&b, embedding_bwd, (&b.cpu, &dw->cpu, 1, &y->cpu, &id->cpu),
+         (&b.gpu, &dw->gpu, 1, &y->gpu, &id->gpu));
+    same(&b, "embedding gradient", dw, 1e-5);
+    drop_all(&b);
+    cr_assert_eq(b.n_failed, 0);
+    close_both(&b);
+}
+
+static void rope(Bench *b, int64_t n, int h, int kv, int d, int64_t pad, bool norm)
+{
+    int32_t pos[512];
+    for (int i = 0; i < n; i++)
+        pos[i] = i % 100;
+    Pair *p = ints(b, pos, n),
+         *table = fill(b, make(b, DT_F32, DT_F32, 2, (int64_t[]){100, d}, 0), 1, 0);
+    Pair *qkv = matrix(b, n, (h + 2 * kv) * d, pad), *dqkv = matrix(b, n, (h + 2 * kv) * d, pad);
+    Pair *q = matrix(b, n, h * d, 0), *k = matrix(b, n, kv * d, 0), *v = matrix(b, n, kv * d, 0);
+    Pair *rq = fill(b, make(b, DT_F32, DT_F32, 2, (int64_t[]){n, h}, 0), 1, 0);
+    Pair *rk = fill(b, make(b, DT_F32, DT_F32, 2, (int64_t[]){n, kv}, 0), 1, 0);
+    Pair *qn = vector(b, d, DT_BF16), *kn = vector(b, d, DT_BF16), *dqn = vector(b, d, DT_F32),
+         *dkn = vector(b, d, DT_F32);
+    const Tensor *cn[2] = {norm ? &qn->cpu : NULL, norm ? &kn->cpu : NULL},
+                 *gn[2] = {norm ? &qn->gpu : NULL, norm ? &kn->gpu : NULL};
+    Tensor *cg[2] = {norm ? &dqn->cpu : NULL, norm ? &dkn->cpu : NULL},
+           *gg[2] = {norm ? &dqn->gpu : NULL, norm ? &dkn->gpu : NULL};
+    BOTH(b, split_rope_fwd,
+         (&b->cpu, &q->cpu, &k->cpu, &v->cpu, norm ? &rq->cpu : NULL, norm ? &rk->cpu : NULL,
+          &qkv->cpu, &p->cpu, &table->cpu, cn[0], cn[1], h, kv, 1e-6f),
+         (&b->gpu, &q->gpu, &k->gpu, &v->gpu, norm ? &rq->gpu : NULL, norm ? &rk->gpu : NULL,
+          &qkv->gpu, &p->gpu, &table->gpu, gn[0], gn[1], h, kv, 1e-6f));
+    same(b, "rope q", q, 2 * BF16); /* a normed head is rounded three times */
+    same(b, "rope k", k, 2 * BF16);
+    same(b, "rope v", v, 1e-9);
+    BOTH(b, split_rope_bwd,
+         (&b->cpu, &dqkv->cpu, 0, cg[0], 0, cg[1], 0, &q->cpu, &k->cpu, &v->cpu, &qkv->cpu,
+          norm ? &rq->cpu : NULL, norm ? &rk->cpu : NULL, &p->cpu, &table->cpu, cn[0], cn[1], h,
+          kv),
+         (&b->gpu, &dqkv->gpu, 0, gg[0], 0, gg[1], 0, &q->gpu, &k->gpu, &v->gpu, &qkv->gpu,
+          norm ? &rq->gpu : NULL, norm ? &rk->gpu : NULL, &p->gpu, &table->gpu, gn[0], gn[1], h,
+          kv));
+    same(b, "rope dqkv", dqkv, 2 * BF16);
+    if (norm) {
+        same(b, "rope dq_norm", dqn, 0.01);
+        same(b, "rope dk_norm", dkn, 0.01);
+    }
+    drop_all(b);
+}
+
+Test(parity_bf16, split_and_rotate)
+{
+    Bench b;
+    if (!open_both(&b)) return;
+    for (int norm = 0; norm < 2; norm++) {
+        rope(&b, 1, 1, 1, 2, 0, norm);
+        rope(&b, 37, 4, 2, 64, 24, norm);
+        rope(&b, 300, 8, 2, 128, 0, norm);
+        rope(&b, 65, 3, 1, 96, 8, norm);
+        rope(&b, 20, 2, 2, 256, 0, norm);
+    }
+    cr_assert_eq(b.n_failed, 0);
+    close_both(&b);
+}
+
+Test(parity_bf16, optimizer_and_sums)
+{
+    Bench b;
+    if (!open_both(&b)) return;
+    static const int64_t sizes[] = {1, 5, 1000, 100003};
+    for (int i = 0; i < 4; i++) {
+        int64_t n = sizes[i], five = STEP_N, one = 1;
+        Pair *w = vector(&b, n, DT_F32), *m = vector(&b, n, DT_F32), *v = vector(&b, n, DT_F32),
+             *g = vector(&b, n, DT_BF16);
+        Pair *work = vector(&b, n, DT_BF16), *step = make(&b, DT_F32, DT_F32, 1, &five, 0);
+        Tensor vc = v->cpu, vg = v->gpu;
+        float zero[STEP_N] = {1e-2f, 0.1f, 0.05f, 0.5f, 0};
+        tensor_write(&b.cpu, &step->cpu, zero);
+        tensor_write(&b.gpu, &step->gpu, zero);
+        tensor_zero(&b.cpu, &vc);
+        tensor_zero(&b.gpu, &vg);
+        AdamwArgs args = {0.9f, 0.95f, 1e-8f, 0.1f, 1};
+        BOTH(&b, adamw, (&b.cpu, &w->cpu, &work->cpu, &m->cpu, &v->cpu, &g->cpu, &step->cpu, args),
+             (&b.gpu, &w->gpu, &work->gpu, &m->gpu, &v->gpu, &g->gpu, &step->gpu, args));
+        same(&b, "adamw w", w, 1e-5);
+        same(&b, "adamw m", m, 1e-6);
+        same(&b, "adamw v", v, 1e-6);
+        same(&b, "adamw working copy", work, BF16);
+        Pair *sum = vector(&b, one, DT_F32);
+        BOTH(&b, sum_squares, (&b.cpu, &sum->cpu, 0, &g->cpu), (&b.gpu, &sum->gpu, 0, &g->gpu));
+        same(&b, "sum of squares", sum, 1e-6);
+        drop_all(&b);
+    }
+    cr_assert_eq(b.n_failed, 0);
+    close_both(&b);
+}

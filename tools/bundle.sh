@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Makes a folder that runs on another x86-64 machine with glibc as new as this one's: the program, its tests and the
+# shared libraries that a GPU host may lack.  CUDA's own libraries stay out: they belong to that machine's driver and
+# toolkit (or its pip packages, which env.sh finds).
+#
+#   tools/bundle.sh [BUILD [OUT]]      default: build bundle
+#   . bundle/env.sh && bundle/bin/lorac --version
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=${1:-$root/build}
+out=${2:-$root/bundle}
+rm -rf "$out"
+mkdir -p "$out/bin" "$out/tests" "$out/lib"
+
+cp "$build/cli/lorac" "$out/bin/"
+find "$build/tests" -type f -perm -u+x -name 'test_*' ! -name '*.p' -exec cp {} "$out/tests/" \; 2>/dev/null || true
+find "$build/bench" -type f -perm -u+x -name 'bench_*' -exec cp {} "$out/bin/" \; 2>/dev/null || true
+
+# every library that the programs load, but for the C library's and CUDA's
+for f in "$out"/bin/* "$out"/tests/*; do
+    [ -f "$f" ] && ldd "$f" 2>/dev/null
+done | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |
+    grep -vE '/(libc|libm|libpthread|libdl|librt|ld-linux[^/]*|libresolv|libutil)\.so' |
+    grep -vE '/(libcuda|libcudart|libcublas|libcublasLt|libcudnn|libnccl|libnvrtc|libnvidia)[^/]*\.so' |
+    while read -r lib; do cp -L "$lib" "$out/lib/"; done
+
+strip --strip-debug "$out"/bin/* "$out"/tests/* 2>/dev/null || true
+
+cat > "$out/env.sh" <<'ENV'
+# Source this: library paths of the bundle and of CUDA's pip packages, where there are any.
+here=$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")" && pwd)
+pip_cuda=$(python3 -c 'import nvidia,glob,os;print(":".join(d for r in nvidia.__path__ for d in glob.glob(os.path.join(r,"*","lib"))))' 2>/dev/null || true)
+export LD_LIBRARY_PATH="$here/lib${pip_cuda:+:$pip_cuda}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+export PATH="$here/bin:$PATH"
+export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
+ENV
+du -sh "$out" | awk '{print "bundle: " $1}'
