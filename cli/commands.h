@@ -7,3 +7,6 @@ CommandFn cmd_eval;
 CommandFn cmd_generate;
 CommandFn cmd_merge;
 CommandFn cmd_tokenize;
+CommandFn cmd_train;
+CommandFn cmd_check;
+CommandFn cmd_init;

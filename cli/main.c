@@ -5,10 +5,13 @@
 #include <stdio.h>
 
 static const Command commands[] = {
+    {"train", cmd_train, "fine-tune a model as a config says"},
+    {"check", cmd_check, "find every error of a config, its data and model files without training"},
     {"eval", cmd_eval, "loss and perplexity over a data set, ROUGE of generated answers"},
     {"generate", cmd_generate, "text from a model: one prompt, a chat, or JSONL to JSONL"},
     {"merge", cmd_merge, "a LoRA adapter folded into its base model"},
     {"tokenize", cmd_tokenize, "ids and pieces of a text; which tokens of a data file are trained"},
+    {"init", cmd_init, "a model folder with random weights, from a named shape or a config.json"},
     {NULL, NULL, NULL},
 };
 

@@ -17,7 +17,7 @@
 #define MANY             1e15
 
 const ConfigField config_fields[] = {
-    {"model.path", FIELD_STRING, AT(model_path), .math = true,
+    {"model.path", FIELD_STRING, AT(model_path),
      .doc = "model folder in Hugging Face layout; only its config.json is read when model.init is "
             "random"},
     {"model.init", FIELD_ENUM, AT(model_init), .fallback = "checkpoint", .math = true,
@@ -26,7 +26,7 @@ const ConfigField config_fields[] = {
     {"model.preset", FIELD_STRING, AT(model_preset), .math = true,
      .doc = "with model.init random: a named shape instead of model.path (`lorac init --help` "
             "lists them)"},
-    {"tokenizer", FIELD_STRING, AT(tokenizer), .math = true,
+    {"tokenizer", FIELD_STRING, AT(tokenizer),
      .doc = "folder or tokenizer file; the default is model.path"},
 
     {"method", FIELD_ENUM, AT(method), .fallback = "lora", .math = true, CHOICES("lora", "full"),
@@ -55,7 +55,6 @@ const ConfigField config_fields[] = {
      .doc = "adapter folder to continue from; its adapter_config.json replaces the keys above"},
 
     {"data.train", FIELD_SOURCES, AT(data.train), COUNT(data.n_train), .required = true,
-     .math = true,
      .doc = "training rows: a file or folder, or a list of {path, weight, format, ...}"},
     {"data.format", FIELD_ENUM, AT(source_defaults.format), .math = true, CHOICES(FORMATS),
      .doc = "what a row looks like; for sources that do not say"},
@@ -169,8 +168,8 @@ const ConfigField config_fields[] = {
     {"runtime.trace", FIELD_STRING, AT(trace),
      .doc = "empty folder that receives every op's output (slow; for `lorac inspect --diff`)"},
 
-    {"log.every", FIELD_INT, AT(log_every), .fallback = "1", RANGE(1, MANY),
-     .doc = "steps between progress lines where the output is no terminal"},
+    {"log.every", FIELD_INT, AT(log_every), .fallback = "10", RANGE(1, MANY),
+     .doc = "steps between progress lines where stderr is no terminal"},
     {"log.tensorboard", FIELD_BOOL, AT(tensorboard), .fallback = "true",
      .doc = "write an event file for TensorBoard into OUTPUT/runs"},
 

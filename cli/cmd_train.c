@@ -1,0 +1,75 @@
+/* lorac train: opens what the config names, tells what was found, trains, ends with one line that says
+ * how the run ended. */
+#include "base/opts.h"
+#include "base/str.h"
+#include "cli/commands.h"
+#include "cli/train_data.h"
+#include "trainer/run.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { MAX_ARGS = 256 };
+
+static void print_result(const TrainConfig *c, const RunResult *r)
+{
+    if (r->n_mean > 0) printf("mean loss of the last %d steps: %.4f\n", r->n_mean, r->mean_loss);
+    if (r->best_step > 0)
+        printf("best eval loss: %.4f after step %lld\n", r->best_loss, (long long)r->best_step);
+    printf("%s written to %s\n", c->method == METHOD_LORA ? "adapter" : "model", c->output);
+    printf("%lld steps  loss %.4f  #%08x\n", (long long)r->steps, r->mean_loss,
+           (unsigned)(r->hash & 0xFFFFFFFFu));
+}
+
+static int train(TrainConfig *c, Log *log, Problems *problems)
+{
+    Session s = {0};
+    RunResult result;
+    Err err = {0};
+    Status status = session_open_data(&s, c, log, problems);
+    if (status == OK) {
+        print_data(&s, c);
+        fflush(stdout);
+        status = session_open_model(&s, c, log, problems);
+    }
+    if (status == OK) {
+        print_model(&s);
+        fflush(stdout);
+        status = trainer_run(&s, log_on_terminal(log), &result, problems, &err);
+    }
+    if (status == OK) print_result(c, &result);
+    session_close(&s);
+    return command_end_problems(status, problems, &err);
+}
+
+int cmd_train(int argc, char **argv)
+{
+    bool verbose = false, quiet = false, help = false;
+    const Opt opts[] = {
+        {"verbose", OPT_FLAG, &verbose, NULL, "more notes, and the first row as a table of tokens"},
+        {"quiet", OPT_FLAG, &quiet, NULL, "warnings only, no progress"},
+        {0}};
+    const char *args[MAX_ARGS];
+    int n_args = 0;
+    Err err = {0};
+    Status status = opts_parse(opts, argc, argv, args, &n_args, MAX_ARGS, &help, &err);
+    if (help) {
+        opts_help(stdout, "lorac train CONFIG.yaml [KEY=VALUE ...]",
+                  "Trains as the config says; KEY=VALUE overrides any key of it.\n"
+                  "`lorac check --explain` lists the keys, docs/config.md has them too.",
+                  opts);
+        return EXIT_DONE;
+    }
+    if (status == OK && n_args == 0)
+        status = err_set(&err, E_INPUT, "lorac train: name a config file; see lorac train --help");
+    if (status != OK) return command_end(status, &err);
+
+    Log log = {.to = stderr, .level = quiet ? LOG_WARN : verbose ? LOG_VERBOSE : LOG_INFO};
+    TrainConfig c;
+    Problems problems = {0};
+    status = config_load(&c, args[0], args + 1, n_args - 1, &problems);
+    if (status != OK) return command_end_problems(status, &problems, NULL);
+    int code = train(&c, &log, &problems);
+    config_clear(&c);
+    return code;
+}

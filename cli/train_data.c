@@ -1,0 +1,24 @@
+#include "cli/train_data.h"
+
+#include "data/report.h"
+
+void print_data(const Session *s, const TrainConfig *c)
+{
+    dataset_report_print(stdout, "train", dataset_report(s->train), &c->data);
+    if (s->eval) dataset_report_print(stdout, "eval", dataset_report(s->eval), &c->data);
+    if (s->log->level >= LOG_VERBOSE && dataset_size(s->train) > 0) {
+        Document first = dataset_document(s->train, 0);
+        document_print(stdout, &first, s->tokenizer, 0);
+    }
+}
+
+void print_model(const Session *s)
+{
+    int64_t all = 0;
+    for (int i = 0; i < s->model.params.n; i++)
+        all += tensor_numel(&s->model.params.items[i]->t);
+    int64_t trained = shards_numel(&s->shards);
+    printf("model: %lld parameters, %lld trained (%.2f%%), %.1f MiB on %s\n", (long long)all,
+           (long long)trained, 100.0 * (double)trained / (double)(all > 0 ? all : 1),
+           (double)s->dev.mem.live_total / (1 << 20), s->dev.backend->name);
+}

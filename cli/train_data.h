@@ -1,0 +1,9 @@
+/* What `train` and `check` tell of a session before anything is computed. */
+#pragma once
+
+#include "trainer/session.h"
+
+/* Counts of the data sets; at LOG_VERBOSE the first row token by token. */
+void print_data(const Session *s, const TrainConfig *c);
+/* Parameters, trained ones, memory. */
+void print_model(const Session *s);

@@ -1,0 +1,190 @@
+/* Folders of checkpoints: written beside and renamed, found, pruned. */
+#include "trainer/checkpoint.h"
+
+#include "base/fs.h"
+#include "base/str.h"
+#include "trainer/manifest.h"
+#include "trainer/state_file.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+char *checkpoint_path(const TrainConfig *c, int64_t step)
+{
+    return str_format("%s/checkpoint-%lld", c->output, (long long)step);
+}
+
+/* N of "checkpoint-N", -1 for other names. */
+static int64_t step_of(const char *name)
+{
+    if (!str_starts(name, "checkpoint-")) return -1;
+    char *end;
+    const char *digits = name + strlen("checkpoint-");
+    long long n = strtoll(digits, &end, 10);
+    return *digits >= '0' && *digits <= '9' && !*end ? n : -1;
+}
+
+static int descending(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x < y) - (x > y);
+}
+
+/* Steps of the checkpoints in OUTPUT, the newest first; the caller frees. */
+static Status list_steps(int64_t **steps, int *n, const TrainConfig *c, Err *err)
+{
+    char **names;
+    int n_names;
+    *steps = NULL;
+    *n = 0;
+    if (!path_is_dir(c->output)) return OK;
+    TRY(dir_list(&names, &n_names, c->output, err));
+    *steps = xcalloc((size_t)n_names, sizeof **steps);
+    for (int i = 0; i < n_names; i++)
+        if (step_of(names[i]) >= 0) (*steps)[(*n)++] = step_of(names[i]);
+    dir_list_free(names, n_names);
+    qsort(*steps, (size_t)*n, sizeof **steps, descending);
+    return OK;
+}
+
+/* ---- writing ---------------------------------------------------------------------------------- */
+
+static Status write_contents(const Session *s, const RunState *run, const char *dir, Err *err)
+{
+    TRY(dir_remove(dir, err));
+    TRY(dir_make(dir, err));
+    TRY(session_write_weights(s, dir, err));
+    TRY(state_file_write(s, dir, err));
+    TRY(manifest_write(s, run, dir, err));
+    return dir_sync(dir, err);
+}
+
+/* A folder cannot be renamed over another, and one that is removed piece by piece must not look whole:
+ * it is renamed away first. */
+static Status retire(const TrainConfig *c, int64_t step, Err *err)
+{
+    char *path = checkpoint_path(c, step);
+    char *old = str_format("%s/.checkpoint-%lld.old", c->output, (long long)step);
+    Status s = OK;
+    if (path_exists(path)) {
+        s = dir_remove(old, err);
+        if (s == OK) s = file_rename(path, old, err);
+        if (s == OK) s = dir_remove(old, err);
+    }
+    free(path);
+    free(old);
+    return s;
+}
+
+Status checkpoint_save(const Session *s, const RunState *run, Err *err)
+{
+    char *final = checkpoint_path(s->cfg, run->step);
+    char *tmp = str_format("%s/.checkpoint-%lld.tmp", s->cfg->output, (long long)run->step);
+    Status status = write_contents(s, run, tmp, err);
+    if (status == OK) status = retire(s->cfg, run->step, err);
+    if (status == OK) status = file_rename(tmp, final, err);
+    if (status != OK) {
+        Err ignored = {0};
+        if (dir_remove(tmp, &ignored) != OK) log_warn(s->log, "%s", ignored.line);
+        err_wrap(err, status, "checkpoint at step %lld", (long long)run->step);
+    }
+    free(final);
+    free(tmp);
+    return status;
+}
+
+Status checkpoint_prune(const TrainConfig *c, const RunState *run, Err *err)
+{
+    int64_t *steps;
+    int n;
+    TRY(list_steps(&steps, &n, c, err));
+    Status s = OK;
+    int64_t kept = 0;
+    for (int i = 0; i < n && s == OK; i++) {
+        if (c->save_best && steps[i] == run->best_step) continue;
+        if (kept++ >= c->save_keep) s = retire(c, steps[i], err);
+    }
+    free(steps);
+    return s;
+}
+
+Status checkpoint_clean(const TrainConfig *c, Err *err)
+{
+    char **names;
+    int n;
+    if (!path_is_dir(c->output)) return OK;
+    TRY(dir_list(&names, &n, c->output, err));
+    Status s = OK;
+    for (int i = 0; i < n && s == OK; i++) {
+        bool left = str_starts(names[i], ".checkpoint-") &&
+                    (str_ends(names[i], ".tmp") || str_ends(names[i], ".old"));
+        char *path = path_join(c->output, names[i]);
+        if (left) s = dir_remove(path, err);
+        free(path);
+    }
+    dir_list_free(names, n);
+    return s;
+}
+
+/* ---- reading ---------------------------------------------------------------------------------- */
+
+Status checkpoint_find(char **path, const TrainConfig *c, Log *log, Err *err)
+{
+    int64_t *steps;
+    int n;
+    *path = NULL;
+    TRY(list_steps(&steps, &n, c, err));
+    for (int i = 0; i < n && !*path; i++) {
+        char *dir = checkpoint_path(c, steps[i]);
+        Json *manifest = NULL;
+        Err why = {0};
+        if (manifest_verify(&manifest, dir, &why) == OK) {
+            *path = xstrdup(dir);
+        } else {
+            log_warn(log, "%s is not whole and passed over: %s", dir, why.line);
+        }
+        json_free(manifest);
+        free(dir);
+    }
+    free(steps);
+    return OK;
+}
+
+int64_t checkpoint_highest(const TrainConfig *c)
+{
+    int64_t *steps;
+    int n;
+    Err ignored = {0};
+    if (list_steps(&steps, &n, c, &ignored) != OK) return -1;
+    int64_t highest = n > 0 ? steps[0] : -1;
+    free(steps);
+    return highest;
+}
+
+Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *problems)
+{
+    Json *manifest = NULL;
+    Err err = {0};
+    int before = problems->n;
+    Status status = manifest_verify(&manifest, path, &err);
+    if (status == OK) {
+        manifest_compare(s, manifest, path, problems);
+        if (problems->n > before) {
+            json_free(manifest);
+            return E_INPUT;
+        }
+        status = manifest_run(run, manifest, path, &err);
+    }
+    if (status == OK) status = state_file_read(s, path, STATE_ALL, &err);
+    if (status != OK) config_problem(s->cfg, problems, "resume", "%s", err.line);
+    json_free(manifest);
+    return status;
+}
+
+Status checkpoint_load_weights(Session *s, const char *path, Err *err)
+{
+    Json *manifest = NULL;
+    TRY(manifest_verify(&manifest, path, err));
+    json_free(manifest);
+    return state_file_read(s, path, STATE_WEIGHTS, err);
+}

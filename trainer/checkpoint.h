@@ -1,0 +1,44 @@
+/* Checkpoints: OUTPUT/checkpoint-N holds the weights as others read them (an adapter or a model folder),
+ * state.safetensors with the fp32 master copy and AdamW's m and v of every trained checkpoint tensor
+ * ("master.NAME", "m.NAME", "v.NAME": no layout, no number of ranks), and manifest.json with the position
+ * in the data and a CRC-32C for every 16 MiB of every file.
+ *
+ * A checkpoint is written beside (.checkpoint-N.tmp), synced and renamed: whatever kills the process, what is
+ * called checkpoint-N is whole, or was damaged later and fails its checksums. */
+#pragma once
+
+#include "trainer/session.h"
+
+enum { RECENT_LOSSES = 20 };
+
+/* Where a run stands. */
+typedef struct RunState {
+    int64_t step;              /* optimizer steps done */
+    int64_t epoch, epoch_step; /* of the next step */
+    int64_t samples;           /* documents consumed */
+    double best_loss;          /* of evaluations; best_step 0: none yet */
+    int64_t best_step, evals_since_best;
+    bool stopped; /* early: no step follows */
+    double
+        recent[RECENT_LOSSES]; /* losses of the last steps, a ring: step s at s % RECENT_LOSSES */
+} RunState;
+
+/* "OUTPUT/checkpoint-STEP" in fresh memory. */
+char *checkpoint_path(const TrainConfig *c, int64_t step);
+
+Status checkpoint_save(const Session *s, const RunState *run, Err *err) MUST_CHECK;
+/* Removes all but the newest save.keep and the best. */
+Status checkpoint_prune(const TrainConfig *c, const RunState *run, Err *err) MUST_CHECK;
+/* What an interrupted save left behind. */
+Status checkpoint_clean(const TrainConfig *c, Err *err) MUST_CHECK;
+
+/* The newest whole checkpoint of OUTPUT; damaged ones are told and passed over.  *path NULL: there is none. */
+Status checkpoint_find(char **path, const TrainConfig *c, Log *log, Err *err) MUST_CHECK;
+/* The highest N of OUTPUT/checkpoint-N, whole or not; -1: none. */
+int64_t checkpoint_highest(const TrainConfig *c);
+
+/* Verifies, then restores master copies, m, v and *run.  A config that computes something else is refused, key by
+ * key. */
+Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *problems) MUST_CHECK;
+/* The master copies alone. */
+Status checkpoint_load_weights(Session *s, const char *path, Err *err) MUST_CHECK;

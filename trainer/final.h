@@ -1,0 +1,7 @@
+/* The result of a run in OUTPUT itself: written beside and moved in file by file, so that no file there is
+ * ever half written. */
+#pragma once
+
+#include "trainer/session.h"
+
+Status final_write(const Session *s, Err *err) MUST_CHECK;

@@ -1,0 +1,231 @@
+/* Checksums go by ranges of 16 MiB, so that ranks can write and check their parts of one file. */
+#include "trainer/manifest.h"
+
+#include "base/fs.h"
+#include "base/hash.h"
+#include "base/str.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { VERSION = 1, RANGE_BYTES = 16 << 20 };
+
+static uint64_t base_hash(const Session *s);
+
+/* ---- files ------------------------------------------------------------------------------------ */
+
+static Status write_file_entry(StrBuf *b, const char *dir, const char *name, Err *err)
+{
+    char *path = path_join(dir, name);
+    FileMap m;
+    Status s = file_map(&m, path, err);
+    free(path);
+    TRY(s);
+    json_write_string(b, name, strlen(name));
+    strbuf_printf(b, ": {\"bytes\": %zu, \"crc32c\": [", m.len);
+    for (size_t at = 0; at < m.len; at += RANGE_BYTES) {
+        size_t n = m.len - at < RANGE_BYTES ? m.len - at : RANGE_BYTES;
+        strbuf_printf(b, "%s%u", at ? ", " : "", crc32c(0, m.data + at, n));
+    }
+    strbuf_puts(b, "]}");
+    file_unmap(&m);
+    return OK;
+}
+
+static Status write_files(StrBuf *b, const char *dir, Err *err)
+{
+    char **names;
+    int n;
+    TRY(dir_list(&names, &n, dir, err));
+    Status s = OK;
+    int written = 0;
+    for (int i = 0; i < n && s == OK; i++) {
+        char *path = path_join(dir, names[i]);
+        if (!path_is_dir(path)) {
+            strbuf_puts(b, written++ ? ",\n    " : "\n    ");
+            s = write_file_entry(b, dir, names[i], err);
+        }
+        free(path);
+    }
+    dir_list_free(names, n);
+    return s;
+}
+
+static Status verify_file(const char *dir, const char *name, const Json *entry, Err *err)
+{
+    int64_t bytes = -1, crc = -1;
+    char *path = path_join(dir, name);
+    FileMap m;
+    Status s = file_map(&m, path, err);
+    free(path);
+    TRY(s);
+    const Json *sums = json_get(entry, "crc32c");
+    size_t n_ranges = (m.len + RANGE_BYTES - 1) / RANGE_BYTES;
+    if (!json_int(json_get(entry, "bytes"), &bytes) || (size_t)bytes != m.len ||
+        json_size(sums) != n_ranges)
+        s = err_set(err, E_INPUT, "%s/%s: has %zu bytes, the manifest says %lld", dir, name, m.len,
+                    (long long)bytes);
+    for (size_t i = 0; i < n_ranges && s == OK; i++) {
+        size_t at = i * RANGE_BYTES, n = m.len - at < RANGE_BYTES ? m.len - at : RANGE_BYTES;
+        if (!json_int(json_at(sums, i), &crc) || crc != (int64_t)crc32c(0, m.data + at, n))
+            s = err_set(err, E_INPUT, "%s/%s: checksum differs in bytes %zu to %zu", dir, name, at,
+                        at + n - 1);
+    }
+    file_unmap(&m);
+    return s;
+}
+
+/* ---- writing ---------------------------------------------------------------------------------- */
+
+static void write_config_key(void *ud, const char *key, const char *value)
+{
+    StrBuf *b = ud;
+    if (b->data[b->len - 1] != '{') strbuf_putc(b, ',');
+    strbuf_printf(b, "\n    \"%s\": ", key);
+    json_write_string(b, value, strlen(value));
+}
+
+static void write_run(StrBuf *b, const RunState *r)
+{
+    strbuf_printf(b,
+                  "  \"step\": %lld,\n  \"epoch\": %lld,\n  \"epoch_step\": %lld,\n"
+                  "  \"samples\": %lld,\n  \"best_step\": %lld,\n  \"best_loss\": ",
+                  (long long)r->step, (long long)r->epoch, (long long)r->epoch_step,
+                  (long long)r->samples, (long long)r->best_step);
+    json_write_number(b, r->best_loss);
+    strbuf_printf(b, ",\n  \"evals_since_best\": %lld,\n  \"stopped\": %s,\n  \"recent\": [",
+                  (long long)r->evals_since_best, r->stopped ? "true" : "false");
+    for (int i = 0; i < RECENT_LOSSES; i++) {
+        if (i) strbuf_puts(b, ", ");
+        json_write_number(b, r->recent[i]);
+    }
+    strbuf_puts(b, "],\n");
+}
+
+Status manifest_write(const Session *s, const RunState *run, const char *dir, Err *err)
+{
+    StrBuf b = {0};
+    strbuf_printf(&b, "{\n  \"format\": \"lorac checkpoint\",\n  \"version\": %d,\n", VERSION);
+    write_run(&b, run);
+    strbuf_printf(&b, "  \"data_hash\": \"%016llx\",\n  \"base_hash\": \"%016llx\",\n",
+                  (unsigned long long)s->data_hash, (unsigned long long)base_hash(s));
+    strbuf_puts(&b, "  \"config\": {");
+    config_visit_math(s->cfg, write_config_key, &b);
+    strbuf_puts(&b, "\n  },\n  \"files\": {");
+    Status status = write_files(&b, dir, err);
+    strbuf_puts(&b, "\n  }\n}\n");
+    char *path = path_join(dir, "manifest.json");
+    if (status == OK) status = file_write_atomic(path, b.data, b.len, err);
+    free(path);
+    strbuf_clear(&b);
+    return status;
+}
+
+/* ---- reading ---------------------------------------------------------------------------------- */
+
+Status manifest_verify(Json **out, const char *dir, Err *err)
+{
+    char *path = path_join(dir, "manifest.json");
+    Json *root = NULL;
+    Status s = json_parse_file(&root, path, err);
+    int64_t version = 0;
+    const char *format = NULL;
+    if (s == OK &&
+        (!json_str(json_get(root, "format"), &format, NULL) || !str_eq(format, "lorac checkpoint")))
+        s = err_set(err, E_INPUT, "%s: is no manifest of a checkpoint", path);
+    if (s == OK && (!json_int(json_get(root, "version"), &version) || version != VERSION))
+        s = err_set(err, E_INPUT, "%s: version %lld, this program reads %d", path,
+                    (long long)version, VERSION);
+    free(path);
+    const Json *files = json_get(root, "files");
+    for (void *it = json_first(files); it && s == OK; it = json_next(files, it))
+        s = verify_file(dir, json_iter_key(it), json_iter_value(it), err);
+    if (s == OK && !json_get(files, "state.safetensors"))
+        s = err_set(err, E_INPUT, "%s: the manifest names no state.safetensors", dir);
+    if (s == OK)
+        *out = root;
+    else
+        json_free(root);
+    return s;
+}
+
+Status manifest_run(RunState *run, const Json *m, const char *dir, Err *err)
+{
+    RunState r = {0};
+    const Json *recent = json_get(m, "recent");
+    bool ok = json_int(json_get(m, "step"), &r.step) && json_int(json_get(m, "epoch"), &r.epoch) &&
+              json_int(json_get(m, "epoch_step"), &r.epoch_step) &&
+              json_int(json_get(m, "samples"), &r.samples) &&
+              json_int(json_get(m, "best_step"), &r.best_step) &&
+              json_number(json_get(m, "best_loss"), &r.best_loss) &&
+              json_int(json_get(m, "evals_since_best"), &r.evals_since_best) &&
+              json_bool(json_get(m, "stopped"), &r.stopped);
+    for (int i = 0; i < RECENT_LOSSES; i++)
+        ok = ok && json_number(json_at(recent, (size_t)i), &r.recent[i]);
+    if (!ok || r.step < 0 || r.epoch < 0 || r.epoch_step < 0)
+        return err_set(err, E_INPUT,
+                       "%s/manifest.json: the position in the run is missing or wrong", dir);
+    *run = r;
+    return OK;
+}
+
+typedef struct Compare {
+    const Session *s;
+    const Json *config;
+    const char *dir;
+    Problems *problems;
+} Compare;
+
+/* A key that one side does not have follows from another that differs. */
+static void compare_key(void *ud, const char *key, const char *value)
+{
+    Compare *c = ud;
+    const char *was;
+    if (!json_str(json_get(c->config, key), &was, NULL) || str_eq(was, value)) return;
+    config_problem(
+        c->s->cfg, c->problems, key,
+        "is %s, and %s was made with %s; set it back, or start anew in another output folder",
+        value, c->dir, was);
+}
+
+static bool same_hash(const Json *m, const char *key, uint64_t now)
+{
+    char text[20];
+    const char *was;
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)now);
+    return json_str(json_get(m, key), &was, NULL) && str_eq(was, text);
+}
+
+void manifest_compare(const Session *s, const Json *m, const char *dir, Problems *problems)
+{
+    Compare c = {s, json_get(m, "config"), dir, problems};
+    int before = problems->n;
+    config_visit_math(s->cfg, compare_key, &c);
+    if (problems->n > before) return; /* other data would follow from other keys */
+    const char *advice = "start anew in another output folder";
+    if (!same_hash(m, "data_hash", s->data_hash))
+        config_problem(s->cfg, problems, "data.train",
+                       "its tokens are not those that %s was trained on; %s", dir, advice);
+    if (!same_hash(m, "base_hash", base_hash(s)))
+        config_problem(s->cfg, problems, "model.path",
+                       "the base is not the one that %s was trained on; %s", dir, advice);
+}
+
+/* Of the first row of every frozen parameter: enough to tell one base from another. */
+static uint64_t base_hash(const Session *s)
+{
+    uint64_t h = 0;
+    const ParamSet *ps = &s->model.params;
+    for (int i = 0; i < ps->n; i++) {
+        const Param *p = ps->items[i];
+        if (p->trained) continue;
+        Tensor row = p->t.n_dims == 1 ? p->t : tensor_slice_rows(&p->t, 0, 1);
+        size_t bytes = (size_t)tensor_cols(&row) * dtype_bytes(row.dtype);
+        void *host = xmalloc(bytes);
+        tensor_read((Device *)&s->dev, &row, host);
+        h = hash64(p->name, strlen(p->name), h);
+        h = hash64(host, bytes, h);
+        free(host);
+    }
+    return h;
+}

@@ -1,0 +1,14 @@
+/* manifest.json of a checkpoint: what the folder's files must be, and everything about the run that is no
+ * tensor. */
+#pragma once
+
+#include "base/json.h"
+#include "trainer/checkpoint.h"
+
+/* Lists and sums up the files of `dir` and writes DIR/manifest.json. */
+Status manifest_write(const Session *s, const RunState *run, const char *dir, Err *err) MUST_CHECK;
+/* Reads it and compares every file with its checksums.  The caller frees *out. */
+Status manifest_verify(Json **out, const char *dir, Err *err) MUST_CHECK;
+Status manifest_run(RunState *run, const Json *manifest, const char *dir, Err *err) MUST_CHECK;
+/* Every difference between the run that wrote it and this one that changes what is computed. */
+void manifest_compare(const Session *s, const Json *manifest, const char *dir, Problems *problems);

@@ -1,0 +1,291 @@
+/* The run: resume, steps, evaluations, checkpoints, the result.  After step n the order is: metrics,
+ * evaluation, checkpoint; so a checkpoint knows of everything that metrics.jsonl tells up to its step. */
+#include "trainer/run.h"
+
+#include "base/fs.h"
+#include "base/str.h"
+#include "infer/perplexity.h"
+#include "trainer/final.h"
+#include "trainer/metrics.h"
+#include "trainer/progress.h"
+#include "trainer/step.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+typedef struct Run {
+    Session *s;
+    const TrainConfig *c;
+    Loader *loader;
+    Stepper *stepper;
+    Metrics *metrics;
+    Schedule schedule;
+    RunState state;
+    int64_t total;
+    int64_t evaluated_at; /* step of the last evaluation, -1: none in this process */
+} Run;
+
+/* ---- before the first step -------------------------------------------------------------------- */
+
+static int64_t count_steps(Loader *l, const TrainConfig *c)
+{
+    if (c->max_steps > 0) return c->max_steps;
+    int64_t n = 0;
+    for (int64_t e = 0; e < c->epochs; e++)
+        n += loader_steps(l, e);
+    return n;
+}
+
+static int64_t share_of(double ratio, int64_t total)
+{
+    return (int64_t)ceil(ratio * (double)total);
+}
+
+static Schedule make_schedule(const TrainConfig *c, int64_t total)
+{
+    return (Schedule){.kind = (ScheduleKind)c->schedule,
+                      .lr = c->lr,
+                      .warmup_steps =
+                          c->warmup_ratio > 0 ? share_of(c->warmup_ratio, total) : c->warmup_steps,
+                      .min_ratio = c->min_lr_ratio,
+                      .decay_steps = share_of(c->decay_ratio, total),
+                      .decay = (DecayShape)c->decay_shape,
+                      .total_steps = total};
+}
+
+/* The checkpoint to begin with, or NULL. */
+static Status choose_start(Run *r, char **path, Problems *problems, Err *err)
+{
+    const TrainConfig *c = r->c;
+    TRY(checkpoint_clean(c, err));
+    *path = NULL;
+    if (str_eq(c->resume, "auto")) return checkpoint_find(path, c, r->s->log, err);
+    int64_t highest = checkpoint_highest(c);
+    if (str_eq(c->resume, "never")) {
+        if (highest < 0) return OK;
+        config_problem(
+            c, problems, "resume",
+            "is never, and %s holds checkpoint-%lld; choose another output folder, remove "
+            "it, or set auto",
+            c->output, (long long)highest);
+        return E_INPUT;
+    }
+    *path = xstrdup(c->resume);
+    return OK;
+}
+
+static Status resume(Run *r, Problems *problems, Err *err)
+{
+    char *path;
+    TRY(choose_start(r, &path, problems, err));
+    if (!path) return OK;
+    Status s = checkpoint_load(r->s, &r->state, path, problems);
+    int64_t highest = checkpoint_highest(r->c);
+    if (s == OK && !str_eq(r->c->resume, "auto") && highest > r->state.step) {
+        config_problem(
+            r->c, problems, "resume",
+            "%s is at step %lld, and %s goes on to checkpoint-%lld; choose another output "
+            "folder or remove what lies beyond",
+            path, (long long)r->state.step, r->c->output, (long long)highest);
+        s = E_INPUT;
+    }
+    if (s == OK)
+        log_info(r->s->log, "continuing from %s, step %lld of %lld", path, (long long)r->state.step,
+                 (long long)r->total);
+    free(path);
+    return s;
+}
+
+static Status write_config(const TrainConfig *c, Err *err)
+{
+    StrBuf b = {0};
+    config_write(&b, c);
+    char *path = path_join(c->output, "config.yaml");
+    Status s = file_write_atomic(path, b.data, b.len, err);
+    free(path);
+    strbuf_clear(&b);
+    return s;
+}
+
+static Status run_open(Run *r, Session *s, bool terminal, Problems *problems, Err *err)
+{
+    const TrainConfig *c = s->cfg;
+    *r = (Run){.s = s, .c = c, .evaluated_at = -1};
+    r->loader = loader_new(s->train, &c->data, (uint64_t)c->seed, c->batch_global);
+    r->total = count_steps(r->loader, c);
+    r->schedule = make_schedule(c, r->total);
+    TRY(dir_make(c->output, err));
+    TRY(resume(r, problems, err));
+    TRY(write_config(c, err));
+    StepOpts opts = {.adamw = {.beta1 = c->beta1,
+                               .beta2 = c->beta2,
+                               .eps = c->eps,
+                               .weight_decay = c->weight_decay},
+                     .clip = c->clip,
+                     .micro_rows = c->batch_micro,
+                     .seed = (uint64_t)c->seed};
+    r->stepper = stepper_new(&s->model, &s->shards, r->loader, &opts, s->trace);
+    return metrics_open(&r->metrics, c, r->state.step, r->total, s->log, terminal, err);
+}
+
+static Status run_close(Run *r, Status s, Err *err)
+{
+    Err closing = {0};
+    Status closed = metrics_close(r->metrics, &closing);
+    stepper_free(r->stepper);
+    loader_free(r->loader);
+    if (s != OK || closed == OK) return s;
+    return err_set(err, closed, "%s", closing.line);
+}
+
+/* ---- a step ----------------------------------------------------------------------------------- */
+
+static double epoch_now(Run *r)
+{
+    int64_t n = loader_steps(r->loader, r->state.epoch);
+    return (double)r->state.epoch + (n > 0 ? (double)r->state.epoch_step / (double)n : 0.0);
+}
+
+static Status not_finite(Run *r, const StepResult *res, Err *err)
+{
+    char blame[512];
+    stepper_blame(r->stepper, res, blame, sizeof blame);
+    char *last = NULL;
+    Err ignored = {0};
+    Status found = checkpoint_find(&last, r->c, NULL, &ignored);
+    Status s = err_set(
+        err, E_FAILED, "step %lld: %s; stopped before the optimizer, nothing was changed; %s%s",
+        (long long)r->state.step + 1, blame,
+        found == OK && last ? "the last good checkpoint is " : "there is no checkpoint",
+        found == OK && last ? last : "");
+    free(last);
+    return s;
+}
+
+static Status step(Run *r, Err *err)
+{
+    RunState *st = &r->state;
+    while (st->epoch_step >= loader_steps(r->loader, st->epoch)) {
+        st->epoch++;
+        st->epoch_step = 0;
+    }
+    double lr = schedule_rate(&r->schedule, st->step), began = seconds_monotonic();
+    StepResult res = stepper_run(r->stepper, st->epoch, st->epoch_step, lr, st->step + 1);
+    if (!res.finite) return not_finite(r, &res, err);
+    st->recent[st->step % RECENT_LOSSES] = res.loss;
+    st->step++;
+    st->epoch_step++;
+    st->samples += res.info.n_docs;
+    metrics_step(r->metrics, &(StepRecord){.step = st->step,
+                                           .epoch = epoch_now(r),
+                                           .loss = res.loss,
+                                           .grad_norm = res.grad_norm,
+                                           .lr = lr,
+                                           .tokens = res.info.n_tokens,
+                                           .step_time = seconds_monotonic() - began,
+                                           .consumed_samples = st->samples,
+                                           .peak_bytes = r->s->dev.mem.peak_total,
+                                           .allocated_bytes = r->s->dev.mem.live_total});
+    return OK;
+}
+
+/* ---- evaluation and checkpoints --------------------------------------------------------------- */
+
+/* *improved: the lowest loss so far. */
+static Status evaluate(Run *r, bool *improved, Err *err)
+{
+    RunState *st = &r->state;
+    double began = seconds_monotonic();
+    PerplexityOpts opts = {.tokens_per_pass = r->c->eval_tokens};
+    Perplexity p;
+    Status s = perplexity_of(&p, &r->s->model, r->s->eval, &r->c->data, &opts, err);
+    if (s != OK) return err_wrap(err, s, "evaluation after step %lld", (long long)st->step);
+    *improved = st->best_step == 0 || p.loss < st->best_loss;
+    if (st->step == 0) {
+        *improved = false; /* nothing is trained yet: a point to compare with */
+    } else if (*improved) {
+        st->best_loss = p.loss;
+        st->best_step = st->step;
+        st->evals_since_best = 0;
+    } else {
+        st->evals_since_best++;
+    }
+    metrics_eval(r->metrics, &(EvalRecord){.step = st->step,
+                                           .epoch = epoch_now(r),
+                                           .loss = p.loss,
+                                           .tokens = p.n_trained,
+                                           .time = seconds_monotonic() - began});
+    r->evaluated_at = st->step;
+    perplexity_clear(&p);
+    return OK;
+}
+
+static bool due(int64_t every, int64_t step)
+{
+    return every > 0 && step % every == 0;
+}
+
+static Status after_step(Run *r, Err *err)
+{
+    const TrainConfig *c = r->c;
+    RunState *st = &r->state;
+    bool last = st->step >= r->total, improved = false;
+    if (r->s->eval && (due(c->eval_every, st->step) || (last && c->eval_at_end))) {
+        TRY(evaluate(r, &improved, err));
+        st->stopped =
+            !last && c->early_stop_patience > 0 && st->evals_since_best >= c->early_stop_patience;
+        if (st->stopped)
+            log_info(r->s->log, "no better evaluation since step %lld: stopping early",
+                     (long long)st->best_step);
+    }
+    bool save = due(c->save_every, st->step) || (c->save_every > 0 && (last || st->stopped));
+    if (!save && !(c->save_best && improved)) return OK;
+    TRY(checkpoint_save(r->s, st, err));
+    return checkpoint_prune(c, st, err);
+}
+
+/* ---- the whole -------------------------------------------------------------------------------- */
+
+static Status finish(Run *r, RunResult *out, Err *err)
+{
+    RunState *st = &r->state;
+    if (r->c->save_final == FINAL_BEST && st->best_step > 0 && st->best_step != st->step) {
+        char *best = checkpoint_path(r->c, st->best_step);
+        Status s = checkpoint_load_weights(r->s, best, err);
+        free(best);
+        TRY(s);
+    }
+    TRY(final_write(r->s, err));
+    out->steps = st->step;
+    out->n_mean = st->step < RECENT_LOSSES ? (int)st->step : RECENT_LOSSES;
+    out->mean_loss = 0;
+    for (int i = 0; i < out->n_mean; i++)
+        out->mean_loss += st->recent[i] / out->n_mean;
+    out->hash = shards_hash(&r->s->shards);
+    out->stopped_early = st->stopped;
+    out->best_step = st->best_step;
+    out->best_loss = st->best_loss;
+    return OK;
+}
+
+static Status train(Run *r, Err *err)
+{
+    bool ignored;
+    if (r->state.step == 0 && r->c->eval_at_start && r->s->eval) TRY(evaluate(r, &ignored, err));
+    while (r->state.step < r->total && !r->state.stopped) {
+        TRY(step(r, err));
+        TRY(after_step(r, err));
+    }
+    return OK;
+}
+
+Status trainer_run(Session *s, bool terminal, RunResult *out, Problems *problems, Err *err)
+{
+    Run r;
+    *out = (RunResult){0};
+    Status status = run_open(&r, s, terminal, problems, err);
+    out->resumed_from = r.state.step;
+    if (status == OK) status = train(&r, err);
+    if (status == OK) status = finish(&r, out, err);
+    return run_close(&r, status, err);
+}

@@ -1,0 +1,250 @@
+/* Device, model and adapters of a run.  The order matters: what is trained must be known before the
+ * parameters get their storage, and they need it before weights are read. */
+#include "trainer/session.h"
+
+#include "autograd/trace.h"
+#include "base/fs.h"
+#include "base/str.h"
+#include "model/folder.h"
+#include "model/hf_files.h"
+#include "trainer/apply.h"
+#include "trainer/tokenizer_files.h"
+
+#include <stdlib.h>
+
+enum { MAX_SHARD_BYTES_GIB = 5 };
+
+/* ---- opening ---------------------------------------------------------------------------------- */
+
+static Status read_shape(Session *s, Problems *p)
+{
+    TrainConfig *c = s->cfg;
+    if (c->model_preset) {
+        if (llama_config_preset(&s->shape, c->model_preset)) return OK;
+        const char *names[64], *near;
+        int n = 0;
+        StrBuf all = {0};
+        for (; n < 64 && llama_preset_name(n); n++) {
+            names[n] = llama_preset_name(n);
+            strbuf_printf(&all, "%s%s", n ? ", " : "", names[n]);
+        }
+        near = str_nearest(c->model_preset, names, n);
+        config_problem(c, p, "model.preset", "there is no '%s'; %s%s%sthere are %s",
+                       c->model_preset, near ? "did you mean '" : "", near ? near : "",
+                       near ? "'? " : "", all.data ? all.data : "none");
+        strbuf_clear(&all);
+        return E_INPUT;
+    }
+    Err err = {0};
+    Status status = llama_config_load(&s->shape, c->model_path, &err);
+    if (status != OK) config_problem(c, p, "model.path", "%s", err.line);
+    return status;
+}
+
+static void check_document(const Session *s, const Document *doc, Problems *p)
+{
+    for (int64_t i = 0; i < doc->n; i++) {
+        bool bad_label = doc->labels[i] >= s->shape.vocab_size;
+        if (doc->ids[i] < s->shape.vocab_size && !bad_label) continue;
+        problems_add(p,
+                     "%s:%lld: token %d is beyond the model's vocabulary of %lld; tokenizer and "
+                     "model do not belong together",
+                     doc->file, (long long)doc->line, bad_label ? doc->labels[i] : doc->ids[i],
+                     (long long)s->shape.vocab_size);
+        return;
+    }
+}
+
+static int64_t longest_document(const Dataset *d)
+{
+    return d ? dataset_report(d)->longest : 0;
+}
+
+/* Does the model take these documents? */
+static Status check_fit(const Session *s, Problems *p)
+{
+    int before = p->n;
+    for (int k = 0; k < 2; k++) {
+        const Dataset *d = k ? s->eval : s->train;
+        for (int64_t i = 0; d && i < dataset_size(d); i++) {
+            Document doc = dataset_document(d, i);
+            check_document(s, &doc, p);
+        }
+    }
+    int64_t train = longest_document(s->train), eval = longest_document(s->eval);
+    int64_t longest = train > eval ? train : eval;
+    if (longest > s->shape.max_position_embeddings)
+        config_problem(s->cfg, p, "data.max_length",
+                       "the longest document has %lld tokens, the model %lld positions; lower it",
+                       (long long)longest, (long long)s->shape.max_position_embeddings);
+    if (s->shape.sliding_window > 0 && longest > s->shape.sliding_window)
+        config_problem(
+            s->cfg, p, "data.max_length",
+            "the longest document has %lld tokens and the model a sliding window of %lld, "
+            "which is not supported; lower it to the window",
+            (long long)longest, (long long)s->shape.sliding_window);
+    return p->n == before ? OK : E_INPUT;
+}
+
+static Status open_device(Session *s, Problems *p)
+{
+    TrainConfig *c = s->cfg;
+    const Backend *backend = backend_find(c->device);
+    if (!backend) {
+        config_problem(c, p, "runtime.device", "'%s' is not built in; there is %s", c->device,
+                       backend_names());
+        return E_INPUT;
+    }
+    Err err = {0};
+    DeviceOpts opts = {.threads = (int)c->threads};
+    Status status = device_open(&s->dev, backend, &opts, DT_F32, &err);
+    if (status != OK) config_problem(c, p, "runtime.device", "%s", err.line);
+    return status;
+}
+
+/* With lora.adapter its own settings become the config's, so that the resolved config tells them. */
+static Status attach_adapters(Session *s, Problems *p)
+{
+    TrainConfig *c = s->cfg;
+    const char *key = c->lora_adapter ? "lora.adapter" : "lora.targets";
+    LoraOpts opts = {0};
+    Err err = {0};
+    Status status = OK;
+    if (c->lora_adapter) {
+        status = lora_opts_load(&opts, NULL, c->lora_adapter, &err);
+        if (status == OK && config_is_set(c, "lora.dropout"))
+            opts.dropout = c->lora.dropout;
+        else
+            c->lora.dropout = opts.dropout;
+    } else {
+        lora_opts_copy(&opts, &c->lora);
+    }
+    if (status == OK) status = lora_attach(&s->lora, &s->model, &opts, &err);
+    lora_opts_clear(&opts);
+    s->has_lora = status == OK;
+    if (status != OK) config_problem(c, p, key, "%s", err.line);
+    return status;
+}
+
+static Status fill_weights(Session *s, Problems *p)
+{
+    TrainConfig *c = s->cfg;
+    Err err = {0};
+    Status status = OK;
+    const char *key = "model.path";
+    if (c->model_init == INIT_RANDOM)
+        model_init_random(&s->model, (uint64_t)c->seed);
+    else
+        status = model_load_weights(&s->model, c->model_path, s->log, &err);
+    if (status == OK && c->lora_adapter) {
+        key = "lora.adapter";
+        status = lora_load(&s->lora, &s->model, c->lora_adapter, &err);
+    } else if (status == OK && s->has_lora) {
+        lora_init_weights(&s->lora, &s->dev, (uint64_t)c->seed);
+    }
+    if (status != OK) config_problem(c, p, key, "%s", err.line);
+    shards_master_from_working(&s->shards);
+    return status;
+}
+
+static Status open_trace(Session *s, Problems *p)
+{
+    TrainConfig *c = s->cfg;
+    if (!c->trace) return OK;
+    Err err = {0};
+    Status status = dir_make(c->trace, &err);
+    char **names = NULL;
+    int n = 0;
+    if (status == OK) status = dir_list(&names, &n, c->trace, &err);
+    if (status != OK) config_problem(c, p, "runtime.trace", "%s", err.line);
+    if (status == OK) dir_list_free(names, n);
+    if (status == OK && n > 0) {
+        config_problem(c, p, "runtime.trace", "%s is not empty; name a new folder", c->trace);
+        status = E_INPUT;
+    }
+    if (status == OK) s->trace = trace_new(c->trace);
+    return status;
+}
+
+Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *problems)
+{
+    s->cfg = cfg;
+    s->log = log;
+    TRY(read_shape(s, problems));
+    if (s->train) TRY(check_fit(s, problems));
+    TRY(open_device(s, problems));
+    llama_init(&s->model, &s->shape, &s->dev, cfg->data.max_length);
+    s->has_model = true;
+    if (cfg->method == METHOD_LORA)
+        TRY(attach_adapters(s, problems));
+    else
+        apply_full(&s->model);
+    int before = problems->n;
+    apply_recompute(&s->model, cfg, problems);
+    if (problems->n > before) return E_INPUT;
+    s->comm = comm_self();
+    shards_init(&s->shards, &s->dev, &s->comm, &s->model.params);
+    TRY(fill_weights(s, problems));
+    return open_trace(s, problems);
+}
+
+void session_close(Session *s)
+{
+    trace_free(s->trace);
+    shards_clear(&s->shards);
+    if (s->has_lora) lora_detach(&s->lora, &s->model);
+    if (s->has_model) llama_clear(&s->model);
+    if (s->dev.backend) device_close(&s->dev);
+    dataset_free(s->train);
+    dataset_free(s->eval);
+    tokenizer_free(s->tokenizer);
+    *s = (Session){0};
+}
+
+/* ---- writing ---------------------------------------------------------------------------------- */
+
+static const char *torch_dtype(DType t)
+{
+    return t == DT_F32 ? "\"float32\"" : t == DT_BF16 ? "\"bfloat16\"" : "\"float16\"";
+}
+
+/* The base folder's config.json is kept word for word, but for the dtype (which transformers 5 calls
+ * `dtype`): it may hold keys that we do not know. */
+static Status keep_config(const Session *s, const char *dir, Err *err)
+{
+    char *ours = path_join(dir, "config.json"),
+         *theirs = path_join(s->cfg->model_path, "config.json");
+    Json *root = NULL;
+    Status status = json_parse_file(&root, theirs, err);
+    if (status == OK) status = file_copy(theirs, ours, err);
+    bool modern = status == OK && json_get(root, "dtype");
+    json_free(root);
+    free(ours);
+    free(theirs);
+    TRY(status);
+    const char *dtype = torch_dtype(config_save_dtype(s->cfg));
+    return folder_edit_config(
+        dir, (const char *const[]){modern ? "dtype" : "torch_dtype", dtype, NULL}, err);
+}
+
+static Status copy_if_there(const char *from_dir, const char *to_dir, const char *name, Err *err)
+{
+    char *from = path_join(from_dir, name), *to = path_join(to_dir, name);
+    Status s = path_exists(from) ? file_copy(from, to, err) : OK;
+    free(from);
+    free(to);
+    return s;
+}
+
+Status session_write_weights(const Session *s, const char *dir, Err *err)
+{
+    DType dtype = config_save_dtype(s->cfg);
+    if (s->has_lora)
+        return lora_save(&s->lora, (Llama *)&s->model, dir, s->cfg->model_path, dtype, err);
+    TRY(model_save(&s->model, dir, dtype, (uint64_t)MAX_SHARD_BYTES_GIB << 30, err));
+    if (s->cfg->tokenizer) TRY(tokenizer_files_copy(s->cfg->tokenizer, dir, err));
+    if (!s->cfg->model_path || !path_is_dir(s->cfg->model_path)) return OK;
+    if (!s->cfg->tokenizer) TRY(tokenizer_files_copy(s->cfg->model_path, dir, err));
+    TRY(copy_if_there(s->cfg->model_path, dir, "generation_config.json", err));
+    return keep_config(s, dir, err);
+}

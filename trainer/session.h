@@ -1,0 +1,33 @@
+/* What a run works on, opened from a config: tokenizer and data on the host; device, model, adapters and
+ * the flat arrays of what is trained.  `lorac check` opens a session and stops there. */
+#pragma once
+
+#include "base/log.h"
+#include "dist/shard.h"
+#include "trainer/config.h"
+
+typedef struct Session {
+    TrainConfig *cfg;
+    Log *log;
+    Tokenizer *tokenizer;  /* NULL: the rows are tokens already */
+    Dataset *train, *eval; /* eval NULL: none */
+    uint64_t data_hash;    /* of all training tokens and labels */
+    LlamaConfig shape;     /* the model's config.json or preset */
+    Device dev;
+    Llama model;
+    LoraSet lora;
+    Comm comm;
+    ShardSet shards;
+    Trace *trace;
+    bool has_model, has_lora;
+} Session;
+
+/* Tokenizer and data sets.  All errors go to `problems`.  *s must be zero before and must not move. */
+Status session_open_data(Session *s, TrainConfig *cfg, Log *log, Problems *problems) MUST_CHECK;
+/* Device, model, adapters, initial weights.  Where the data are open, that model and data fit together. */
+Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *problems) MUST_CHECK;
+void session_close(Session *s);
+
+/* The weights as others read them into an existing folder: an adapter in PEFT's layout, or a model folder with
+ * the base's config, tokenizer and generation settings. */
+Status session_write_weights(const Session *s, const char *dir, Err *err) MUST_CHECK;
