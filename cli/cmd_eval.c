@@ -60,7 +60,8 @@ static Status open_data(EvalJob *job, Err *err)
     /* The chat template may be the tokenizer's own, which eval_model reads; a baseline has none. */
     Tokenizer *t = NULL;
     const char *path = job->model.tokenizer ? job->model.tokenizer : job->model.model;
-    bool ask = !job->baseline && !job->data.chat && !job->data.prompt && path;
+    bool chat = str_eq(job->data.format, "messages") || str_eq(job->data.format, "sharegpt");
+    bool ask = chat && !job->baseline && !job->data.chat && !job->data.prompt && path;
     if (ask) TRY(tokenizer_load(&t, path, err));
     Status s = data_flags_source(&job->source, &job->data, t, err);
     tokenizer_free(t);

@@ -16,6 +16,31 @@ typedef struct Work {
     OpenModel open;
 } Work;
 
+/* Rows that are tokens already need no tokenizer, and many folders with such rows have none. */
+static bool needs_tokenizer(const EvalJob *job)
+{
+    bool all = job->sources != NULL && !job->rouge;
+    for (int i = 0; i < job->n_sources; i++)
+        all &= job->sources[i].format == DATA_TOKENS;
+    return !all;
+}
+
+/* A tokenizer's ids are the model's; without one nobody has looked. */
+static Status check_ids(const Work *w, Err *err)
+{
+    for (int64_t i = 0; !w->t && i < dataset_size(w->eval); i++) {
+        Document d = dataset_document(w->eval, i);
+        for (int64_t k = 0; k < d.n; k++)
+            if (d.ids[k] >= w->cfg.vocab_size)
+                return err_set(err, E_INPUT,
+                               "%s:%lld: input_ids[%lld]: %d is outside the model's vocabulary of "
+                               "%lld",
+                               d.file, (long long)d.line, (long long)k, d.ids[k],
+                               (long long)w->cfg.vocab_size);
+    }
+    return OK;
+}
+
 static Status read_data(Work *w, Err *err)
 {
     EvalJob *job = w->job;
@@ -29,6 +54,7 @@ static Status read_data(Work *w, Err *err)
     }
     TRY(dataset_open_sources(&w->eval, job->sources, job->n_sources, &job->opts, w->t, w->pool,
                              &job->log, &job->problems));
+    TRY(check_ids(w, err));
     if (!job->rouge) return OK;
     TRY(questions_open(&w->questions, job->sources, job->n_sources, w->t, w->pool, &job->problems));
     for (int64_t i = 0; i < w->questions.n; i++) {
@@ -97,7 +123,7 @@ static Status measure_rouge(Work *w, Err *err)
 static Status run(Work *w, Err *err)
 {
     EvalJob *job = w->job;
-    TRY(model_read_config(&w->cfg, &w->t, &job->model, err));
+    TRY(model_read_config(&w->cfg, needs_tokenizer(job) ? &w->t : NULL, &job->model, err));
     int64_t context = model_context(&w->cfg), longest = 0;
     if (job->opts.max_length > context)
         return err_set(err, E_INPUT, "%s: %lld tokens are more than the model's %lld",

@@ -17,6 +17,7 @@ Status model_read_config(LlamaConfig *cfg, Tokenizer **t, const ModelFlags *f, E
     if (f->adapter && !path_is_dir(f->adapter))
         return err_set(err, E_INPUT, "--adapter: %s is not a folder", f->adapter);
     TRY(llama_config_load(cfg, f->model, err));
+    if (!t) return OK;
     TRY(tokenizer_load(t, f->tokenizer ? f->tokenizer : f->model, err));
     /* Files often have a padded matrix, so more rows than tokens are fine. */
     if (tokenizer_vocab_size(*t) <= cfg->vocab_size) return OK;

@@ -32,7 +32,8 @@ typedef struct OpenModel {
     bool has_llama, has_lora;
 } OpenModel;
 
-/* The files that are needed before a prompt can be encoded.  The tokenizer is the caller's to free. */
+/* The files that are needed before a prompt can be encoded.  The tokenizer is the caller's to free; t NULL: none is
+ * read. */
 Status model_read_config(LlamaConfig *cfg, Tokenizer **t, const ModelFlags *f, Err *err) MUST_CHECK;
 /* Loads weights and adapter; positions: the longest sequence that will be run. */
 Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int64_t positions,

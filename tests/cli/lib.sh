@@ -1,0 +1,113 @@
+# What the scripts beside this share: `sh SCRIPT PATH/TO/lorac SOURCE_ROOT`.  Each runs the program as a user does
+# and ends with the number of checks that failed.
+lorac=$1
+root=$2
+name=$(basename "$0" .sh)
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/lorac-$name-XXXXXX")
+trap 'rm -rf "$tmp"' EXIT
+checks=0
+failures=0
+shared=${LORAC_SHARED:-$root/../shared}
+
+fail()
+{
+    failures=$((failures + 1))
+    printf 'FAILED: %s\n' "$*" >&2
+}
+
+# run ARGS...: $rc, $tmp/out, $tmp/err
+run()
+{
+    "$lorac" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
+    rc=$?
+}
+
+show()
+{
+    sed 's/^/    /' "$tmp/out" "$tmp/err" | head -8 >&2
+}
+
+# done_by NAME ARGS...: must end with 0
+done_by()
+{
+    what=$1
+    shift
+    run "$@"
+    checks=$((checks + 1))
+    [ $rc = 0 ] && return
+    fail "$what: exit code $rc instead of 0"
+    show
+}
+
+# refused NAME CODE 'LINE' ARGS...: must end with CODE, nothing on standard output, and LINE on standard error (a shell
+# pattern that the whole of it must match)
+refused()
+{
+    what=$1 code=$2 line=$3
+    shift 3
+    run "$@"
+    checks=$((checks + 1))
+    [ $rc = "$code" ] || { fail "$what: exit code $rc instead of $code" && show; }
+    [ -s "$tmp/out" ] && { fail "$what: wrote to standard output" && show; }
+    # shellcheck disable=SC2254 # a pattern it is
+    case $(cat "$tmp/err") in
+    $line) ;;
+    *)
+        fail "$what: said otherwise than '$line':"
+        show
+        ;;
+    esac
+}
+
+# said NAME 'PATTERN': standard output of the last run must match it
+said()
+{
+    checks=$((checks + 1))
+    # shellcheck disable=SC2254
+    case $(cat "$tmp/out") in
+    $2) ;;
+    *)
+        fail "$1: standard output is not '$2':"
+        show
+        ;;
+    esac
+}
+
+# noted NAME 'PATTERN': the same of standard error
+noted()
+{
+    checks=$((checks + 1))
+    # shellcheck disable=SC2254
+    case $(cat "$tmp/err") in
+    $2) ;;
+    *)
+        fail "$1: standard error is not '$2':"
+        show
+        ;;
+    esac
+}
+
+# same NAME FILE FILE
+same()
+{
+    checks=$((checks + 1))
+    cmp -s "$2" "$3" || { fail "$1: $2 and $3 differ" && diff "$2" "$3" | head -5 >&2; }
+}
+
+# A small model with a tokenizer of bytes, in $tmp/model; its adapter in $tmp/adapter.
+small_model()
+{
+    mkdir "$tmp/model"
+    golden=$root/tests/fixtures/golden/llama2-tiny
+    cp "$golden/config.json" "$golden/model.safetensors" "$golden/generation_config.json" \
+        "$root"/tests/fixtures/byte-tokenizer/* "$tmp/model"
+    cp -r "$golden/lora_final" "$tmp/adapter"
+    chmod -R u+w "$tmp/model" "$tmp/adapter"
+}
+
+# finish: the script's last line
+finish()
+{
+    echo "$name: $checks checks, $failures failed"
+    exit $((failures > 0))
+}

@@ -1,0 +1,97 @@
+. "$(dirname "$0")/lib.sh"
+small_model
+m=$tmp/model
+golden=$root/tests/fixtures/golden/llama2-tiny
+
+done_by "help" eval --help
+said "help" 'usage: lorac eval*--baseline NAME*'
+
+# --- loss: the reference run's first step had these two rows
+done_by "loss" eval --model "$m" --data "$golden/batches.jsonl" --format tokens --limit 2
+said "loss" 'rows        2
+tokens      96
+trained     52
+loss        6.5786*
+perplexity  719.*'
+done_by "json" eval --model "$m" --data "$golden/batches.jsonl" --format tokens --limit 2 --json --out "$tmp/rows.jsonl"
+said "json" '{"rows": 2, "tokens": 96, "trained_tokens": 52, "loss": 6.57863*, "perplexity": 719.*}'
+[ "$(grep -c '"line": [12], "loss": 6\.[0-9]*, "trained_tokens": [0-9]*}$' "$tmp/rows.jsonl")" = 2 ] || fail "two rows with their losses"
+cp "$tmp/out" "$tmp/base"
+done_by "adapter" eval --model "$m" --adapter "$tmp/adapter" --data "$golden/batches.jsonl" --format tokens --json
+cp "$tmp/out" "$tmp/unmerged"
+done_by "without it" eval --model "$m" --data "$golden/batches.jsonl" --format tokens --json
+cat "$tmp/unmerged" "$tmp/out" | sed 's/.*"loss": \([0-9.]*\).*/\1/' |
+    awk 'NR == 1 { tuned = $1 } NR == 2 && tuned < $1 - 0.1 { better = 1 } END { exit !better }' ||
+    fail "the adapter is no better on what it was trained on"
+done_by "merge" merge --model "$m" --adapter "$tmp/adapter" --out "$tmp/merged" --quiet
+said "merge --quiet" ''
+done_by "merged" eval --model "$tmp/merged" --data "$golden/batches.jsonl" --format tokens --json
+loss='s/.*"loss": \([0-9]*\.[0-9]\{4\}\).*/\1/'
+[ "$(sed "$loss" "$tmp/out")" = "$(sed "$loss" "$tmp/unmerged")" ] || fail "merged and unmerged differ in loss" && :
+
+# --- ROUGE
+cat >"$tmp/val.jsonl" <<'ROWS'
+{"dialogue": "Ann: the cat sat on a mat\r\nBob: where?", "summary": "The cat sat on the mat."}
+{"dialogue": "\nBob: running late\nAnn: ok", "summary": "Bob runs late."}
+ROWS
+done_by "baseline" eval --baseline first-turn --data "$tmp/val.jsonl" --format samsum --out "$tmp/scores.jsonl"
+said "baseline" 'rows        2
+            precision  recall  F
+rouge1      0.6905     0.7500  0.7179
+rouge2      0.2500     0.3000  0.2727
+rougeL      0.6905     0.7500  0.7179
+rougeLsum   0.6905     0.7500  0.7179
+ROUGE as rouge_score computes it, without stemming; plain means over the rows *'
+grep -q '"prediction": "Ann: the cat sat on a mat", "reference": "The cat sat on the mat."}$' "$tmp/scores.jsonl" ||
+    fail "the first turn, without its line end"
+grep -q '"line": 2,.*"prediction": "Bob: running late"' "$tmp/scores.jsonl" || fail "an empty line is no turn"
+done_by "stemmed baseline" eval --baseline first-turn --data "$tmp/val.jsonl" --format samsum --stem --json
+said "stemmed" '{"rows": 2, "rouge1": {"precision": 0.857*"stemming": true}'
+done_by "rouge" eval --model "$m" --data "$tmp/val.jsonl" --format samsum --rouge --max-new-tokens 4 --json \
+    --out "$tmp/scores.jsonl"
+said "rouge" '{"rows": 2, "tokens": *"loss": *"rougeLsum": {*"stemming": false}'
+grep -q '"loss": .*"rougeLsum": .*"prediction": .*"reference": "Bob runs late."}$' "$tmp/scores.jsonl" || fail "a row's scores"
+noted "rouge" '*2 rows, 8 tokens in *'
+
+# --- a training config
+cat >"$tmp/c.yaml" <<YAML
+model: {path: $m}
+output: $tmp/out-dir
+data: {train: $tmp/val.jsonl, eval: $golden/batches.jsonl, format: tokens, max_length: 64}
+YAML
+done_by "config" eval --config "$tmp/c.yaml" --limit 2 --json
+same "config" "$tmp/out" "$tmp/base"
+done_by "override" eval --config "$tmp/c.yaml" data.max_length=200 --limit 2 --json
+same "override" "$tmp/out" "$tmp/base"
+refused "config with an error" 2 "command line: data.max_lenght: unknown key; did you mean 'data.max_length'?" \
+    eval --config "$tmp/c.yaml" data.max_lenght=3
+
+# --- refusals
+refused "nothing" 2 'give one of --data and --config' eval --model "$m"
+refused "both" 2 'give one of --data and --config' eval --config "$tmp/c.yaml" --data x
+refused "argument" 2 "'x=y': one argument too many; key=value goes with --config" \
+    eval x=y --model "$m" --data "$tmp/val.jsonl" --format samsum
+refused "no model" 2 '--model: needs a model folder' eval --data "$tmp/val.jsonl" --format samsum
+refused "flag of rouge" 2 '--temperature: has no meaning without --rouge' \
+    eval --model "$m" --data "$tmp/val.jsonl" --format samsum --temperature 1
+refused "stem alone" 2 '--stem: has no meaning without --rouge' eval --model "$m" --data "$tmp/val.jsonl" --format samsum --stem
+refused "baseline" 2 "--baseline: 'lead-3' is none; there is first-turn" \
+    eval --baseline lead-3 --data "$tmp/val.jsonl" --format samsum
+refused "baseline of tokens" 2 '--baseline: first-turn needs --format samsum, not tokens' \
+    eval --baseline first-turn --data "$golden/batches.jsonl" --format tokens
+refused "max-length" 2 '--max-length: 9999 tokens are more than the model'\''s 256' \
+    eval --model "$m" --data "$tmp/val.jsonl" --format samsum --max-length 9999
+refused "too long" 2 '*val.jsonl:1: the document has * tokens, max_length is 20; *' \
+    eval --model "$m" --data "$tmp/val.jsonl" --format samsum --max-length 20
+refused "overlong" 2 "--overlong: 'cut' is none of error, truncate, split" \
+    eval --model "$m" --data "$tmp/val.jsonl" --format samsum --overlong cut
+echo '{"input_ids": [1, 600], "labels": [-100, 600]}' >"$tmp/bad.jsonl"
+refused "tokens outside" 2 '*bad.jsonl:1: input_ids?1?: 600 is outside the model*' \
+    eval --model "$m" --data "$tmp/bad.jsonl" --format tokens
+done_by "split without a tokenizer" eval --model "$m" --data "$golden/batches.jsonl" --format tokens --limit 2 \
+    --max-length 20 --overlong split
+echo '{"dialogue": "A: x"}' >"$tmp/bad.jsonl"
+refused "no answer" 2 '*bad.jsonl:1: summary: *' eval --model "$m" --data "$tmp/bad.jsonl" --format samsum
+refused "adapter of another model" 2 '*lora_final/adapter_model.safetensors: *' \
+    eval --model "$m" --adapter "$root/tests/fixtures/golden/llama3-tiny/lora_final" --data "$tmp/val.jsonl" --format samsum
+finish

@@ -1,0 +1,121 @@
+. "$(dirname "$0")/lib.sh"
+small_model
+m=$tmp/model
+
+done_by "help" generate --help
+said "help" 'usage: lorac generate*--prompt TEXT*--temperature T*'
+
+# --- text
+done_by "prompt" generate --model "$m" --prompt "the cat" --max-new-tokens 12
+cp "$tmp/out" "$tmp/greedy"
+noted "no notes by default" ''
+done_by "the same again" generate --model "$m" --prompt "the cat" --max-new-tokens 12 --threads 1
+same "greedy text repeats" "$tmp/out" "$tmp/greedy"
+printf 'the cat' >"$tmp/prompt.txt"
+done_by "prompt from a file" generate --model "$m" --prompt-file "$tmp/prompt.txt" --max-new-tokens 12
+same "a file's text is a prompt's" "$tmp/out" "$tmp/greedy"
+done_by "verbose" generate --model "$m" --prompt "the cat" --max-new-tokens 12 --verbose
+noted "verbose" '12 tokens in *tokens/s); ended by length'
+done_by "no cap" generate --model "$m" --prompt "the cat" --max-new-tokens 1000
+noted "the context's end is told" '*warning: the text ends where the model'\''s context of 256 tokens does'
+for seed in 1 2; do
+    done_by "seed $seed" generate --model "$m" --prompt "the cat" --max-new-tokens 40 --temperature 2 --seed $seed
+    cp "$tmp/out" "$tmp/seed$seed"
+    done_by "seed $seed again" generate --model "$m" --prompt "the cat" --max-new-tokens 40 --temperature 2 --seed $seed
+    same "seed $seed repeats" "$tmp/out" "$tmp/seed$seed"
+done
+cmp -s "$tmp/seed1" "$tmp/seed2" && fail "two seeds say the same"
+done_by "adapter" generate --model "$m" --adapter "$tmp/adapter" --prompt "the cat" --max-new-tokens 12
+cp "$tmp/out" "$tmp/unmerged"
+cmp -s "$tmp/unmerged" "$tmp/greedy" && fail "the adapter changes nothing"
+done_by "merge" merge --model "$m" --adapter "$tmp/adapter" --out "$tmp/merged"
+done_by "merged" generate --model "$tmp/merged" --prompt "the cat" --max-new-tokens 12
+same "merged and unmerged say the same" "$tmp/out" "$tmp/unmerged"
+
+# --- rows
+cat >"$tmp/rows.jsonl" <<'ROWS'
+{"id": 7, "dialogue": "A: the cat\nB: the hat", "summary": "cats", "more": [1, {"x": null}]}
+{"id": 8, "dialogue": "A: an inn", "summary": "inns \u00e9", "generated": "old"}
+{"id": 9, "dialogue": "A: there", "summary": "there"}
+ROWS
+done_by "rows" generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --max-new-tokens 5 --out "$tmp/said.jsonl"
+said "rows go to the file" ''
+noted "rows" '3 rows, 15 tokens in *; ended 3 by length'
+[ -e "$tmp/said.jsonl.part" ] && fail "the file beside is left"
+grep -q '^{"id": 7, "dialogue": "A: the cat\\nB: the hat", "summary": "cats", "more": \[1, *{"x": *null}\], "generated": ".*"}$' \
+    "$tmp/said.jsonl" || { fail "a row is not as it was" && cat "$tmp/said.jsonl" >&2; }
+grep -q '"id": 8.*"summary": "inns é".*"generated": ".*"}$' "$tmp/said.jsonl" || fail "row 8"
+grep -q old "$tmp/said.jsonl" && fail "a field of that name is replaced"
+done_by "rows to standard output" generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --max-new-tokens 5 \
+    --batch 1 --quiet
+noted "quiet" ''
+same "the batch changes nothing" "$tmp/out" "$tmp/said.jsonl"
+done_by "limit" generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --max-new-tokens 5 --limit 2 --out-field x
+[ "$(grep -c '"x": "' "$tmp/out")" = 2 ] || fail "two rows with a field x"
+
+# --- chat
+echo '[{"role": "user", "content": "the cat"}]' >"$tmp/chat.json"
+done_by "chat" generate --model "$m" --chat "$tmp/chat.json" --max-new-tokens 12
+cp "$tmp/out" "$tmp/answer"
+printf '<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n' >"$tmp/spelled"
+done_by "spelled out" generate --model "$m" --prompt-file "$tmp/spelled" --specials --max-new-tokens 12
+same "a chat is its template" "$tmp/out" "$tmp/answer"
+"$lorac" generate --model "$m" --chat - --max-new-tokens 12 <"$tmp/chat.json" >"$tmp/out" 2>/dev/null
+same "a chat from standard input" "$tmp/out" "$tmp/answer"
+
+# --- refusals
+refused "no way" 2 'give one of --prompt, --prompt-file, --chat and --data' generate --model "$m"
+refused "two ways" 2 'give one of *' generate --model "$m" --prompt x --chat y
+refused "no model" 2 '--model: needs a model folder' generate --prompt x
+refused "no such model" 2 '--model: /none is not a folder' generate --model /none --prompt x
+refused "no such adapter" 2 '--adapter: /none is not a folder' generate --model "$m" --adapter /none --prompt x
+refused "unknown flag" 2 "--temprature: no such option; did you mean '--temperature'?" generate --temprature 1
+refused "greedy with top-k" 2 '--top-k: changes nothing while the choice is greedy; give --temperature above 0' \
+    generate --model "$m" --prompt x --top-k 5
+refused "temperature" 2 '--temperature: must be 0 (greedy) to 100, got -1' generate --model "$m" --prompt x --temperature -1
+refused "top-p" 2 '--top-p: must be above 0*' generate --model "$m" --prompt x --temperature 1 --top-p 0
+refused "batch" 2 '--batch: must be 1 to 4096, got 0' generate --model "$m" --prompt x --batch 0
+refused "max-new-tokens" 2 '--max-new-tokens: must be*' generate --model "$m" --prompt x --max-new-tokens 0
+refused "empty stop" 2 '--stop: the text is empty' generate --model "$m" --prompt x --stop ''
+refused "flag of another way" 2 '--format: has no meaning with --prompt' generate --model "$m" --prompt x --format samsum
+refused "device" 2 "--device: 'tpu' is not built in; there is: *" generate --model "$m" --prompt x --device tpu
+refused "format missing" 2 '--format: needs one of alpaca, *' generate --model "$m" --data "$tmp/rows.jsonl"
+refused "format" 2 "--format: 'samsun' is none; did you mean 'samsum'?" \
+    generate --model "$m" --data "$tmp/rows.jsonl" --format samsun
+refused "template" 2 "--template: 'jinja' is none of default, llama2, *" \
+    generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --template jinja
+refused "no data" 2 '*/none.jsonl: *' generate --model "$m" --data "$tmp/none.jsonl" --format samsum
+refused "out is in" 2 '--out: * is the file that is read' \
+    generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --out "$tmp/rows.jsonl"
+printf '{"dialogue": "a", "summary": "b"}\n{"summary": "b"}\n{"dialogue": 5}\n' >"$tmp/bad.jsonl"
+refused "rows" 2 '*bad.jsonl:2: dialogue: *
+*bad.jsonl:3: dialogue: *' generate --model "$m" --data "$tmp/bad.jsonl" --format samsum
+printf '{"dialogue": "%s", "summary": "b"}\n' "$(printf 'x%.0s' $(seq 300))" >"$tmp/long.jsonl"
+refused "long prompt" 2 '*long.jsonl:1: the prompt has * tokens, which leaves no room for an answer in the model'\''s 256' \
+    generate --model "$m" --data "$tmp/long.jsonl" --format samsum
+echo '[{"role": "user"}]' >"$tmp/chat.json"
+refused "chat without content" 2 '*chat.json: message 1: content: needs a string, got nothing' \
+    generate --model "$m" --chat "$tmp/chat.json"
+echo '[{"role": "assistant", "content": "x"}]' >"$tmp/chat.json"
+refused "nothing to answer" 2 '*chat.json: message 1: the last is the assistant*' generate --model "$m" --chat "$tmp/chat.json"
+echo '{' >"$tmp/chat.json"
+refused "chat is no JSON" 2 '*chat.json:*' generate --model "$m" --chat "$tmp/chat.json"
+refused "two prefixes" 2 '--prompt-template: not together with --template' \
+    generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --template raw --prompt-template x
+rm "$tmp/model/model.safetensors"
+refused "no weights" 2 '*model.safetensors*' generate --model "$m" --prompt x
+
+# --- a trained model, where it lies beside the project
+stories=$shared/data/stories260k
+if [ -d "$stories" ]; then
+    done_by "stories" generate --model "$stories" --prompt '' --max-new-tokens 200
+    { cat "$stories/expected_greedy.txt" && echo; } >"$tmp/expected"
+    same "greedy text of stories260k" "$tmp/out" "$tmp/expected"
+    done_by "stop" generate --model "$stories" --prompt '' --max-new-tokens 200 --stop 'red ball' --stop 'nowhere'
+    said "the text ends before the stop string" 'Once upon a time, * she saw a big, '
+    done_by "stories go on" generate --model "$stories" --prompt 'Once upon a' --max-new-tokens 3
+    said "a continued text keeps its space" ' time, there'
+else
+    echo "skipped: the greedy text of stories260k ($stories is not here)" >&2
+fi
+finish
