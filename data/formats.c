@@ -1,4 +1,6 @@
 /* The table of formats, the check of a source's settings, and the way from a row to tokens. */
+#include "data/formats.h"
+
 #include "data/formats_impl.h"
 
 #include <stdlib.h>

@@ -126,6 +126,11 @@ void rows_close(RowReader *r)
     free(r);
 }
 
+bool rows_are_array(const RowReader *r)
+{
+    return r->array;
+}
+
 static Status too_long(RowReader *r, int64_t line, Err *err)
 {
     r->done = true;

@@ -9,7 +9,8 @@
 typedef struct RowReader RowReader;
 
 Status rows_open(RowReader **out, const char *path, Err *err) MUST_CHECK;
-void rows_close(RowReader *r); /* NULL is fine */
+void rows_close(RowReader *r);           /* NULL is fine */
+bool rows_are_array(const RowReader *r); /* else lines */
 
 /* The next row: *text is NULL at the end of the file, else it holds `len` bytes until the next call.
  * *line is the 1-based line at which the row starts.  After an error there is nothing more to read. */

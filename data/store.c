@@ -29,6 +29,7 @@ typedef struct Build {
     const DataOpts *opts;
     const RowFormat *format;
     const char *file;
+    bool lines; /* the file has a row a line */
     Overlong overlong;
     bool any_length;
     Job *jobs;
@@ -126,6 +127,16 @@ static void finish_row(const Build *b, Job *job, const TokenRow *row)
                         row->labels[row->n - 1] == b->format->eos && !too_long;
 }
 
+/* An object over several lines is the usual mistake. */
+static const char *cut_hint(const Build *b, const Job *job)
+{
+    size_t n = job->len;
+    while (n > 0 && strchr(" \t\r", job->text[n - 1]) && job->text[n - 1])
+        n--;
+    if (!b->lines || (n > 0 && job->text[n - 1] == '}')) return "";
+    return "; each line must be one whole object (or the file one array of objects)";
+}
+
 static void run_task(void *ud, int64_t task)
 {
     Build *b = ud;
@@ -150,7 +161,7 @@ static void run_task(void *ud, int64_t task)
         if (s == OK)
             finish_row(b, job, &row);
         else
-            job->problem = xstrdup(err.line);
+            job->problem = str_format("%s%s", err.line, cut_hint(b, job));
     }
     token_row_clear(&row);
 }
@@ -211,6 +222,7 @@ static Status read_file(Build *b, int file, Pool *pool, Err *err)
 {
     RowReader *r;
     TRY(rows_open(&r, b->file, err));
+    b->lines = !rows_are_array(r);
     Status status;
     const char *text;
     size_t len, bytes = 0;

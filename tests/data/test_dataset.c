@@ -112,6 +112,7 @@ Test(dataset, every_problem_is_told)
     const char *want[] = {"a:2: text: must be a string, found integer",
                           "a:150: text: must be a string, found integer",
                           "a:151: invalid JSON",
+                          "; each line must be one whole object (or the file one array of",
                           "b:1: the row must be an object {...}, found integer",
                           "b:1: the file ends inside the row that starts here",
                           "gone: cannot be opened: No such file or directory"};
