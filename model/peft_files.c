@@ -98,7 +98,7 @@ static Status write_weights(const Llama *m, const char *dir, DType dtype, Err *e
     return s;
 }
 
-Status lora_save(const LoraSet *s, Llama *m, const char *dir, const char *base, DType dtype,
+Status lora_save(const LoraSet *s, const Llama *m, const char *dir, const char *base, DType dtype,
                  Err *err)
 {
     TRY(write_weights(m, dir, dtype, err));

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Loads adapters, merged models and saved models of ours with PEFT and transformers, and compares logits.
+"""Loads adapters, merged models and saved models of ours with PEFT and transformers, and compares logits; then
+merges adapters that PEFT made.
 
     tools/check_peft.py BUILD_FOLDER
 
 Run by hand with a Python that has torch, transformers and peft; says so and ends with 77 (skipped) without them.
-BUILD_FOLDER/tests/model/write_for_peft writes what is loaded.
+BUILD_FOLDER/tests/model/write_for_peft writes what is loaded, BUILD_FOLDER/cli/lorac merges.
 """
 import pathlib
 import subprocess
@@ -43,6 +44,40 @@ def differs(got, want):
     return ((got - want).abs().max() / want.abs().max()).item()
 
 
+# Adapters as others may train them: on embedding and head, with bf16 numbers.
+THEIRS = {
+    "embedding": ("golden/llama2-tiny", dict(target_modules=["embed_tokens", "q_proj"])),
+    "head": ("golden/qwen2-tiny", dict(target_modules=["lm_head", "v_proj"], use_rslora=True)),
+    "embedding-tied": ("golden/llama3-tiny", dict(target_modules=["embed_tokens"])),
+    "head-tied": ("golden/llama3-tiny", dict(target_modules=["lm_head", "down_proj"])),
+    "ranks": ("models/qwen3-d64", dict(target_modules="all-linear", rank_pattern={"q_proj": 2, "layers.1.*up_proj": 3},
+                                       alpha_pattern={"k_proj": 1.5}, exclude_modules=["o_proj"])),
+    "layers": ("models/mistral-d64", dict(target_modules=["q_proj", "gate_proj"], layers_to_transform=[1],
+                                          modules_to_save=["lm_head", "norm"])),
+    "pattern": ("models/llama2-d64", dict(target_modules=r".*\.[01]\.(?:self_attn|mlp)\..*?(?:up|k)_proj")),
+}
+
+
+def check_theirs(build, out):
+    failed = 0
+    for name, (base, how) in THEIRS.items():
+        torch.manual_seed(1)
+        model = peft.get_peft_model(load(FIXTURES / base), peft.LoraConfig(
+            r=4, lora_alpha=6, task_type="CAUSAL_LM", **how))
+        with torch.no_grad():
+            for key, p in model.named_parameters():
+                if p.requires_grad:
+                    p.add_(torch.randn_like(p) * 0.05)
+        model.save_pretrained(out / f"theirs-{name}")
+        subprocess.run([build / "cli/lorac", "merge", "--quiet", "--model", FIXTURES / base, "--adapter",
+                        out / f"theirs-{name}", "--out", out / f"theirs-{name}-merged"], check=True)
+        ids = load_file(FIXTURES / base / "io.safetensors")["input_ids"].reshape(-1)[:64].reshape(2, 32)
+        d = differs(logits(load(out / f"theirs-{name}-merged"), ids), logits(model.eval(), ids))
+        failed += not d <= TOLERANCE
+        print(f"{'ok  ' if d <= TOLERANCE else 'FAIL'} theirs, {name:14} merged by us {d:.1e}")
+    return failed
+
+
 def main():
     build = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build")
     failed = 0
@@ -70,6 +105,7 @@ def main():
             ok = all(d <= TOLERANCE for d in results.values())
             failed += not ok
             print(f"{'ok  ' if ok else 'FAIL'} {name:14}", "  ".join(f"{k} {d:.1e}" for k, d in results.items()))
+        failed += check_theirs(build, out)
     print(f"transformers {transformers.__version__}, peft {peft.__version__}, torch {torch.__version__}")
     return 1 if failed else 0
 
