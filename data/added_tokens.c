@@ -103,8 +103,10 @@ void added_build(AddedTokens *a, char *const *forms, const size_t *n_forms)
         else
             trie_put(&a->raw, t->content, t->n, i);
         if (t->single_word && !a->word) {
+            /* \w of Rust's regex crate. */
+            static const char word[] = "\\A[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200C}\\x{200D}]";
             Err err;
-            Status s = regex_new(&a->word, "\\A\\w", 4, &err);
+            Status s = regex_new(&a->word, word, sizeof word - 1, &err);
             ASSERT(s == OK, "%s", err.line);
         }
     }

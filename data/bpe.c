@@ -77,18 +77,28 @@ static PairSlot *slot_for(PairSlot *slots, uint32_t n, uint64_t key)
     return &slots[i];
 }
 
+static void grow_pairs(Bpe *b, uint32_t n)
+{
+    PairSlot *slots = xmalloc(n * sizeof *slots);
+    memset(slots, 0xFF, n * sizeof *slots);
+    for (uint32_t i = 0; i < b->n_slots; i++)
+        if (b->pairs[i].key != UINT64_MAX) *slot_for(slots, n, b->pairs[i].key) = b->pairs[i];
+    free(b->pairs);
+    b->pairs = slots;
+    b->n_slots = n;
+}
+
+void bpe_reserve(Bpe *b, size_t n_pairs)
+{
+    uint32_t want = b->n_slots ? b->n_slots : 1024;
+    while (3 * (uint64_t)want < 5 * (uint64_t)n_pairs && want < (uint32_t)1 << 30)
+        want *= 2;
+    if (want > b->n_slots) grow_pairs(b, want);
+}
+
 void bpe_add_pair(Bpe *b, int left, int right, int rank, int id)
 {
-    if (5 * (uint64_t)b->n_pairs >= 3 * (uint64_t)b->n_slots) {
-        uint32_t n = b->n_slots ? 2 * b->n_slots : 1024;
-        PairSlot *slots = xmalloc(n * sizeof *slots);
-        memset(slots, 0xFF, n * sizeof *slots);
-        for (uint32_t i = 0; i < b->n_slots; i++)
-            if (b->pairs[i].key != UINT64_MAX) *slot_for(slots, n, b->pairs[i].key) = b->pairs[i];
-        free(b->pairs);
-        b->pairs = slots;
-        b->n_slots = n;
-    }
+    bpe_reserve(b, (size_t)b->n_pairs + 1);
     uint64_t key = pair_key(left, right);
     PairSlot *slot = slot_for(b->pairs, b->n_slots, key);
     if (slot->key != key) b->n_pairs++;

@@ -40,6 +40,7 @@ typedef struct Bpe {
     bool cut_at_space;     /* no token has "▁" behind another character: words may be cut there */
 } Bpe;
 
+void bpe_reserve(Bpe *b, size_t n_pairs);
 void bpe_add_pair(Bpe *b, int left, int right, int rank, int id); /* a later rank replaces */
 /* For vocabularies that rank tokens and not pairs: every way to make token `id` of two symbols that
  * exist.  Characters of SentencePiece pieces must be in `loose` before. */

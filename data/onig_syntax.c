@@ -4,7 +4,8 @@
 #include <string.h>
 
 /* Members of a class, without the brackets.  White space is Unicode's White_Space (PCRE2's \s has
- * U+180E too); a word character is Alphabetic, Mark, Decimal_Number or Connector_Punctuation. */
+ * U+180E too); a word character is Alphabetic, Mark, Decimal_Number or Connector_Punctuation, and in
+ * Oniguruma Latin-1's other numbers too. */
 #define SPACES                                                                                     \
     "\\x{9}-\\x{D}\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}"    \
     "\\x{205F}\\x{3000}"
@@ -12,7 +13,7 @@
     "\\x{0}-\\x{8}\\x{E}-\\x{1F}\\x{21}-\\x{84}\\x{86}-\\x{9F}\\x{A1}-\\x{167F}\\x{1681}-"         \
     "\\x{1FFF}\\x{200B}-\\x{2027}\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}\\x{2060}-\\x{2FFF}"        \
     "\\x{3001}-\\x{10FFFF}"
-#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
 #define HEX  "0-9A-Fa-f"
 
 enum { MAX_GROUPS = 64 };

@@ -68,6 +68,7 @@ static Status read_vocab(Tokenizer *t, const Json *model, const Source *src, Err
     const Json *vocab = json_get(model, "vocab");
     if (json_kind(vocab) != JK_OBJECT)
         return model_error(err, path, "vocab", "must be an object of token and id");
+    vocab_reserve(&t->vocab, json_size(vocab));
     for (void *it = json_first(vocab); it && st == OK; it = json_next(vocab, it)) {
         const char *key = json_iter_key(it);
         size_t n = json_iter_key_len(it);
@@ -110,6 +111,7 @@ static Status read_merges(Tokenizer *t, const Json *model, const Source *src, Er
     StrBuf both = {0}, parts[2] = {{0}};
     Status st = OK;
     int rank = 0;
+    bpe_reserve(&t->bpe, json_size(merges));
     for (size_t i = 0; i < json_size(merges) && st == OK; i++) {
         const Json *m = json_at(merges, i);
         const char *s[2];

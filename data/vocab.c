@@ -29,30 +29,40 @@ void vocab_clear(Vocab *v)
 }
 
 /* The slot that holds the content, or the empty one where it would go. */
-static uint32_t slot_of(const Vocab *v, const char *s, size_t n)
+static VocabSlot *slot_of(const Vocab *v, uint32_t hash, const char *s, size_t n)
 {
-    uint32_t i = token_hash(s, n) & (v->n_slots - 1);
-    for (;; i = (i + 1) & (v->n_slots - 1)) {
-        int id = v->slots[i];
-        if (id < 0) return i;
-        const VocabPiece *p = &v->pieces[id];
-        if ((size_t)p->len == n && memcmp(v->pool.data + p->at, s, n) == 0) return i;
+    for (uint32_t i = hash;; i++) {
+        VocabSlot *slot = &v->slots[i & (v->n_slots - 1)];
+        if (slot->id < 0) return slot;
+        if (slot->hash != hash) continue;
+        const VocabPiece *p = &v->pieces[slot->id];
+        if ((size_t)p->len == n && memcmp(v->pool.data + p->at, s, n) == 0) return slot;
     }
 }
 
-static void grow_slots(Vocab *v)
+static void grow_slots(Vocab *v, uint32_t n)
 {
-    int32_t *old = v->slots;
+    VocabSlot *old = v->slots;
     uint32_t n_old = v->n_slots;
-    v->n_slots = n_old ? 2 * n_old : 1024;
-    v->slots = xmalloc(v->n_slots * sizeof *v->slots);
-    memset(v->slots, 0xFF, v->n_slots * sizeof *v->slots);
+    v->n_slots = n;
+    v->slots = xmalloc(n * sizeof *v->slots);
+    memset(v->slots, 0xFF, n * sizeof *v->slots);
     for (uint32_t i = 0; i < n_old; i++) {
-        if (old[i] < 0) continue;
-        const VocabPiece *p = &v->pieces[old[i]];
-        v->slots[slot_of(v, v->pool.data + p->at, (size_t)p->len)] = old[i];
+        if (old[i].id < 0) continue;
+        uint32_t to = old[i].hash;
+        while (v->slots[to & (n - 1)].id >= 0)
+            to++;
+        v->slots[to & (n - 1)] = old[i];
     }
     free(old);
+}
+
+void vocab_reserve(Vocab *v, size_t n)
+{
+    uint32_t want = v->n_slots ? v->n_slots : 1024;
+    while (want < 2 * n && want < (uint32_t)1 << 24)
+        want *= 2;
+    if (want > v->n_slots) grow_slots(v, want);
 }
 
 static void ensure_id(Vocab *v, int id)
@@ -80,18 +90,19 @@ void vocab_name(Vocab *v, int id, const char *s, size_t n)
 
 bool vocab_add(Vocab *v, int id, const char *s, size_t n)
 {
-    if (2 * (uint32_t)v->n_found >= v->n_slots) grow_slots(v);
-    uint32_t slot = slot_of(v, s, n);
-    if (v->slots[slot] >= 0 || vocab_piece(v, id, NULL)) return false;
+    if (2 * (size_t)v->n_found >= v->n_slots) vocab_reserve(v, (size_t)v->n_found + 1);
+    uint32_t hash = token_hash(s, n);
+    VocabSlot *slot = slot_of(v, hash, s, n);
+    if (slot->id >= 0 || vocab_piece(v, id, NULL)) return false;
     vocab_name(v, id, s, n);
-    v->slots[slot] = id;
+    *slot = (VocabSlot){hash, id};
     v->n_found++;
     return true;
 }
 
 int vocab_find(const Vocab *v, const char *s, size_t n)
 {
-    return v->n_slots ? v->slots[slot_of(v, s, n)] : -1;
+    return v->n_slots ? slot_of(v, token_hash(s, n), s, n)->id : -1;
 }
 
 const char *vocab_piece(const Vocab *v, int id, size_t *n)

@@ -17,6 +17,11 @@ typedef struct VocabPiece {
 /* Of short keys; not the same in every version. */
 uint32_t token_hash(const char *s, size_t n);
 
+typedef struct VocabSlot {
+    uint32_t hash;
+    int32_t id; /* -1: empty */
+} VocabSlot;
+
 /* Zero-initialise; vocab_clear frees. */
 typedef struct Vocab {
     StrBuf pool; /* each piece with a NUL behind it */
@@ -24,11 +29,12 @@ typedef struct Vocab {
     int n; /* highest id + 1 */
     int cap;
     int n_found; /* tokens that vocab_find knows */
-    int32_t *slots;
+    VocabSlot *slots;
     uint32_t n_slots; /* a power of two */
 } Vocab;
 
 void vocab_clear(Vocab *v);
+void vocab_reserve(Vocab *v, size_t n); /* room for n tokens that vocab_find knows */
 
 /* Names an id that had no name yet, and makes it findable.  False when the id or the content is
  * taken. */
