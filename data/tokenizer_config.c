@@ -1,7 +1,6 @@
 /* The files beside a tokenizer that say which tokens are special and what goes around a text. */
 #include "base/fs.h"
-#include "base/json.h"
-#include "data/tokenizer_impl.h"
+#include "data/tokenizer_json.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +9,7 @@
 static Status token_name(char **out, const Json *file, const char *key, const char *path, Err *err)
 {
     const Json *j = json_get(file, key);
-    if (!j || json_kind(j) == JK_NULL) return OK;
+    if (json_is_null(j)) return OK;
     const char *s;
     size_t n;
     if (!json_str(j, &s, &n) && !json_str(json_get(j, "content"), &s, &n))
@@ -34,7 +33,7 @@ static Status flag(bool *out, const Json *j, const char *key, bool absent, const
 {
     const Json *v = json_get(j, key);
     *out = absent;
-    if (!v || json_kind(v) == JK_NULL || json_bool(v, out)) return OK;
+    if (json_is_null(v) || json_bool(v, out)) return OK;
     return err_set(err, E_INPUT, "%s.%s: must be true or false, found %s", where, key,
                    json_kind_name(v));
 }
@@ -68,8 +67,8 @@ static int by_id(const void *a, const void *b)
 static Status added_tokens_decoder(TokenizerConfig *c, const Json *file, Err *err)
 {
     const Json *list = json_get(file, "added_tokens_decoder");
-    if (!list || json_kind(list) == JK_NULL) return OK;
-    if (json_kind(list) != JK_OBJECT)
+    if (json_is_null(list)) return OK;
+    if (!json_is(list, JK_OBJECT))
         return err_set(err, E_INPUT, "%s: added_tokens_decoder: must be an object, found %s",
                        c->path, json_kind_name(list));
     IdOrder *tokens = xcalloc(json_size(list), sizeof *tokens);
@@ -105,8 +104,8 @@ static Status chat_template(TokenizerConfig *c, const Json *file, Err *err)
     const Json *j = json_get(file, "chat_template");
     const char *s;
     size_t n;
-    if (!j || json_kind(j) == JK_NULL) return OK;
-    if (json_kind(j) == JK_ARRAY) {
+    if (json_is_null(j)) return OK;
+    if (json_is(j, JK_ARRAY)) {
         const Json *chosen = NULL;
         for (size_t i = 0; i < json_size(j); i++) {
             const char *name;
@@ -128,7 +127,7 @@ static Status tristate(int *out, const Json *file, const char *key, const char *
 {
     const Json *j = json_get(file, key);
     bool v;
-    if (!j || json_kind(j) == JK_NULL) return OK;
+    if (json_is_null(j)) return OK;
     if (!json_bool(j, &v))
         return err_set(err, E_INPUT, "%s: %s: must be true or false, found %s", path, key,
                        json_kind_name(j));
@@ -138,7 +137,7 @@ static Status tristate(int *out, const Json *file, const char *key, const char *
 
 static Status read_config(TokenizerConfig *c, const Json *file, Err *err)
 {
-    if (json_kind(file) != JK_OBJECT)
+    if (!json_is(file, JK_OBJECT))
         return err_set(err, E_INPUT, "%s: must be a JSON object, found %s", c->path,
                        json_kind_name(file));
     TRY(names(c, file, c->path, err));
@@ -156,7 +155,7 @@ static Status read_config(TokenizerConfig *c, const Json *file, Err *err)
 
 static Status read_special_map(TokenizerConfig *c, const Json *file, const char *path, Err *err)
 {
-    if (json_kind(file) != JK_OBJECT)
+    if (!json_is(file, JK_OBJECT))
         return err_set(err, E_INPUT, "%s: must be a JSON object, found %s", path,
                        json_kind_name(file));
     TokenizerConfig map = {0};

@@ -66,7 +66,7 @@ static Status read_vocab(Tokenizer *t, const Json *model, const Source *src, Err
     StrBuf token = {0};
     Status st = OK;
     const Json *vocab = json_get(model, "vocab");
-    if (json_kind(vocab) != JK_OBJECT)
+    if (!json_is(vocab, JK_OBJECT))
         return model_error(err, path, "vocab", "must be an object of token and id");
     vocab_reserve(&t->vocab, json_size(vocab));
     for (void *it = json_first(vocab); it && st == OK; it = json_next(vocab, it)) {
@@ -89,7 +89,7 @@ static Status read_vocab(Tokenizer *t, const Json *model, const Source *src, Err
 /* "a b" or ["a", "b"]. */
 static bool merge_parts(const Json *j, const char *s[2], size_t n[2])
 {
-    if (json_kind(j) == JK_ARRAY)
+    if (json_is(j, JK_ARRAY))
         return json_size(j) == 2 && json_str(json_at(j, 0), &s[0], &n[0]) &&
                json_str(json_at(j, 1), &s[1], &n[1]);
     size_t len;
@@ -106,7 +106,7 @@ static Status read_merges(Tokenizer *t, const Json *model, const Source *src, Er
 {
     const char *path = src->path;
     const Json *merges = json_get(model, "merges");
-    if (json_kind(merges) != JK_ARRAY)
+    if (!json_is(merges, JK_ARRAY))
         return model_error(err, path, "merges", "must be a list of pairs");
     StrBuf both = {0}, parts[2] = {{0}};
     Status st = OK;
@@ -166,7 +166,7 @@ static Status read_model(Tokenizer *t, const Json *file, const Source *src, Err 
 {
     const char *path = src->path;
     const Json *model = json_get(file, "model");
-    if (json_kind(model) != JK_OBJECT)
+    if (!json_is(model, JK_OBJECT))
         return err_set(err, E_INPUT, "%s: model: must be an object, found %s", path,
                        json_kind_name(model));
     const char *type = json_type(model);
@@ -219,7 +219,7 @@ static Status read_added(Tokenizer *t, const Json *file, const TokenizerConfig *
 {
     const Json *list = json_get(file, "added_tokens");
     int next = t->vocab.n_found;
-    if (!json_is_null(list) && json_kind(list) != JK_ARRAY)
+    if (!json_is_null(list) && !json_is(list, JK_ARRAY))
         return err_set(err, E_INPUT, "%s: added_tokens: must be a list, found %s", path,
                        json_kind_name(list));
     for (size_t i = 0; i < json_size(list); i++) {
@@ -252,7 +252,7 @@ static Status read_template(Tokenizer *t, const Json *j, const char *path, Err *
 {
     const Json *single = json_get(j, "single"), *specials = json_get(j, "special_tokens");
     bool behind = false;
-    if (json_kind(single) != JK_ARRAY)
+    if (!json_is(single, JK_ARRAY))
         return err_set(err, E_INPUT,
                        "%s: post_processor: TemplateProcessing: single must be a list", path);
     for (size_t i = 0; i < json_size(single); i++) {
@@ -285,7 +285,7 @@ static Status read_post_processor(Tokenizer *t, const Json *j, const char *path,
     if (json_is_null(j) || str_eq(type, "ByteLevel")) return OK; /* it only trims offsets */
     if (str_eq(type, "TemplateProcessing")) return read_template(t, j, path, err);
     const Json *list = json_get(j, "processors");
-    if (!str_eq(type, "Sequence") || json_kind(list) != JK_ARRAY)
+    if (!str_eq(type, "Sequence") || !json_is(list, JK_ARRAY))
         return err_set(
             err, E_INPUT,
             "%s: post_processor: type %s is not supported; lorac knows TemplateProcessing, "
@@ -302,7 +302,7 @@ static Status read_parts(Tokenizer *t, const Json *file, const TokenizerConfig *
                          const Source *src, Err *err)
 {
     const char *path = src->path;
-    if (json_kind(file) != JK_OBJECT)
+    if (!json_is(file, JK_OBJECT))
         return err_set(err, E_INPUT, "%s: must be a JSON object, found %s", path,
                        json_kind_name(file));
     const char *version = "1.0";

@@ -1,4 +1,4 @@
-/* The two halves of the tokenizer.json reader. */
+/* The two halves of the tokenizer.json reader, and what its files and tokenizer_config.json share. */
 #pragma once
 
 #include "base/json.h"
@@ -8,6 +8,12 @@
 Status read_normalizer(Tokenizer *t, const Json *j, const char *path, Err *err) MUST_CHECK;
 Status read_pre_tokenizer(Tokenizer *t, const Json *j, const char *path, Err *err) MUST_CHECK;
 Status read_decoder(Tokenizer *t, const Json *j, const char *path, Err *err) MUST_CHECK;
+
+/* j may be NULL, which is of no kind. */
+static inline bool json_is(const Json *j, JsonKind kind)
+{
+    return j && json_kind(j) == kind;
+}
 
 static inline bool json_is_null(const Json *j)
 {

@@ -68,12 +68,12 @@ typedef Status PartFn(const Part *p, const Json *j);
 static Status each_part(const Part *p, const Json *j, const char *list, PartFn *fn)
 {
     if (json_is_null(j)) return OK;
-    if (json_kind(j) != JK_OBJECT)
+    if (!json_is(j, JK_OBJECT))
         return err_set(p->err, E_INPUT, "%s: %s: must be an object or null, found %s", p->path,
                        p->key, json_kind_name(j));
     if (!str_eq(json_type(j), "Sequence")) return fn(p, j);
     const Json *parts = json_get(j, list);
-    if (json_kind(parts) != JK_ARRAY)
+    if (!json_is(parts, JK_ARRAY))
         return err_set(p->err, E_INPUT, "%s: %s: Sequence must have a list of %s", p->path, p->key,
                        list);
     for (size_t i = 0; i < json_size(parts); i++)
