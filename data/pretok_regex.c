@@ -69,8 +69,9 @@ RegexScratch *regex_scratch_new(void)
     /* Untouched pages of the stack cost nothing; it grows only for patterns that backtrack deeply. */
     s->stack = got(pcre2_jit_stack_create((size_t)32 << 10, (size_t)64 << 20, NULL));
     pcre2_jit_stack_assign(s->context, NULL, s->stack);
-    pcre2_set_match_limit(s->context, UINT32_MAX);
-    pcre2_set_heap_limit(s->context, UINT32_MAX);
+    /* A run of spaces as long as a book stays far below; a pattern that would never end does not. */
+    pcre2_set_match_limit(s->context, 50000000);
+    pcre2_set_heap_limit(s->context, 1 << 20); /* KiB */
     return s;
 }
 

@@ -15,7 +15,7 @@ RegexScratch *regex_scratch_new(void);
 void regex_scratch_free(RegexScratch *s);
 
 /* Walks the matches in s[0..n), valid UTF-8.  Zero-initialise.  An empty match directly behind the last
- * match does not count. */
+ * match does not count.  A pattern that backtracks without end has no further match. */
 typedef struct RegexIter {
     size_t pos;
     bool any; /* a match was found before, and ended at last_end */

@@ -99,9 +99,9 @@ static void build_added(Tokenizer *t)
     mapped_text_clear(&bufs[1]);
 }
 
-static uint64_t hash_all(const Tokenizer *t, const FileMap *file)
+static uint64_t hash_all(const Tokenizer *t, const void *data, size_t len)
 {
-    uint64_t h = hash64(file->data, file->len, 0);
+    uint64_t h = hash64(data, len, 0);
     for (int i = 0; i < t->added.n; i++) {
         const AddedToken *a = &t->added.items[i];
         int32_t v[] = {a->id, a->special, a->normalized, a->single_word, a->lstrip, a->rstrip};
@@ -121,34 +121,55 @@ static bool looks_like_ranks(const uint8_t *s, size_t n)
     return i > 0 && i + 1 < n && s[i] == ' ' && s[i + 1] >= '0' && s[i + 1] <= '9';
 }
 
-static Status read_file(Tokenizer *t, const TokenizerConfig *c, const char *path, const FileMap *f,
-                        Err *err)
+static Status read_bytes(Tokenizer *t, const TokenizerConfig *c, const char *path, const void *data,
+                         size_t len, Err *err)
 {
-    if (f->len > MAX_FILE)
-        return err_set(err, E_INPUT, "%s: too large for a tokenizer: %zu bytes", path, f->len);
-    if (!f->len) return err_set(err, E_INPUT, "%s: the file is empty", path);
-    const char *text = (const char *)f->data;
-    if (str_ends(path, ".json")) return tokenizer_read_json(t, c, path, text, f->len, err);
-    if (looks_like_ranks(f->data, f->len))
-        return tokenizer_read_tiktoken(t, c, path, text, f->len, err);
-    return tokenizer_read_spm(t, c, path, f->data, f->len, err);
+    if (len > MAX_FILE)
+        return err_set(err, E_INPUT, "%s: too large for a tokenizer: %zu bytes", path, len);
+    if (!len) return err_set(err, E_INPUT, "%s: the file is empty", path);
+    if (str_ends(path, ".json")) return tokenizer_read_json(t, c, path, data, len, err);
+    if (looks_like_ranks(data, len)) return tokenizer_read_tiktoken(t, c, path, data, len, err);
+    return tokenizer_read_spm(t, c, path, data, len, err);
 }
 
-static Status load_file(Tokenizer *t, const char *path, const char *dir, Err *err)
+/* Makes *out of the bytes and what the files beside them say; takes c's chat template. */
+static Status assemble(Tokenizer **out, TokenizerConfig *c, const char *path, const void *data,
+                       size_t len, Err *err)
+{
+    Tokenizer *t = xcalloc(1, sizeof *t);
+    t->bos = t->eos = t->pad = -1;
+    t->bpe.vocab = &t->vocab;
+    t->bpe.unk_id = -1;
+    t->dec.byte_step = -1;
+    Status s = read_bytes(t, c, path, data, len, err);
+    if (s == OK) s = name_specials(t, c, path, err);
+    if (s != OK) {
+        tokenizer_free(t);
+        return s;
+    }
+    build_added(t);
+    t->hash = hash_all(t, data, len);
+    t->chat_template = c->chat_template;
+    c->chat_template = NULL;
+    *out = t;
+    return OK;
+}
+
+Status tokenizer_load_bytes(Tokenizer **out, const char *name, const void *data, size_t len,
+                            Err *err)
+{
+    TokenizerConfig none = {.add_bos = -1, .add_eos = -1};
+    return assemble(out, &none, name, data, len, err);
+}
+
+static Status load_file(Tokenizer **out, const char *path, const char *dir, Err *err)
 {
     TokenizerConfig c = {0};
     FileMap f;
     Status s = tokenizer_config_load(&c, dir, err);
     if (s == OK) s = file_map(&f, path, err);
     if (s == OK) {
-        s = read_file(t, &c, path, &f, err);
-        if (s == OK) s = name_specials(t, &c, path, err);
-        if (s == OK) {
-            build_added(t);
-            t->hash = hash_all(t, &f);
-            t->chat_template = c.chat_template;
-            c.chat_template = NULL;
-        }
+        s = assemble(out, &c, path, f.data, f.len, err);
         file_unmap(&f);
     }
     tokenizer_config_clear(&c);
@@ -183,18 +204,9 @@ Status tokenizer_load(Tokenizer **out, const char *path, Err *err)
 {
     char *file = NULL, *dir = NULL;
     TRY(find_file(&file, &dir, path, err));
-    Tokenizer *t = xcalloc(1, sizeof *t);
-    t->bos = t->eos = t->pad = -1;
-    t->bpe.vocab = &t->vocab;
-    t->bpe.unk_id = -1;
-    t->dec.byte_step = -1;
-    Status s = load_file(t, file, dir, err);
+    Status s = load_file(out, file, dir, err);
     free(file);
     free(dir);
-    if (s == OK)
-        *out = t;
-    else
-        tokenizer_free(t);
     return s;
 }
 

@@ -14,6 +14,9 @@ typedef struct Tokenizer Tokenizer;
 /* `path`: a folder (tokenizer.json, else tokenizer.model; tokenizer_config.json and
  * special_tokens_map.json beside it are read) or one of those files. */
 Status tokenizer_load(Tokenizer **out, const char *path, Err *err) MUST_CHECK;
+/* From a file's bytes, with nothing beside it; `name` stands for its path ("x.json": tokenizer.json). */
+Status tokenizer_load_bytes(Tokenizer **out, const char *name, const void *data, size_t len,
+                            Err *err) MUST_CHECK;
 void tokenizer_free(Tokenizer *t);
 
 int tokenizer_vocab_size(const Tokenizer *t); /* highest id + 1, added tokens included */
