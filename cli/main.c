@@ -10,6 +10,8 @@ static const Command commands[] = {
     {"eval", cmd_eval, "loss and perplexity over a data set, ROUGE of generated answers"},
     {"generate", cmd_generate, "text from a model: one prompt, a chat, or JSONL to JSONL"},
     {"merge", cmd_merge, "a LoRA adapter folded into its base model"},
+    {"inspect", cmd_inspect,
+     "names, types, shapes, norms and NaNs of a model, adapter or checkpoint"},
     {"tokenize", cmd_tokenize, "ids and pieces of a text; which tokens of a data file are trained"},
     {"init", cmd_init, "a model folder with random weights, from a named shape or a config.json"},
     {NULL, NULL, NULL},

@@ -271,7 +271,7 @@ static Status pick(Run *r, Err *err)
             if (id < 0)
                 return err_set(err, E_FAILED,
                                "prompt %lld, token %lld: the logits are not finite; look for NaN "
-                               "with 'lorac inspect --stats'",
+                               "with 'lorac inspect'",
                                (long long)s->index + 1, (long long)(s->n - p->n) + 1);
             if (append(r, s, id)) continue;
         }

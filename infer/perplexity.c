@@ -93,7 +93,7 @@ static Status pass_add(Pass *p, Perplexity *out, const Dataset *d, const DocId *
             Document at = dataset_document(d, doc->at);
             return err_set(err, E_FAILED,
                            "%s:%lld: the loss is not finite; look for NaN in the model with 'lorac "
-                           "inspect --stats'",
+                           "inspect'",
                            at.file, (long long)at.line);
         }
         out->doc_loss[doc->at] += (double)p->loss[k];
