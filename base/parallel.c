@@ -11,43 +11,53 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+/* A loop is over when all its indices are done, whether or not every thread woke up for it: on a busy machine a
+ * thread may be late by more than the whole loop takes. */
 struct Pool {
     pthread_t *threads;
     int n_threads; /* started ones */
     pthread_mutex_t lock;
     pthread_cond_t start, done;
-    uint64_t loop; /* number of loops begun: what a waiting thread compares with */
-    int n_busy;
-    bool stop;
+    uint32_t loop; /* number of loops begun: what a waiting thread compares with */
+    bool running, stop;
     PoolFn *fn;
     void *ud;
     int64_t n;
-    atomic_llong next;
+    atomic_ullong next; /* loop << 32 | index: a late thread cannot take an index of another loop */
+    atomic_llong n_left; /* indices not done */
 };
 
-static void work(Pool *p)
+static void work(Pool *p, uint32_t loop, int64_t n, PoolFn *fn, void *ud)
 {
     for (;;) {
-        int64_t i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
-        if (i >= p->n) return;
-        p->fn(p->ud, i);
+        unsigned long long at = atomic_load(&p->next);
+        do {
+            if (at >> 32 != loop || (int64_t)(at & UINT32_MAX) >= n) return;
+        } while (!atomic_compare_exchange_weak(&p->next, &at, at + 1));
+        fn(ud, (int64_t)(at & UINT32_MAX));
+        if (atomic_fetch_sub(&p->n_left, 1) > 1) continue;
+        pthread_mutex_lock(&p->lock);
+        pthread_cond_signal(&p->done);
+        pthread_mutex_unlock(&p->lock);
     }
 }
 
 static void *thread_main(void *arg)
 {
     Pool *p = arg;
-    uint64_t seen = 0;
+    uint32_t seen = 0;
     pthread_mutex_lock(&p->lock);
     for (;;) {
         while (p->loop == seen && !p->stop)
             pthread_cond_wait(&p->start, &p->lock);
         if (p->stop) break;
         seen = p->loop;
+        int64_t n = p->n;
+        PoolFn *fn = p->fn;
+        void *ud = p->ud;
         pthread_mutex_unlock(&p->lock);
-        work(p);
+        work(p, seen, n, fn, ud);
         pthread_mutex_lock(&p->lock);
-        if (--p->n_busy == 0) pthread_cond_signal(&p->done);
     }
     pthread_mutex_unlock(&p->lock);
     return NULL;
@@ -105,21 +115,29 @@ void pool_run(Pool *p, int64_t n, PoolFn *fn, void *ud)
             fn(ud, i);
         return;
     }
+    ASSERT(n <= UINT32_MAX, "pool_run over %lld indices", (long long)n);
     pthread_mutex_lock(&p->lock);
-    ASSERT(p->n_busy == 0, "pool_run inside pool_run, %d threads busy", p->n_busy);
+    ASSERT(!p->running, "pool_run inside pool_run");
+    p->running = true;
     p->fn = fn;
     p->ud = ud;
     p->n = n;
-    atomic_store(&p->next, 0);
-    p->n_busy = p->n_threads;
-    p->loop++;
-    pthread_cond_broadcast(&p->start);
+    uint32_t loop = ++p->loop;
+    atomic_store(&p->n_left, n);
+    atomic_store(&p->next, (unsigned long long)loop << 32);
+    /* No more threads than there are indices left for them. */
+    if (n <= p->n_threads)
+        for (int64_t i = 1; i < n; i++)
+            pthread_cond_signal(&p->start);
+    else
+        pthread_cond_broadcast(&p->start);
     pthread_mutex_unlock(&p->lock);
 
-    work(p);
+    work(p, loop, n, fn, ud);
 
     pthread_mutex_lock(&p->lock);
-    while (p->n_busy > 0)
+    while (atomic_load(&p->n_left) > 0)
         pthread_cond_wait(&p->done, &p->lock);
+    p->running = false;
     pthread_mutex_unlock(&p->lock);
 }

@@ -1,5 +1,6 @@
 /* The optimizer's step on one flat array, and the scalars that steer it. */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/vec.h"
 
 #include <math.h>
 #include <string.h>
@@ -22,7 +23,7 @@ typedef struct Adamw {
     float beta1, beta2, eps, decay, step_size, rsqrt_bias2, grad_scale;
 } Adamw;
 
-static void adamw_part(void *args, int64_t i0, int64_t i1)
+VECTORISED static void adamw_part(void *args, int64_t i0, int64_t i1)
 {
     const Adamw *a = args;
     float *w = a->w, *m = a->m, *v = a->v;

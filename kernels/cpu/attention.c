@@ -89,7 +89,7 @@ static void scores_run(const Attention *a, const Block *b, float *scores, float 
                      .alpha = alpha});
 }
 
-static void block_fwd(const Attention *a, const Block *b, float *scores)
+VECTORISED static void block_fwd(const Attention *a, const Block *b, float *scores)
 {
     int dim = a->head_dim;
     float *o = a->o + b->row0 * a->ldo + (int64_t)b->head * dim;
@@ -122,7 +122,7 @@ static void block_fwd(const Attention *a, const Block *b, float *scores)
 
 /* With P = exp(S - lse), S = scale q k^T:  dv = P^T do,  dP = do v^T,
  * dS = P (dP - rowsum(do o)),  dq = scale dS k,  dk = scale dS^T q. */
-static void block_bwd(const Attention *a, const Block *b, float *p, float *ds)
+VECTORISED static void block_bwd(const Attention *a, const Block *b, float *p, float *ds)
 {
     int dim = a->head_dim;
     const float *d_o = head_at(a->d_o, a->lddo, b->row0, b->head, dim);

@@ -56,8 +56,8 @@ typedef struct Cached {
 } Cached;
 
 /* One head's attention of `n` new tokens from `row` on, the first of which sees `seen` keys. */
-static void queries_run(const Cached *a, float *scores, const float *k, const float *v, int64_t row,
-                        int64_t n, int64_t seen, int head)
+VECTORISED static void queries_run(const Cached *a, float *scores, const float *k, const float *v,
+                                   int64_t row, int64_t n, int64_t seen, int head)
 {
     float *o = a->o + row * a->ldo + (int64_t)head * a->dim;
     int64_t n_keys = seen + n - 1;

@@ -11,7 +11,7 @@ typedef struct NormFwd {
     float eps;
 } NormFwd;
 
-static void fwd_rows(void *args, int64_t row0, int64_t row1)
+VECTORISED static void fwd_rows(void *args, int64_t row0, int64_t row1)
 {
     const NormFwd *a = args;
     for (int64_t r = row0; r < row1; r++) {
@@ -44,7 +44,7 @@ typedef struct NormBwd {
     int64_t rows_per_part, n_row_parts;
 } NormBwd;
 
-static void dx_rows(const NormBwd *a, int64_t row0, int64_t row1)
+VECTORISED static void dx_rows(const NormBwd *a, int64_t row0, int64_t row1)
 {
     for (int64_t r = row0; r < row1; r++) {
         const float *x = a->x + r * a->ldx, *dy = a->dy + r * a->lddy, *w = a->w;
@@ -71,7 +71,7 @@ static void dx_rows(const NormBwd *a, int64_t row0, int64_t row1)
 enum { COLS_PER_PART = 32 };
 
 /* A few columns of dw, down all rows. */
-static void dw_cols(const NormBwd *a, int64_t col0)
+VECTORISED static void dw_cols(const NormBwd *a, int64_t col0)
 {
     int64_t n = a->cols - col0 < COLS_PER_PART ? a->cols - col0 : COLS_PER_PART;
     double sum[COLS_PER_PART] = {0};

@@ -11,7 +11,7 @@ typedef struct Xent {
     float grad_scale;
 } Xent;
 
-static void xent_rows(void *args, int64_t row0, int64_t row1)
+VECTORISED static void xent_rows(void *args, int64_t row0, int64_t row1)
 {
     const Xent *a = args;
     for (int64_t r = row0; r < row1; r++) {

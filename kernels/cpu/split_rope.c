@@ -84,7 +84,7 @@ static void head_fwd(float *y, float *rstd, const float *x, const float *w, cons
     }
 }
 
-static void fwd_rows(void *args, int64_t row0, int64_t row1)
+VECTORISED static void fwd_rows(void *args, int64_t row0, int64_t row1)
 {
     const Split *a = args;
     int dim = a->head_dim, H = a->n_heads, K = a->n_kv_heads;
@@ -136,7 +136,7 @@ static void head_bwd(float *dx, float beta, double *dw, const float *dy, const f
         dx[i] = beta == 0 ? g[i] : beta * dx[i] + g[i];
 }
 
-static void bwd_part(void *ud, int64_t part)
+VECTORISED static void bwd_part(void *ud, int64_t part)
 {
     const Split *a = ud;
     int dim = a->head_dim, H = a->n_heads, K = a->n_kv_heads;

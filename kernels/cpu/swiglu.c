@@ -9,7 +9,7 @@ typedef struct Swiglu {
     float beta;
 } Swiglu;
 
-static void fwd_rows(void *args, int64_t row0, int64_t row1)
+VECTORISED static void fwd_rows(void *args, int64_t row0, int64_t row1)
 {
     const Swiglu *a = args;
     for (int64_t r = row0; r < row1; r++) {
@@ -29,7 +29,7 @@ void cpu_swiglu_fwd(Device *d, Tensor *h, const Tensor *gu)
 }
 
 /* silu'(g) = s + g s (1 - s),  s = sigmoid(g) */
-static void bwd_rows(void *args, int64_t row0, int64_t row1)
+VECTORISED static void bwd_rows(void *args, int64_t row0, int64_t row1)
 {
     const Swiglu *a = args;
     for (int64_t r = row0; r < row1; r++) {
