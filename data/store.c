@@ -113,15 +113,15 @@ static void finish_row(const Build *b, Job *job, const TokenRow *row)
     } else {
         job->problem =
             str_format("%s:%lld: the document has %lld tokens, max_length is %lld; raise "
-                       "it, or choose to truncate or split",
+                       "it, or set overlong to truncate or split",
                        b->file, (long long)job->line, (long long)row->n, (long long)max);
         return;
     }
     job->untrained = job->n_docs == 0;
     if (job->untrained && !b->opts->allow_untrained)
         job->problem =
-            str_format("%s:%lld: the row trains on nothing%s; leave it out, or allow such "
-                       "rows to be skipped",
+            str_format("%s:%lld: the row trains on nothing%s; leave it out, or skip such "
+                       "rows with allow_untrained",
                        b->file, (long long)job->line, why);
     job->empty_answer = job->n_docs == 1 && job->docs[0].n_trained == 1 && row->n > 0 &&
                         row->labels[row->n - 1] == b->format->eos && !too_long;

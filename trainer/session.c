@@ -74,9 +74,10 @@ static Status check_fit(const Session *s, Problems *p)
     int64_t train = longest_document(s->train), eval = longest_document(s->eval);
     int64_t longest = train > eval ? train : eval;
     if (longest > s->shape.max_position_embeddings)
-        config_problem(s->cfg, p, "data.max_length",
-                       "the longest document has %lld tokens, the model %lld positions; lower it",
-                       (long long)longest, (long long)s->shape.max_position_embeddings);
+        log_warn(s->log,
+                 "data.max_length: the longest document has %lld tokens, the model was made for "
+                 "%lld positions: it has yet to learn the ones beyond",
+                 (long long)longest, (long long)s->shape.max_position_embeddings);
     if (s->shape.sliding_window > 0 && longest > s->shape.sliding_window)
         config_problem(
             s->cfg, p, "data.max_length",

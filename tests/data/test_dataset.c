@@ -131,11 +131,12 @@ Test(dataset, every_problem_is_told)
     for (const char *p = o.problems; (p = strchr(p, '\n')) != NULL; p++)
         n++;
     cr_expect_eq(n, 100);
-    cr_expect(strncmp(o.problems,
-                      "a:1: the document has 42 tokens, max_length is 20; raise it, or choose to "
-                      "truncate or split\na:2: the",
-                      60) == 0,
-              "%s", o.problems);
+    cr_expect(
+        strncmp(o.problems,
+                "a:1: the document has 42 tokens, max_length is 20; raise it, or set overlong to "
+                "truncate or split\na:2: the",
+                60) == 0,
+        "%s", o.problems);
     opened_clear(&o);
     for (int i = 0; i < 3; i++)
         free(src[i].path);
@@ -275,9 +276,9 @@ Test(dataset, rows_that_train_on_nothing)
     Opened o = open_set(&opts, t, NULL, dir);
     cr_expect_str_eq(o.problems,
                      "a:1: the row trains on nothing: its prompt alone fills max_length; leave it "
-                     "out, or allow such rows to be skipped\n"
+                     "out, or skip such rows with allow_untrained\n"
                      "a:3: the row trains on nothing: its prompt alone fills max_length; leave it "
-                     "out, or allow such rows to be skipped\n");
+                     "out, or skip such rows with allow_untrained\n");
     opened_clear(&o);
     opts.allow_untrained = true;
     o = open_set(&opts, t, NULL, dir);

@@ -196,7 +196,7 @@ static const Case CASES[] = {
      "assistant in turns, a system message only in front"},
     {"no turn to train", DATA_MESSAGES, TEMPLATE_LLAMA3,
      "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}",
-     "!f:1: the row trains on nothing; leave it out, or allow such rows to be skipped"},
+     "!f:1: the row trains on nothing; leave it out, or skip such rows with allow_untrained"},
     {"labels", DATA_TOKENS, 0, "{\"input_ids\":[1,2],\"labels\":[1]}",
      "!f:1: labels: has 1 entries, input_ids has 2; they must be as many"},
     {"no token", DATA_TOKENS, 0, "{\"input_ids\":[1,266]}",
