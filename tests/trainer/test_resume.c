@@ -1,0 +1,361 @@
+/* Checkpoints: a run that was interrupted ends in the bytes of one that was not; damaged ones are passed
+ * over; a changed config is refused by key; old ones go, the best stays. */
+#include "base/fs.h"
+#include "base/str.h"
+#include "tests/support/shared.h"
+#include "tests/support/tmp.h"
+#include "tests/trainer/training.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LIST(...) ((const char *const[]){__VA_ARGS__, NULL})
+#define DROP      "lora={dropout: 0.1, rank: 4}"
+
+/* Packed, shuffled, two epochs and a bit; 12 steps are not an epoch's end. */
+static char *config_for(const char *out)
+{
+    char *model = source_path("tests/fixtures/models/qwen3-d64");
+    char *text =
+        str_format("model: {path: \"%s\"}\n"
+                   "data: {train: \"%s/packed.jsonl\", format: tokens, max_length: 64, cache: off, "
+                   "eval: \"%s/batches.jsonl\"}\n"
+                   "batch: {global: 4, micro: 2}\n"
+                   "optim: {lr: 0.002, weight_decay: 0.1, warmup_steps: 3}\n"
+                   "train: {max_steps: 25}\n"
+                   "save: {every: 4, keep: 100}\n"
+                   "eval: {every: 5}\n"
+                   "output: \"%s\"\n",
+                   model, model, model, out);
+    free(model);
+    return text;
+}
+
+static Training run(const char *out, const char *const *more)
+{
+    char *config = config_for(out);
+    Training t = training_run(config, more);
+    free(config);
+    return t;
+}
+
+static Training run_ok(const char *out, const char *const *more)
+{
+    Training t = run(out, more);
+    training_print(&t);
+    cr_assert_eq(t.status, OK);
+    return t;
+}
+
+/* An interrupted run: everything after checkpoint-KEEP is gone. */
+static void cut_off(const char *out, int64_t keep)
+{
+    char **names;
+    int n;
+    Err err = {0};
+    cr_assert_eq(dir_list(&names, &n, out, &err), OK);
+    for (int i = 0; i < n; i++) {
+        char *path = path_join(out, names[i]);
+        bool later = str_starts(names[i], "checkpoint-") && strtoll(names[i] + 11, NULL, 10) > keep;
+        bool result = str_ends(names[i], ".safetensors") || str_eq(names[i], "adapter_config.json");
+        if (later) cr_assert_eq(dir_remove(path, &err), OK);
+        if (result) cr_assert_eq(remove(path), 0);
+        free(path);
+    }
+    dir_list_free(names, n);
+}
+
+static void resume_ends_in_the_same_bytes(const char *const *how, const char *result)
+{
+    char *whole = tmp_dir(), *cut = tmp_dir();
+    Training a = run_ok(whole, how), b = run_ok(cut, how);
+    cr_assert_eq(a.result.hash, b.result.hash);
+    for (int64_t keep = 4; keep <= 24; keep += 8) {
+        training_clear(&b);
+        cut_off(cut, keep);
+        b = run_ok(cut, how);
+        cr_assert_eq(b.result.resumed_from, keep);
+        cr_expect_eq(a.result.hash, b.result.hash, "resumed from %d", (int)keep);
+        cr_expect(same_file(whole, cut, result));
+        cr_expect(same_file(whole, cut, "checkpoint-25/state.safetensors"));
+        cr_assert_eq(a.n_lines, b.n_lines);
+        cr_expect_eq(a.result.mean_loss, b.result.mean_loss);
+        for (int k = 0; k < training_steps(&a); k++) {
+            cr_expect_eq(training_value(&a, k, "step"), training_value(&b, k, "step"));
+            cr_expect_eq(training_value(&a, k, "loss"), training_value(&b, k, "loss"), "step %d",
+                         k);
+            cr_expect_eq(training_value(&a, k, "consumed_samples"),
+                         training_value(&b, k, "consumed_samples"));
+        }
+    }
+    training_clear(&a);
+    training_clear(&b);
+    tmp_dir_remove(whole);
+    tmp_dir_remove(cut);
+}
+
+Test(resume, full_is_bit_exact, .timeout = 60)
+{
+    resume_ends_in_the_same_bytes(LIST("method=full"), "model.safetensors");
+}
+
+Test(resume, lora_with_dropout_is_bit_exact, .timeout = 60)
+{
+    resume_ends_in_the_same_bytes(LIST(DROP), "adapter_model.safetensors");
+}
+
+Test(resume, another_cut_into_micro_batches_may_go_on, .timeout = 60)
+{
+    char *out = tmp_dir();
+    Training t = run_ok(out, LIST(DROP));
+    training_clear(&t);
+    cut_off(out, 8);
+    t = run_ok(out, LIST(DROP, "batch.micro=4", "train.recompute=full", "save.every=100"));
+    cr_assert_eq(t.result.resumed_from, 8);
+    cr_assert_eq(t.result.steps, 25);
+    training_clear(&t);
+    tmp_dir_remove(out);
+}
+
+Test(resume, finished_run_changes_nothing, .timeout = 60)
+{
+    char *out = tmp_dir();
+    Training a = run_ok(out, LIST(DROP)), b = run_ok(out, LIST(DROP));
+    cr_expect_eq(b.result.resumed_from, 25);
+    cr_expect_eq(a.result.hash, b.result.hash);
+    cr_expect_eq(a.n_lines, b.n_lines);
+    training_clear(&a);
+    training_clear(&b);
+    tmp_dir_remove(out);
+}
+
+/* ---- what is refused -------------------------------------------------------------------------- */
+
+static void expect_refused(const char *out, const char *const *how, const char *line)
+{
+    Training t = run(out, how);
+    cr_expect_eq(t.status, E_INPUT);
+    bool found = false;
+    for (int i = 0; i < t.problems.n; i++)
+        found |= str_eq(t.problems.lines[i], line);
+    if (!found) training_print(&t);
+    cr_expect(found, "not told: %s", line);
+    training_clear(&t);
+}
+
+Test(resume, changed_config_is_refused_by_key, .timeout = 60)
+{
+    char *out = tmp_dir();
+    Training t = run_ok(out, LIST(DROP));
+    training_clear(&t);
+    char *line = str_format(
+        "command line: optim.lr: is 0.001, and %s/checkpoint-25 was made with 0.002; set it "
+        "back, or start anew in another output folder",
+        out);
+    expect_refused(out, LIST(DROP, "optim.lr=0.001"), line);
+    free(line);
+    line = str_format(
+        "command line: batch.global: is 8, and %s/checkpoint-25 was made with 4; set it back, or "
+        "start anew in another output folder",
+        out);
+    expect_refused(out, LIST(DROP, "batch.global=8"), line);
+    free(line);
+    char *other = source_path("tests/fixtures/models/qwen3-d64/batches.jsonl");
+    char *data = str_format("data.train=%s", other);
+    line = str_format(
+        "command line: data.train: its tokens are not those that %s/checkpoint-25 was trained on; "
+        "start anew in another output folder",
+        out);
+    expect_refused(out, LIST(DROP, data), line);
+    free(line), free(other), free(data);
+    line = str_format(
+        "command line: resume: is never, and %s holds checkpoint-25; choose another output folder, "
+        "remove it, or set auto",
+        out);
+    expect_refused(out, LIST(DROP, "resume=never"), line);
+    free(line);
+    char *from = str_format("resume=%s/checkpoint-8", out);
+    line = str_format("command line: resume: %s/checkpoint-8 is at step 8, and %s goes on to "
+                      "checkpoint-25; choose "
+                      "another output folder or remove what lies beyond",
+                      out, out);
+    expect_refused(out, LIST(DROP, from), line);
+    free(line), free(from);
+    tmp_dir_remove(out);
+}
+
+Test(resume, another_base_is_refused, .timeout = 60)
+{
+    char *out = tmp_dir();
+    Training t = run_ok(out, LIST(DROP));
+    training_clear(&t);
+    /* the same shape with other weights */
+    char *base = tmp_dir(), *model = source_path("tests/fixtures/models/qwen3-d64");
+    Err err = {0};
+    char *from = path_join(model, "config.json"), *to = path_join(base, "config.json");
+    cr_assert_eq(file_copy(from, to, &err), OK);
+    char *weights = path_join(model, "model.safetensors"),
+         *copy = path_join(base, "model.safetensors");
+    char *bytes;
+    size_t len;
+    cr_assert_eq(file_read(&bytes, &len, weights, &err), OK);
+    for (size_t i = len / 4; i < len; i += 4)
+        bytes[i] ^= 1; /* the lowest bit of many weights */
+    cr_assert_eq(file_write_atomic(copy, bytes, len, &err), OK);
+    char *path = str_format("model.path=%s", base);
+    char *line = str_format("command line: model.path: the base is not the one that "
+                            "%s/checkpoint-25 was trained on; start "
+                            "anew in another output folder",
+                            out);
+    expect_refused(out, LIST(DROP, path), line);
+    free(line), free(path), free(bytes), free(weights), free(copy), free(from), free(to),
+        free(model);
+    tmp_dir_remove(base);
+    tmp_dir_remove(out);
+}
+
+/* ---- damage ----------------------------------------------------------------------------------- */
+
+static void flip_byte(const char *path, size_t at)
+{
+    char *bytes;
+    size_t len;
+    Err err = {0};
+    cr_assert_eq(file_read(&bytes, &len, path, &err), OK, "%s", err.line);
+    bytes[at % len] ^= 0x10;
+    cr_assert_eq(file_write_atomic(path, bytes, len, &err), OK);
+    free(bytes);
+}
+
+/* Each file of the newest checkpoint in turn: changed, cut, gone. */
+Test(resume, damaged_checkpoint_is_passed_over, .timeout = 100)
+{
+    static const char *const files[] = {"state.safetensors", "adapter_model.safetensors",
+                                        "adapter_config.json", "manifest.json"};
+    char *whole = tmp_dir();
+    Training a = run_ok(whole, LIST(DROP));
+    for (int f = 0; f < 4; f++)
+        for (int how = 0; how < 3; how++) {
+            char *out = tmp_dir();
+            Training t = run_ok(out, LIST(DROP));
+            training_clear(&t);
+            cut_off(out, 12);
+            char *path = str_format("%s/checkpoint-12/%s", out, files[f]);
+            if (how == 0) {
+                /* in the manifest a byte of its first line: elsewhere JSON may still mean the same */
+                flip_byte(path, f == 3 ? 3 : 777);
+            } else if (how == 1) {
+                FileMap m;
+                Err err = {0};
+                cr_assert_eq(file_map(&m, path, &err), OK);
+                size_t len = m.len;
+                file_unmap(&m);
+                cr_assert_eq(truncate(path, (off_t)(len / 2)), 0);
+            } else {
+                cr_assert_eq(remove(path), 0);
+            }
+            t = run_ok(out, LIST(DROP));
+            cr_expect_eq(t.result.resumed_from, 8, "%s, %d", files[f], how);
+            cr_expect_eq(t.result.hash, a.result.hash);
+            training_clear(&t);
+            free(path);
+            tmp_dir_remove(out);
+        }
+    training_clear(&a);
+    tmp_dir_remove(whole);
+}
+
+Test(resume, named_checkpoint_must_be_whole, .timeout = 60)
+{
+    char *out = tmp_dir();
+    Training t = run_ok(out, LIST(DROP));
+    training_clear(&t);
+    char *state = str_format("%s/checkpoint-25/state.safetensors", out);
+    flip_byte(state, 5000);
+    char *from = str_format("resume=%s/checkpoint-25", out);
+    t = run(out, LIST(DROP, from));
+    cr_expect_eq(t.status, E_INPUT);
+    cr_assert_eq(t.problems.n, 1);
+    cr_expect(str_starts(t.problems.lines[0], "command line: resume: "), "%s", t.problems.lines[0]);
+    cr_expect(strstr(t.problems.lines[0], "state.safetensors: checksum differs in bytes") != NULL);
+    training_clear(&t);
+    free(state), free(from);
+    tmp_dir_remove(out);
+}
+
+/* ---- which ones stay -------------------------------------------------------------------------- */
+
+static bool has(const char *out, const char *name)
+{
+    char *path = path_join(out, name);
+    bool there = path_exists(path);
+    free(path);
+    return there;
+}
+
+Test(resume, keeps_the_newest_and_the_best, .timeout = 60)
+{
+    char *out = tmp_dir();
+    /* a rate at which the loss soon gets worse: the best is early */
+    Training t =
+        run_ok(out, LIST("method=full", "optim={lr: 1, schedule: constant}",
+                         "save={every: 4, keep: 2, best: true, final: best}", "eval.every=2"));
+    char *best = str_format("checkpoint-%d", (int)t.result.best_step);
+    cr_expect_lt(t.result.best_step, 20, "the best is not early: %s", best);
+    cr_expect(has(out, best));
+    cr_expect(has(out, "checkpoint-24") && has(out, "checkpoint-25"));
+    int n = 0;
+    for (int i = 0; i <= 25; i++) {
+        char *name = str_format("checkpoint-%d", i);
+        n += has(out, name);
+        free(name);
+    }
+    cr_expect_eq(n, 3);
+    /* save.final best: the output is that checkpoint's weights */
+    char *weights = str_format("%s/model.safetensors", best);
+    FileMap a, b;
+    Err err = {0};
+    char *x = path_join(out, weights), *y = path_join(out, "model.safetensors");
+    cr_assert_eq(file_map(&a, x, &err), OK);
+    cr_assert_eq(file_map(&b, y, &err), OK);
+    cr_expect(a.len == b.len && memcmp(a.data, b.data, a.len) == 0);
+    file_unmap(&a);
+    file_unmap(&b);
+    free(x), free(y), free(weights), free(best);
+    training_clear(&t);
+    tmp_dir_remove(out);
+}
+
+Test(resume, stops_early_and_stays_stopped, .timeout = 60)
+{
+    char *out = tmp_dir();
+    const char *const *how =
+        LIST("method=full", "optim={lr: 0.05, schedule: constant}", "eval={every: 2, patience: 2}");
+    Training t = run_ok(out, how);
+    cr_expect(t.result.stopped_early);
+    cr_expect_lt(t.result.steps, 25);
+    cr_expect_eq(t.result.steps, t.result.best_step + 4);
+    Training again = run_ok(out, how);
+    cr_expect_eq(again.result.steps, t.result.steps);
+    cr_expect_eq(again.result.hash, t.result.hash);
+    training_clear(&t);
+    training_clear(&again);
+    tmp_dir_remove(out);
+}
+
+Test(resume, constant_rate_may_train_longer, .timeout = 60)
+{
+    char *a = tmp_dir(), *b = tmp_dir();
+    Training t = run_ok(a, LIST(DROP, "optim.schedule=constant", "train.max_steps=10"));
+    training_clear(&t);
+    t = run_ok(a, LIST(DROP, "optim.schedule=constant", "train.max_steps=25"));
+    cr_expect_eq(t.result.resumed_from, 10);
+    Training whole = run_ok(b, LIST(DROP, "optim.schedule=constant", "train.max_steps=25"));
+    cr_expect_eq(t.result.hash, whole.result.hash);
+    training_clear(&t);
+    training_clear(&whole);
+    tmp_dir_remove(a);
+    tmp_dir_remove(b);
+}
