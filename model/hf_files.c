@@ -102,30 +102,49 @@ void weight_write(const SafeTensor *t, Device *d, Param *p, int slice)
 
 /* --- loading --------------------------------------------------------------------------------------- */
 
+static const char head_name[] = "lm_head.weight";
+
 /* Buffers that old checkpoints carry, and what a tied head makes superfluous. */
 static bool is_ignored(const Llama *m, const char *name)
 {
     return str_ends(name, "rotary_emb.inv_freq") ||
-           (m->cfg.tie_word_embeddings && str_eq(name, "lm_head.weight"));
+           (m->cfg.tie_word_embeddings && str_eq(name, head_name));
 }
 
-/* The file's name of a slice: the head of a model that was untied after the fact starts as the embedding. */
-static const char *source_name(const Llama *m, const Param *p, int slice)
+/* A slice's tensor.  Of a tied pair a file may hold either one; the head of a model that was untied after the fact
+ * starts as the embedding. */
+static const SafeTensor *find_tensor(const Llama *m, const Param *p, int slice,
+                                     const SafeTensors *f)
 {
-    bool untied_head = p == &m->head && m->cfg.tie_word_embeddings;
-    return untied_head ? m->embed.name : p->slices[slice].name;
+    const char *name = p->slices[slice].name;
+    if (!m->cfg.tie_word_embeddings || (p != &m->embed && p != &m->head))
+        return safetensors_find(f, name);
+    const SafeTensor *t = safetensors_find(f, m->embed.name);
+    return t ? t : safetensors_find(f, head_name);
 }
 
 static Status load_param(Llama *m, Param *p, const SafeTensors *f, const char *dir, Err *err)
 {
     for (int i = 0; i < p->n_slices; i++) {
-        const char *name = source_name(m, p, i);
-        const SafeTensor *t = safetensors_find(f, name);
-        if (!t) return err_set(err, E_INPUT, "%s: tensor %s is missing", dir, name);
+        const SafeTensor *t = find_tensor(m, p, i, f);
+        if (!t) return err_set(err, E_INPUT, "%s: tensor %s is missing", dir, p->slices[i].name);
         TRY(weight_check(t, p, i, err));
         if (p->t.storage) weight_write(t, m->dev, p, i);
     }
     return OK;
+}
+
+/* Transformers 4 ignores such a head too; 5 would take both tensors as they are. */
+static void warn_tied(const Llama *m, const SafeTensors *f, const char *dir, Log *log)
+{
+    const SafeTensor *embed = safetensors_find(f, m->embed.name);
+    const SafeTensor *head = safetensors_find(f, head_name);
+    if (!m->cfg.tie_word_embeddings || !embed || !head) return;
+    if (embed->bytes != head->bytes || memcmp(embed->data, head->data, head->bytes) != 0)
+        log_warn(log,
+                 "%s: %s is not the embedding, but config.json ties them (tie_word_embeddings); it "
+                 "is ignored",
+                 dir, head_name);
 }
 
 static void warn_unexpected(const Llama *m, const SafeTensors *f, const char *dir, Log *log)
@@ -148,6 +167,7 @@ Status model_load_weights(Llama *m, const char *dir, Log *log, Err *err)
     for (int i = 0; i < m->params.n && s == OK; i++)
         if (!m->params.items[i]->adapter) s = load_param(m, m->params.items[i], f, dir, err);
     if (s == OK) warn_unexpected(m, f, dir, log);
+    if (s == OK) warn_tied(m, f, dir, log);
     safetensors_close(f);
     return s;
 }

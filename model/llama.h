@@ -18,7 +18,8 @@ typedef struct LlamaConfig {
     LlamaArch arch;
     int64_t vocab_size, hidden_size, intermediate_size, n_layers, n_heads, n_kv_heads, head_dim;
     int64_t max_position_embeddings;
-    int64_t sliding_window; /* the shortest of any layer; 0: none */
+    int64_t
+        sliding_window; /* the shortest of any layer, 0: none; we attend to everything, so sequences must not be longer */
     float rms_norm_eps;
     RopeType rope_type;
     double rope_theta, rope_factor, rope_low_freq, rope_high_freq;
@@ -36,8 +37,6 @@ typedef struct LlamaConfig {
 Status llama_config_load(LlamaConfig *out, const char *path, Err *err) MUST_CHECK;
 /* The same from parsed JSON; `name` begins error lines. */
 Status llama_config_read(LlamaConfig *out, const Json *root, const char *name, Err *err) MUST_CHECK;
-/* Refuses sequences longer than the model's sliding window: full attention would compute something else. */
-Status llama_config_check_length(const LlamaConfig *cfg, int64_t max_length, Err *err) MUST_CHECK;
 /* A named shape: "llama-2-7b", "llama-3-8b", "llama-3.2-1b", "qwen2.5-7b", "qwen3-8b", "tiny", ...; false: no such name. */
 bool llama_config_preset(LlamaConfig *out, const char *name);
 const char *llama_preset_name(int i); /* NULL behind the last */

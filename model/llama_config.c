@@ -398,17 +398,6 @@ Status llama_config_load(LlamaConfig *out, const char *path, Err *err)
     return s;
 }
 
-Status llama_config_check_length(const LlamaConfig *cfg, int64_t max_length, Err *err)
-{
-    if (cfg->sliding_window > 0 && max_length > cfg->sliding_window)
-        return err_set(err, E_INPUT,
-                       "sliding_window: the model attends to the last %lld tokens only, sequences "
-                       "of %lld are not supported; set a length of at most %lld",
-                       (long long)cfg->sliding_window, (long long)max_length,
-                       (long long)cfg->sliding_window);
-    return OK;
-}
-
 const char *llama_arch_name(LlamaArch a)
 {
     return ARCH_NAMES[a];

@@ -106,6 +106,72 @@ Test(hf_files, what_does_not_fit_is_named)
     tmp_dir_remove(tmp);
 }
 
+/* A tied pair may lie in a file under either name; a head that differs is told and ignored. */
+Test(hf_files, tied_pairs)
+{
+    static const struct {
+        bool embed, head, differs;
+    } cases[] = {
+        {true, false, false}, {false, true, false}, {true, true, false}, {true, true, true}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *from = fixture("models/qwen3-d64"), *dir = tmp_dir();
+        char *config = path_join(from, "config.json"),
+             *weights = path_join(dir, "model.safetensors");
+        char *copy = path_join(dir, "config.json");
+        Err err = {0};
+        SafeTensors *f;
+        cr_assert_eq(file_copy(config, copy, &err), OK);
+        cr_assert_eq(safetensors_open(&f, from, &err), OK, "%s", err.line);
+        int n = 0, count = safetensors_count(f);
+        SafeTensor *t = xcalloc((size_t)count + 1, sizeof *t);
+        float *other = NULL;
+        for (int k = 0; k < count; k++) {
+            const SafeTensor *it = safetensors_at(f, k);
+            bool embed = str_eq(it->name, "model.embed_tokens.weight");
+            if (!embed || cases[i].embed) t[n++] = *it;
+            if (!embed || !cases[i].head) continue;
+            other = xmalloc(it->bytes);
+            memcpy(other, it->data, it->bytes);
+            other[0] += cases[i].differs;
+            t[n] = *it;
+            t[n].name = "lm_head.weight";
+            t[n++].data = (const uint8_t *)other;
+        }
+        cr_assert_eq(safetensors_write(weights, t, n, NULL, NULL, NULL, &err), OK, "%s", err.line);
+
+        ModelRun a, b;
+        model_open(&a, from, NULL, NULL);
+        model_open(&b, dir, NULL, NULL);
+        int64_t m;
+        float *va = param_values(&a, 0, &m), *vb = param_values(&b, 0, &m);
+        cr_expect(str_eq(a.m.params.items[0]->name, "model.embed_tokens.weight"));
+        cr_expect_eq(memcmp(va, vb, (size_t)m * sizeof *va), 0, "case %zu", i);
+
+        char *text = NULL;
+        size_t len;
+        char *log_path = path_join(dir, "log");
+        Log log = {.to = fopen(log_path, "w"), .level = LOG_WARN};
+        cr_assert_eq(model_load_weights(&b.m, dir, &log, &err), OK, "%s", err.line);
+        fclose(log.to);
+        cr_assert_eq(file_read(&text, &len, log_path, &err), OK);
+        cr_expect_eq(strstr(text, "tie_word_embeddings") != NULL, cases[i].differs, "%s", text);
+        free(text);
+        free(log_path);
+        free(va);
+        free(vb);
+        model_close(&a);
+        model_close(&b);
+        safetensors_close(f);
+        free(t);
+        free(other);
+        free(from);
+        free(config);
+        free(weights);
+        free(copy);
+        tmp_dir_remove(dir);
+    }
+}
+
 Test(hf_files, random_weights)
 {
     ModelRun r;
