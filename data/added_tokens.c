@@ -15,7 +15,7 @@ void added_put(AddedTokens *a, const AddedToken *token)
         at = a->n++;
         bool fresh = vocab_add(&a->index, at, token->content, token->n);
         ASSERT(fresh, "added token %d", at);
-        a->items[at].content = xstrndup(token->content, token->n);
+        a->items[at].content = bytes_dup(token->content, token->n);
     }
     char *content = a->items[at].content;
     a->items[at] = *token;

@@ -31,6 +31,7 @@ static int32_t *room_for(MappedText *t, size_t n)
 
 void mapped_text_append(MappedText *t, const char *s, size_t n, int32_t from)
 {
+    if (!n) return;
     int32_t *to = room_for(t, n);
     for (size_t i = 0; i < n; i++)
         to[i] = from;
@@ -39,6 +40,7 @@ void mapped_text_append(MappedText *t, const char *s, size_t n, int32_t from)
 
 void mapped_text_copy(MappedText *t, const TextView *v, size_t a, size_t b)
 {
+    if (a == b) return;
     int32_t *to = room_for(t, b - a);
     if (v->from) {
         memcpy(to, v->from + a, (b - a) * sizeof *to);
@@ -75,6 +77,14 @@ bool is_white_space(uint32_t cp)
     if (cp < 0x80) return cp == ' ' || (cp >= 0x09 && cp <= 0x0D);
     return cp == 0x85 || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) ||
            cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F || cp == 0x3000;
+}
+
+char *bytes_dup(const char *s, size_t n)
+{
+    char *d = xmalloc(n + 1);
+    if (n) memcpy(d, s, n);
+    d[n] = '\0';
+    return d;
 }
 
 const char *bytes_find(const char *s, size_t n, const char *what, size_t m)

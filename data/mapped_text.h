@@ -44,6 +44,8 @@ static inline bool is_char_start(char c)
     return ((unsigned char)c & 0xC0) != 0x80;
 }
 
+/* A copy with a NUL behind it; s may hold NUL bytes itself. */
+char *bytes_dup(const char *s, size_t n);
 /* The first place of what[0..m), m > 0, in s[0..n), or NULL. */
 const char *bytes_find(const char *s, size_t n, const char *what, size_t m);
 /* How many bytes at the end of s[0..n) are the start of a character that is not complete. */

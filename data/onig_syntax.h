@@ -1,6 +1,7 @@
 /* Oniguruma's (Ruby) regular expressions rewritten for PCRE2, for the part of the language that
  * tokenizers use.  Where the two read the same text differently (\s, \w, \d, \h, ^, $, nested
- * classes, {n,m}+) the pattern is spelled out or refused, never passed on. */
+ * classes, {n,m}+) the pattern is spelled out or refused, never passed on.  \p{...} is PCRE2's own and as
+ * new as it: 10.42 knows Unicode 14, so characters of later versions are neither letters nor numbers. */
 #pragma once
 
 #include "base/err.h"

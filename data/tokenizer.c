@@ -86,7 +86,7 @@ static void build_added(Tokenizer *t)
         const AddedToken *a = &t->added.items[i];
         TextView v = {a->content, a->n, NULL, 0};
         if (a->normalized && !spm) normalizer_run(&t->norm, &v, bufs, scratch, false);
-        forms[i] = xstrndup(v.s, v.n);
+        forms[i] = bytes_dup(v.s, v.n);
         n_forms[i] = v.n;
     }
     added_build(&t->added, forms, n_forms);

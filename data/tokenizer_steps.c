@@ -92,7 +92,7 @@ static Status normalizer_part(const Part *p, const Json *j)
     } else if (str_eq(type, "Prepend")) {
         TRY(text_of(p, j, "prepend", &s, &n));
         NormStep *st = normalizer_add(&p->t->norm, NORM_PREPEND);
-        st->to = xstrndup(s, n);
+        st->to = bytes_dup(s, n);
         st->n_to = n;
     } else if (str_eq(type, "Replace")) {
         const char *to;
@@ -104,9 +104,9 @@ static Status normalizer_part(const Part *p, const Json *j)
             return err_set(p->err, E_INPUT, "%s: %s: Replace: the pattern is empty", p->path,
                            p->key);
         NormStep *st = normalizer_add(&p->t->norm, NORM_REPLACE);
-        st->to = xstrndup(to, n_to);
+        st->to = bytes_dup(to, n_to);
         st->n_to = n_to;
-        st->from = xstrndup(s, n);
+        st->from = bytes_dup(s, n);
         st->n_from = n;
         if (is_regex) TRY(compile(p, &st->regex, s, n));
     } else {
@@ -266,16 +266,16 @@ static Status decoder_part(const Part *p, const Json *j)
             return err_set(p->err, E_INPUT, "%s: %s: Replace by a Regex is not supported", p->path,
                            p->key);
         DecodeStep *st = decoder_add(d, DEC_REPLACE);
-        st->from = xstrndup(from, st->n_from = n_from);
-        st->to = xstrndup(to, st->n_to = n_to);
+        st->from = bytes_dup(from, st->n_from = n_from);
+        st->to = bytes_dup(to, st->n_to = n_to);
     } else if (str_eq(type, "Metaspace") && !fused && !has_step(d, DEC_BYTE_FALLBACK)) {
         char space[5];
         PrependScheme scheme;
         TRY(one_char(p, j, "replacement", space));
         TRY(prepend_scheme(p, j, &scheme));
         DecodeStep *st = decoder_add(d, DEC_METASPACE);
-        st->from = xstrndup(space, st->n_from = strlen(space));
-        st->to = xstrndup(" ", st->n_to = 1);
+        st->from = bytes_dup(space, st->n_from = strlen(space));
+        st->to = bytes_dup(" ", st->n_to = 1);
         st->n = scheme != PREPEND_NEVER;
     } else if (str_eq(type, "ByteFallback") && !fused && !has_step(d, DEC_BYTE_FALLBACK)) {
         d->byte_step = d->n;
@@ -292,7 +292,7 @@ static Status decoder_part(const Part *p, const Json *j)
             return err_set(p->err, E_INPUT, "%s: %s: Strip: stop other than 0 is not supported",
                            p->path, p->key);
         DecodeStep *st = decoder_add(d, DEC_STRIP);
-        st->from = xstrndup(space, st->n_from = strlen(space));
+        st->from = bytes_dup(space, st->n_from = strlen(space));
         st->n = start;
         st->fused = fused;
     } else {

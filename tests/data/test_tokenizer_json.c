@@ -4,8 +4,9 @@
 /* A file around the parts that a test cares for. */
 static char *file_of(const char *parts, const char *model)
 {
-    return str_format("{\"version\": \"1.0\", \"truncation\": null, \"padding\": null, %s%s\"model\": {%s}}",
-                      parts, *parts ? ", " : "", model);
+    return str_format(
+        "{\"version\": \"1.0\", \"truncation\": null, \"padding\": null, %s%s\"model\": {%s}}",
+        parts, *parts ? ", " : "", model);
 }
 
 static Tokenizer *made(const char *parts, const char *model, const char *config)
@@ -23,7 +24,8 @@ static void gives(const Tokenizer *t, const char *text, const char *ids)
 
 Test(tokenizer_json, ignore_merges)
 {
-    static const char vocab[] = "\"vocab\": {\".:.:\": 0, \".:\": 1, \".\": 2, \":\": 3}, \"merges\": [\". :\"]";
+    static const char vocab[] =
+        "\"vocab\": {\".:.:\": 0, \".:\": 1, \".\": 2, \":\": 3}, \"merges\": [\". :\"]";
     char *model = str_format("\"type\": \"BPE\", \"ignore_merges\": true, %s", vocab);
     Tokenizer *t = made("", model, NULL);
     gives(t, ".:.:", "0");
@@ -37,8 +39,9 @@ Test(tokenizer_json, ignore_merges)
 
 Test(tokenizer_json, unknown_characters)
 {
-    static const char vocab[] = "\"unk_token\": \"<unk>\", \"vocab\": {\"<unk>\": 0, \"a\": 1, \"b\": 2, "
-                                "\"<0xC3>\": 3, \"<0xA9>\": 4, \"<0x63>\": 5}, \"merges\": []";
+    static const char vocab[] =
+        "\"unk_token\": \"<unk>\", \"vocab\": {\"<unk>\": 0, \"a\": 1, \"b\": 2, "
+        "\"<0xC3>\": 3, \"<0xA9>\": 4, \"<0x63>\": 5}, \"merges\": []";
     static const struct {
         const char *flags, *text, *ids;
     } cases[] = {
@@ -64,17 +67,20 @@ Test(tokenizer_json, unknown_characters)
 Test(tokenizer_json, merges)
 {
     /* As pairs, whose parts may have spaces; the lower rank first, the leftmost of equals. */
-    Tokenizer *t = made("", "\"vocab\": {\"a\": 0, \" \": 1, \"a \": 2, \" a\": 3, \"a a\": 4, \"aa\": 5}, "
-                            "\"merges\": [[\" \", \"a\"], [\"a\", \" a\"], [\"a\", \"a\"]]",
-                        NULL);
+    Tokenizer *t =
+        made("",
+             "\"vocab\": {\"a\": 0, \" \": 1, \"a \": 2, \" a\": 3, \"a a\": 4, \"aa\": 5}, "
+             "\"merges\": [[\" \", \"a\"], [\"a\", \" a\"], [\"a\", \"a\"]]",
+             NULL);
     gives(t, "a a", "4");
     gives(t, "a ", "0 1");
     gives(t, "aaa", "5 0");
     gives(t, " aa", "3 0");
     tokenizer_free(t);
     /* A line "#version" is no merge; a NUL is a character like another. */
-    t = made("", "\"vocab\": {\"\\u0000\": 0, \"a\": 1, \"a\\u0000\": 2, \"\\\\u0000\": 3}, "
-                 "\"merges\": [\"#version: 0.2\", \"a \\u0000\"]",
+    t = made("",
+             "\"vocab\": {\"\\u0000\": 0, \"a\": 1, \"a\\u0000\": 2, \"\\\\u0000\": 3}, "
+             "\"merges\": [\"#version: 0.2\", \"a \\u0000\"]",
              NULL);
     expect_ids(t, "a\0", 2, 0, "2");
     expect_ids(t, "\0a", 2, 0, "0 1");
@@ -82,16 +88,22 @@ Test(tokenizer_json, merges)
     tokenizer_free(t);
 }
 
-#define ADDED(id, content, more)                                                                             \
-    "{\"id\": " #id ", \"content\": \"" content "\", \"single_word\": false, \"lstrip\": false, \"rstrip\": "  \
+#define ADDED(id, content, more)                                                                   \
+    "{\"id\": " #id ", \"content\": \"" content                                                    \
+    "\", \"single_word\": false, \"lstrip\": false, \"rstrip\": "                                  \
     "false, \"normalized\": false, \"special\": true" more "}"
-#define LETTERS "\"vocab\": {\"a\": 0, \"b\": 1, \" \": 2, \"<\": 3, \"x\": 4, \">\": 5}, \"merges\": []"
+#define LETTERS                                                                                    \
+    "\"vocab\": {\"a\": 0, \"b\": 1, \" \": 2, \"<\": 3, \"x\": 4, \">\": 5}, \"merges\": []"
 
 Test(tokenizer_json, added_tokens)
 {
-    Tokenizer *t = made("\"added_tokens\": [" ADDED(6, "<x>", "") ", " ADDED(7, "<x>x", "") ", " ADDED(
-                            8, "ab", ", \"special\": false, \"single_word\": true") ", " ADDED(3, "<", ", \"lstrip\": true, \"rstrip\": true") "]",
-                        LETTERS, NULL);
+    Tokenizer *t =
+        made("\"added_tokens\": [" ADDED(6, "<x>", "") ", " ADDED(7, "<x>x", "") ", " ADDED(
+                 8, "ab",
+                 ", \"special\": false, \"single_word\": true") ", " ADDED(3, "<",
+                                                                           ", \"lstrip\": true, "
+                                                                           "\"rstrip\": true") "]",
+             LETTERS, NULL);
     gives(t, "a<x>b", "0 6 1");
     gives(t, "a<x>xb", "0 7 1"); /* the longest */
     gives(t, "a <  b", "0 3 1"); /* with the white space around */
@@ -109,11 +121,14 @@ Test(tokenizer_json, normalized_added_tokens)
 {
     /* Old Llama 2 files: "<x>" is looked for as "_<x>" behind the normalizer. */
     static const char parts[] =
-        "\"added_tokens\": [{\"id\": 7, \"content\": \"<x>\", \"normalized\": true, \"special\": true}], "
-        "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Prepend\", \"prepend\": \"_\"}, "
+        "\"added_tokens\": [{\"id\": 7, \"content\": \"<x>\", \"normalized\": true, \"special\": "
+        "true}], "
+        "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Prepend\", "
+        "\"prepend\": \"_\"}, "
         "{\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"_\"}]}";
-    static const char model[] = "\"vocab\": {\"a\": 0, \"b\": 1, \"_\": 2, \"<\": 3, \"x\": 4, \">\": 5, \"_a\": 6}, "
-                                "\"merges\": [\"_ a\"]";
+    static const char model[] =
+        "\"vocab\": {\"a\": 0, \"b\": 1, \"_\": 2, \"<\": 3, \"x\": 4, \">\": 5, \"_a\": 6}, "
+        "\"merges\": [\"_ a\"]";
     Tokenizer *t = made(parts, model, NULL);
     gives(t, "a<x>b", "6 3 4 5 1");
     gives(t, "a <x>b", "6 7 1");
@@ -122,26 +137,32 @@ Test(tokenizer_json, normalized_added_tokens)
     tokenizer_free(t);
     /* tokenizer_config.json has the last word on how a token is found. */
     t = made(parts, model,
-             "{\"added_tokens_decoder\": {\"7\": {\"content\": \"<x>\", \"normalized\": false, \"special\": true}}}");
+             "{\"added_tokens_decoder\": {\"7\": {\"content\": \"<x>\", \"normalized\": false, "
+             "\"special\": true}}}");
     gives(t, "a<x>b", "6 7 2 1");
     tokenizer_free(t);
 }
 
 Test(tokenizer_json, split_behaviors)
 {
-    static const char model[] = "\"ignore_merges\": true, \"unk_token\": \"?\", \"vocab\": {\"?\": 0, \"a\": 1, \"-\": 2, "
-                                "\"a-\": 3, \"-a\": 4, \"--\": 5, \"aa\": 6}, \"merges\": []";
+    static const char model[] =
+        "\"ignore_merges\": true, \"unk_token\": \"?\", \"vocab\": {\"?\": 0, \"a\": 1, \"-\": 2, "
+        "\"a-\": 3, \"-a\": 4, \"--\": 5, \"aa\": 6}, \"merges\": []";
     static const struct {
         const char *behavior, *invert, *ids;
     } cases[] = {
-        {"Isolated", "false", "6 2 2 1"},       {"Removed", "false", "6 1"},
-        {"MergedWithPrevious", "false", "1 1 2 2 1"}, {"MergedWithNext", "false", "6 2 4"},
-        {"Contiguous", "false", "6 5 1"},       {"Removed", "true", "2 2"},
+        {"Isolated", "false", "6 2 2 1"},
+        {"Removed", "false", "6 1"},
+        {"MergedWithPrevious", "false", "1 1 2 2 1"},
+        {"MergedWithNext", "false", "6 2 4"},
+        {"Contiguous", "false", "6 5 1"},
+        {"Removed", "true", "2 2"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char *parts = str_format("\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"String\": \"-\"}, "
-                                 "\"behavior\": \"%s\", \"invert\": %s}",
-                                 cases[i].behavior, cases[i].invert);
+        char *parts =
+            str_format("\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"String\": \"-\"}, "
+                       "\"behavior\": \"%s\", \"invert\": %s}",
+                       cases[i].behavior, cases[i].invert);
         Tokenizer *t = made(parts, model, NULL);
         gives(t, "aa--a", cases[i].ids);
         tokenizer_free(t);
@@ -151,10 +172,12 @@ Test(tokenizer_json, split_behaviors)
 
 Test(tokenizer_json, nfc)
 {
-    Tokenizer *t = made("\"normalizer\": {\"type\": \"NFC\"}, \"decoder\": {\"type\": \"Fuse\"}",
-                        "\"unk_token\": \"?\", \"vocab\": {\"?\": 0, \"é\": 1, \"각\": 2, \"a\": 3, \"q\\u0323\\u0307\": 4, "
-                        "\"q\": 5, \"\\u0323\": 6, \"\\u0307\": 7, \"Ω\": 8, \"豈\": 9}, \"merges\": []",
-                        NULL);
+    Tokenizer *t =
+        made("\"normalizer\": {\"type\": \"NFC\"}, \"decoder\": {\"type\": \"Fuse\"}",
+             "\"unk_token\": \"?\", \"vocab\": {\"?\": 0, \"é\": 1, \"각\": 2, \"a\": 3, "
+             "\"q\\u0323\\u0307\": 4, "
+             "\"q\": 5, \"\\u0323\": 6, \"\\u0307\": 7, \"Ω\": 8, \"豈\": 9}, \"merges\": []",
+             NULL);
     gives(t, "e\u0301", "1");
     gives(t, "\u1100\u1161\u11A8", "2");
     gives(t, "\uAC00\u11A8", "2");
@@ -168,20 +191,26 @@ Test(tokenizer_json, nfc)
 
 Test(tokenizer_json, decoders)
 {
-    static const char model[] = "\"vocab\": {\"▁a\": 0, \"▁\": 1, \"b\": 2, \"<0xC3>\": 3, \"<0xA9>\": 4, \"a▁b\": 5}, "
-                                "\"merges\": []";
+    static const char model[] =
+        "\"vocab\": {\"▁a\": 0, \"▁\": 1, \"b\": 2, \"<0xC3>\": 3, \"<0xA9>\": 4, \"a▁b\": 5}, "
+        "\"merges\": []";
     static const struct {
         const char *decoder, *ids, *text;
     } cases[] = {
         {"null", "0 2", "▁a b"},
         {"{\"type\": \"Fuse\"}", "0 2", "▁ab"},
-        {"{\"type\": \"Metaspace\", \"replacement\": \"▁\", \"add_prefix_space\": true}", "0 0 5", "a aa b"},
-        {"{\"type\": \"Metaspace\", \"replacement\": \"▁\", \"prepend_scheme\": \"never\"}", "0 0", " a a"},
-        {"{\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Replace\", \"pattern\": {\"String\": \"▁\"}, "
-         "\"content\": \" \"}, {\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}, {\"type\": \"Strip\", \"content\": \" "
+        {"{\"type\": \"Metaspace\", \"replacement\": \"▁\", \"add_prefix_space\": true}", "0 0 5",
+         "a aa b"},
+        {"{\"type\": \"Metaspace\", \"replacement\": \"▁\", \"prepend_scheme\": \"never\"}", "0 0",
+         " a a"},
+        {"{\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Replace\", \"pattern\": "
+         "{\"String\": \"▁\"}, "
+         "\"content\": \" \"}, {\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}, {\"type\": "
+         "\"Strip\", \"content\": \" "
          "\", \"start\": 1, \"stop\": 0}]}",
          "1 0 3 4 2 3 2", "  aéb\uFFFDb"},
-        {"{\"type\": \"Sequence\", \"decoders\": [{\"type\": \"ByteFallback\"}, {\"type\": \"Strip\", \"content\": "
+        {"{\"type\": \"Sequence\", \"decoders\": [{\"type\": \"ByteFallback\"}, {\"type\": "
+         "\"Strip\", \"content\": "
          "\"▁\", \"start\": 1, \"stop\": 0}]}",
          "0 1 0 3 4", "aaé"},
     };
@@ -195,10 +224,11 @@ Test(tokenizer_json, decoders)
     }
 }
 
-#define TEMPLATE(before, after)                                                                              \
-    "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [" before                              \
-    "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}" after                                                    \
-    "], \"special_tokens\": {\"<\": {\"id\": \"<\", \"ids\": [3], \"tokens\": [\"<\"]}, \">\": {\"id\": "        \
+#define TEMPLATE(before, after)                                                                    \
+    "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [" before                  \
+    "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}" after                                        \
+    "], \"special_tokens\": {\"<\": {\"id\": \"<\", \"ids\": [3], \"tokens\": [\"<\"]}, \">\": "   \
+    "{\"id\": "                                                                                    \
     "\">\", \"ids\": [5], \"tokens\": [\">\"]}}}"
 #define PIECE(name) "{\"SpecialToken\": {\"id\": \"" name "\", \"type_id\": 0}}"
 
@@ -212,16 +242,22 @@ Test(tokenizer_json, around_the_text)
         {"", NULL, -1, -1, -1, false, false},
         {TEMPLATE(PIECE("<") ", ", ""), NULL, 3, -1, -1, true, false},
         {TEMPLATE(PIECE("<") ", ", ", " PIECE(">")), NULL, 3, 5, -1, true, true},
-        {TEMPLATE(PIECE("<") ", ", ""), "{\"bos_token\": \"<\", \"eos_token\": {\"content\": \">\"}, \"pad_token\": null}",
-         3, 5, -1, true, false},
         {TEMPLATE(PIECE("<") ", ", ""),
-         "{\"bos_token\": \"<\", \"eos_token\": \">\", \"pad_token\": \"x\", \"tokenizer_class\": \"LlamaTokenizer\", "
+         "{\"bos_token\": \"<\", \"eos_token\": {\"content\": \">\"}, \"pad_token\": null}", 3, 5,
+         -1, true, false},
+        {TEMPLATE(PIECE("<") ", ", ""),
+         "{\"bos_token\": \"<\", \"eos_token\": \">\", \"pad_token\": \"x\", \"tokenizer_class\": "
+         "\"LlamaTokenizer\", "
          "\"add_bos_token\": false, \"add_eos_token\": true}",
          3, 5, 4, false, true},
-        {"", "{\"bos_token\": \"<\", \"eos_token\": \">\", \"tokenizer_class\": \"LlamaTokenizerFast\"}", 3, 5, -1, true,
-         false},
-        {"", "{\"bos_token\": \"<\", \"eos_token\": \">\", \"tokenizer_class\": \"PreTrainedTokenizerFast\", "
-             "\"model_max_length\": 1000000000000000019884624838656}",
+        {"",
+         "{\"bos_token\": \"<\", \"eos_token\": \">\", \"tokenizer_class\": "
+         "\"LlamaTokenizerFast\"}",
+         3, 5, -1, true, false},
+        {"",
+         "{\"bos_token\": \"<\", \"eos_token\": \">\", \"tokenizer_class\": "
+         "\"PreTrainedTokenizerFast\", "
+         "\"model_max_length\": 1000000000000000019884624838656}",
          3, 5, -1, false, false},
         {"", "{\"bos_token\": null, \"eos_token\": \">\"}", -1, 5, -1, false, false},
     };
@@ -242,7 +278,8 @@ Test(tokenizer_json, chat_templates)
     cr_expect_str_eq(tokenizer_chat_template(t), "{{ x }}");
     tokenizer_free(t);
     t = made("", LETTERS,
-             "{\"chat_template\": [{\"name\": \"tool_use\", \"template\": \"t\"}, {\"name\": \"default\", \"template\": \"d\"}]}");
+             "{\"chat_template\": [{\"name\": \"tool_use\", \"template\": \"t\"}, {\"name\": "
+             "\"default\", \"template\": \"d\"}]}");
     cr_expect_str_eq(tokenizer_chat_template(t), "d");
     tokenizer_free(t);
     t = made("", LETTERS, NULL);
@@ -270,9 +307,11 @@ Test(tokenizer_json, refusals)
         {"", "\"type\": \"Unigram\", \"vocab\": []", NULL, "model.type: Unigram is not supported"},
         {"", "\"type\": \"WordPiece\", \"vocab\": {}", NULL, "model.type: WordPiece"},
         {"", "\"type\": \"WordLevel\", \"vocab\": {}", NULL, "model.type: WordLevel"},
-        {"", "\"type\": \"BPE\", \"continuing_subword_prefix\": \"##\", \"vocab\": {}, \"merges\": []", NULL,
-         "model.continuing_subword_prefix"},
-        {"", "\"end_of_word_suffix\": \"</w>\", \"vocab\": {}, \"merges\": []", NULL, "model.end_of_word_suffix"},
+        {"",
+         "\"type\": \"BPE\", \"continuing_subword_prefix\": \"##\", \"vocab\": {}, \"merges\": []",
+         NULL, "model.continuing_subword_prefix"},
+        {"", "\"end_of_word_suffix\": \"</w>\", \"vocab\": {}, \"merges\": []", NULL,
+         "model.end_of_word_suffix"},
         {"", "\"dropout\": 0.1, \"vocab\": {}, \"merges\": []", NULL, "model.dropout"},
         {"", "\"vocab\": {\"a\": 0}", NULL, "model.merges"},
         {"", "\"merges\": []", NULL, "model.vocab"},
@@ -283,31 +322,44 @@ Test(tokenizer_json, refusals)
         {"", "\"vocab\": {\"a\": 0}, \"merges\": [\"a a\"]", NULL, "model.merges[0]: 'aa'"},
         {"", "\"vocab\": {\"a\": 0}, \"merges\": [\"a\"]", NULL, "model.merges[0]"},
         {"", "\"vocab\": {\"a\": 0}, \"merges\": [[\"a\"]]", NULL, "model.merges[0]"},
-        {"", "\"unk_token\": \"u\", \"vocab\": {\"a\": 0}, \"merges\": []", NULL, "model.unk_token"},
+        {"", "\"unk_token\": \"u\", \"vocab\": {\"a\": 0}, \"merges\": []", NULL,
+         "model.unk_token"},
         {"\"normalizer\": {\"type\": \"NFKC\"}", LETTERS, NULL, "normalizer: type NFKC"},
-        {"\"normalizer\": {\"type\": \"Precompiled\"}", LETTERS, NULL, "normalizer: type Precompiled"},
-        {"\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Lowercase\"}]}", LETTERS, NULL,
-         "normalizer: type Lowercase"},
+        {"\"normalizer\": {\"type\": \"Precompiled\"}", LETTERS, NULL,
+         "normalizer: type Precompiled"},
+        {"\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Lowercase\"}]}",
+         LETTERS, NULL, "normalizer: type Lowercase"},
         {"\"normalizer\": 7", LETTERS, NULL, "normalizer"},
-        {"\"pre_tokenizer\": {\"type\": \"Whitespace\"}", LETTERS, NULL, "pre_tokenizer: type Whitespace"},
-        {"\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"(\"}, \"behavior\": \"Isolated\", "
+        {"\"pre_tokenizer\": {\"type\": \"Whitespace\"}", LETTERS, NULL,
+         "pre_tokenizer: type Whitespace"},
+        {"\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"(\"}, \"behavior\": "
+         "\"Isolated\", "
          "\"invert\": false}",
          LETTERS, NULL, "pre_tokenizer: the pattern does not compile"},
-        {"\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"[a&&b]\"}, \"behavior\": \"Isolated\"}",
+        {"\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"[a&&b]\"}, "
+         "\"behavior\": \"Isolated\"}",
          LETTERS, NULL, "pre_tokenizer: the pattern has && inside"},
-        {"\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"(?i:ss)\"}, \"behavior\": \"Isolated\"}",
+        {"\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"(?i:ss)\"}, "
+         "\"behavior\": \"Isolated\"}",
          LETTERS, NULL, "under (?i)"},
-        {"\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}, \"behavior\": \"Sideways\"}", LETTERS,
-         NULL, "unknown behavior 'Sideways'"},
-        {"\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"__\"}", LETTERS, NULL, "one character"},
-        {"\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"_\", \"prepend_scheme\": \"often\"}", LETTERS,
-         NULL, "prepend_scheme"},
+        {"\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}, \"behavior\": "
+         "\"Sideways\"}",
+         LETTERS, NULL, "unknown behavior 'Sideways'"},
+        {"\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"__\"}", LETTERS, NULL,
+         "one character"},
+        {"\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"_\", \"prepend_scheme\": "
+         "\"often\"}",
+         LETTERS, NULL, "prepend_scheme"},
         {"\"decoder\": {\"type\": \"WordPiece\"}", LETTERS, NULL, "decoder: type WordPiece"},
-        {"\"post_processor\": {\"type\": \"RobertaProcessing\"}", LETTERS, NULL, "post_processor: type RobertaProcessing"},
-        {TEMPLATE(PIECE("<") ", " PIECE(">") ", ", ""), LETTERS, NULL, "post_processor: TemplateProcessing"},
+        {"\"post_processor\": {\"type\": \"RobertaProcessing\"}", LETTERS, NULL,
+         "post_processor: type RobertaProcessing"},
+        {TEMPLATE(PIECE("<") ", " PIECE(">") ", ", ""), LETTERS, NULL,
+         "post_processor: TemplateProcessing"},
         {TEMPLATE(PIECE("<") ", ", ""), LETTERS, "{\"bos_token\": \">\"}", "bos_token is 5"},
-        {"\"added_tokens\": [{\"id\": 9, \"content\": \"new\"}]", LETTERS, NULL, "added_tokens[0]: 'new' says id 9"},
-        {"\"added_tokens\": [{\"id\": 1, \"content\": \"a\"}]", LETTERS, NULL, "added_tokens[0]: 'a' says id 1"},
+        {"\"added_tokens\": [{\"id\": 9, \"content\": \"new\"}]", LETTERS, NULL,
+         "added_tokens[0]: 'new' says id 9"},
+        {"\"added_tokens\": [{\"id\": 1, \"content\": \"a\"}]", LETTERS, NULL,
+         "added_tokens[0]: 'a' says id 1"},
         {"\"added_tokens\": [{\"id\": 6}]", LETTERS, NULL, "added_tokens[0]"},
         {"\"added_tokens\": {}", LETTERS, NULL, "added_tokens: must be a list"},
         {"\"version\": \"2.0\"", LETTERS, NULL, "version"},
@@ -315,7 +367,8 @@ Test(tokenizer_json, refusals)
         {"", LETTERS, "{\"bos_token\": 1}", "tokenizer_config.json: bos_token"},
         {"", LETTERS, "{\"add_bos_token\": \"yes\"}", "add_bos_token"},
         {"", LETTERS, "{\"added_tokens_decoder\": {\"x\": {}}}", "'x' is no token id"},
-        {"", LETTERS, "{\"added_tokens_decoder\": {\"3\": {\"content\": \"new\"}}}", "'new' says id 3"},
+        {"", LETTERS, "{\"added_tokens_decoder\": {\"3\": {\"content\": \"new\"}}}",
+         "'new' says id 3"},
         {"", LETTERS, "{\"chat_template\": 3}", "chat_template"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
