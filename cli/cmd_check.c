@@ -72,7 +72,7 @@ int cmd_check(int argc, char **argv)
     Log log = {.to = stderr, .level = quiet ? LOG_WARN : verbose ? LOG_VERBOSE : LOG_INFO};
     TrainConfig c;
     Problems problems = {0};
-    status = config_load(&c, args[0], args + 1, n_args - 1, &problems);
+    status = config_load(&c, args[0], args + 1, n_args - 1, true, &problems);
     if (status != OK) return command_end_problems(status, &problems, NULL);
     int code = check(&c, &log, &problems);
     config_clear(&c);

@@ -20,7 +20,8 @@ static const char about[] =
 
 static Status open_config(EvalJob *job, Err *err)
 {
-    TRY(config_load(&job->cfg, job->config, job->overrides, job->n_overrides, &job->problems));
+    TRY(config_load(&job->cfg, job->config, job->overrides, job->n_overrides, false,
+                    &job->problems));
     job->has_cfg = true;
     job->opts = job->cfg.data;
     job->sources = job->cfg.data.eval;

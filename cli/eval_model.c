@@ -125,10 +125,13 @@ static Status run(Work *w, Err *err)
     EvalJob *job = w->job;
     TRY(model_read_config(&w->cfg, needs_tokenizer(job) ? &w->t : NULL, &job->model, err));
     int64_t context = model_context(&w->cfg), longest = 0;
+    const char *setting = job->has_cfg ? "data.max_length" : "--max-length";
+    if (job->opts.max_length > context && w->cfg.sliding_window > 0)
+        return err_set(err, E_INPUT, "%s: %lld tokens are more than the model's window of %lld",
+                       setting, (long long)job->opts.max_length, (long long)context);
     if (job->opts.max_length > context)
-        return err_set(err, E_INPUT, "%s: %lld tokens are more than the model's %lld",
-                       job->has_cfg ? "data.max_length" : "--max-length",
-                       (long long)job->opts.max_length, (long long)context);
+        log_warn(&job->log, "%s: %lld tokens are more than the %lld positions of the model",
+                 setting, (long long)job->opts.max_length, (long long)context);
     if (job->opts.max_length == 0) job->opts.max_length = context < 4096 ? context : 4096;
     w->pool = pool_new((int)job->model.threads);
     TRY(read_data(w, err));

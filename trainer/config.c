@@ -58,8 +58,9 @@ static void read_all(ConfigReader *r, TrainConfig *c)
     config_cross_check(c, r->problems);
 }
 
-Status config_parse(TrainConfig *out, const char *text, size_t len, const char *name,
-                    const char *const *overrides, int n_overrides, Problems *problems)
+static Status parse(TrainConfig *out, const char *text, size_t len, const char *name,
+                    const char *const *overrides, int n_overrides, bool need_files,
+                    Problems *problems)
 {
     ConfigReader r = {.name = name, .problems = problems};
     int before = problems->n;
@@ -79,6 +80,7 @@ Status config_parse(TrainConfig *out, const char *text, size_t len, const char *
     for (int i = 0; i < n_overrides; i++)
         reader_override(&r, overrides[i]);
     read_all(&r, out);
+    if (need_files) config_check_files(out, problems);
     yaml_node_free(r.file);
     yaml_node_free(r.overrides);
     if (problems->n == before) return OK;
@@ -86,8 +88,14 @@ Status config_parse(TrainConfig *out, const char *text, size_t len, const char *
     return E_INPUT;
 }
 
+Status config_parse(TrainConfig *out, const char *text, size_t len, const char *name,
+                    const char *const *overrides, int n_overrides, Problems *problems)
+{
+    return parse(out, text, len, name, overrides, n_overrides, false, problems);
+}
+
 Status config_load(TrainConfig *out, const char *path, const char *const *overrides,
-                   int n_overrides, Problems *problems)
+                   int n_overrides, bool need_files, Problems *problems)
 {
     FileMap m;
     Err err = {0};
@@ -97,7 +105,7 @@ Status config_load(TrainConfig *out, const char *path, const char *const *overri
         return E_INPUT;
     }
     Status s =
-        config_parse(out, (const char *)m.data, m.len, path, overrides, n_overrides, problems);
+        parse(out, (const char *)m.data, m.len, path, overrides, n_overrides, need_files, problems);
     file_unmap(&m);
     return s;
 }

@@ -67,10 +67,11 @@ typedef struct TrainConfig {
 
 /* Reads and checks everything.  overrides: "key=value" with YAML values.  All errors of file and
  * overrides go to `problems`, "file:line: key: ..." or "command line: key: ...", before E_INPUT is
- * returned.  On failure *out is empty. */
+ * returned.  On failure *out is empty.  need_files: model, tokenizer, adapter and data that are not there are
+ * errors like the others. */
 Status config_load(TrainConfig *out, const char *path, const char *const *overrides,
-                   int n_overrides, Problems *problems) MUST_CHECK;
-/* The same from text; `name` stands for the file in messages. */
+                   int n_overrides, bool need_files, Problems *problems) MUST_CHECK;
+/* The same from text, without a look at files; `name` stands for the file in messages. */
 Status config_parse(TrainConfig *out, const char *text, size_t len, const char *name,
                     const char *const *overrides, int n_overrides, Problems *problems) MUST_CHECK;
 void config_clear(TrainConfig *c);

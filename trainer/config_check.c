@@ -1,4 +1,5 @@
 /* Rules between keys, and what follows from other keys. */
+#include "base/fs.h"
 #include "base/str.h"
 #include "trainer/config_schema.h"
 
@@ -37,10 +38,6 @@ static void check_method(TrainConfig *c, Problems *p)
             refuse(c, p, keys[i],
                    "comes from lora.adapter's own adapter_config.json; leave it out");
     }
-    if (c->method == METHOD_LORA && c->model_init == INIT_RANDOM)
-        config_problem(c, p, "method",
-                       "an adapter of a random base could not be used later, because the base is "
-                       "not kept; set method: full");
     if (c->lora.n_targets == 0)
         config_problem(c, p, "lora.targets", "the list is empty; name modules, or all-linear");
     c->lora.gaussian_init = c->lora_init == LORA_INIT_GAUSSIAN;
@@ -141,4 +138,34 @@ void config_cross_check(TrainConfig *c, Problems *p)
     check_eval(c, p);
     check_optim(c, p);
     check_train(c, p);
+}
+
+static void check_file(const TrainConfig *c, Problems *p, const char *key, const char *path)
+{
+    if (path && !path_exists(path))
+        config_problem(c, p, key, "%s is not there; paths are relative to the working directory",
+                       path);
+}
+
+static void check_source_files(Problems *p, const TrainConfig *c, const char *key,
+                               const DataSource *s, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (!s[i].path || path_exists(s[i].path)) continue;
+        if (s[i].line > 0)
+            problems_add(p,
+                         "%s:%d: %s: %s is not there; paths are relative to the working directory",
+                         c->file, s[i].line, key, s[i].path);
+        else
+            check_file(c, p, key, s[i].path);
+    }
+}
+
+void config_check_files(const TrainConfig *c, Problems *p)
+{
+    check_file(c, p, "model.path", c->model_path);
+    check_file(c, p, "tokenizer", c->tokenizer);
+    check_file(c, p, "lora.adapter", c->lora_adapter);
+    check_source_files(p, c, "data.train", c->data.train, c->data.n_train);
+    check_source_files(p, c, "data.eval.path", c->data.eval, c->data.n_eval);
 }

@@ -38,6 +38,8 @@ int config_field_index(const char *key); /* -1: no such key */
 
 /* Cross-key rules; sets what follows from other keys. */
 void config_cross_check(TrainConfig *c, Problems *p);
+/* Paths that are not there. */
+void config_check_files(const TrainConfig *c, Problems *p);
 
 /* A value as YAML text ("null" where it is unset). */
 void config_write_value(StrBuf *out, const ConfigField *f, const void *base);

@@ -133,10 +133,14 @@ static Status fill_weights(Session *s, Problems *p)
     Err err = {0};
     Status status = OK;
     const char *key = "model.path";
-    if (c->model_init == INIT_RANDOM)
+    if (c->model_init == INIT_RANDOM) {
+        if (c->method == METHOD_LORA)
+            log_warn(s->log, "model.init: the base is random and not kept: the adapter will fit "
+                             "no model (good for measuring speed and memory)");
         model_init_random(&s->model, (uint64_t)c->seed);
-    else
+    } else {
         status = model_load_weights(&s->model, c->model_path, s->log, &err);
+    }
     if (status == OK && c->lora_adapter) {
         key = "lora.adapter";
         status = lora_load(&s->lora, &s->model, c->lora_adapter, &err);
