@@ -96,7 +96,18 @@ static Status check_flags(const EvalJob *job, Err *err)
         {"overlong", "beside --config", job->overlong, !by_config},
         {"allow-untrained", "beside --config", job->allow_untrained, !by_config},
         {"train-on", "beside --config", job->train_on, !by_config},
+        {"model", "beside --baseline", job->model.model, runs},
         {"adapter", "beside --baseline", job->model.adapter, runs},
+        {"tokenizer", "beside --baseline", job->model.tokenizer, runs},
+        {"device", "beside --baseline", job->model.device, runs},
+        {"threads", "beside --baseline", job->model.threads != 0, runs},
+        {"max-length", "beside --baseline", job->max_length != 0, runs},
+        {"overlong", "beside --baseline", job->overlong, runs},
+        {"train-on", "beside --baseline", job->train_on, runs},
+        {"allow-untrained", "beside --baseline", job->allow_untrained, runs},
+        {"template", "beside --baseline", d->chat, runs},
+        {"prompt-template", "beside --baseline", d->prompt, runs},
+        {"system", "beside --baseline", d->system, runs},
         {"rouge", "beside --baseline, which is ROUGE", job->rouge, runs},
         {"stem", "without --rouge", job->stem, job->rouge || job->baseline},
         {"max-new-tokens", "without --rouge", g->max_new_tokens != plain.max_new_tokens, generates},
@@ -127,6 +138,9 @@ static Status run(EvalJob *job, Err *err)
     TRY(check_flags(job, err));
     job->result.stem = job->stem;
     TRY(job->config ? open_config(job, err) : open_data(job, err));
+    for (int i = 0; job->out && i < job->n_sources; i++)
+        if (command_same_file(job->out, job->sources[i].path))
+            return err_set(err, E_INPUT, "--out: %s is the file that is read", job->out);
     TRY(job->baseline ? eval_baseline(job, err) : eval_model(job, err));
     if (job->out) TRY(eval_result_write(&job->result, job->out, err));
     return eval_result_print(&job->result, job->json, err);

@@ -108,11 +108,17 @@ static Status check_flags(const GenerateJob *job, Err *err)
         const char *name;
         bool given, fits;
     } flags[] = {
-        {"format", d->format, d->data},         {"prompt-template", d->prompt, d->data},
-        {"field", d->fields.n > 0, d->data},    {"out", job->out, d->data},
-        {"out-field", job->out_field, d->data}, {"limit", job->limit != 0, d->data},
-        {"template", d->chat, !text},           {"system", d->system, !text},
-        {"specials", job->specials, text},      {"no-bos", job->no_bos, text},
+        {"format", d->format, d->data},
+        {"prompt-template", d->prompt, d->data},
+        {"field", d->fields.n > 0, d->data},
+        {"out", job->out, d->data},
+        {"out-field", job->out_field, d->data},
+        {"batch", job->gen.batch != gen_flags_defaults().batch, d->data},
+        {"limit", job->limit != 0, d->data},
+        {"template", d->chat, !text},
+        {"system", d->system, !text},
+        {"specials", job->specials, text},
+        {"no-bos", job->no_bos, text},
     };
     const char *way = d->data ? "--data" : job->chat ? "--chat" : "--prompt";
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)

@@ -262,6 +262,7 @@ static Status run(const Flags *f, bool *different, Err *err)
         return err_set(err, E_INPUT, "--tolerance: has no meaning without --diff");
     if (f->tolerance < 0)
         return err_set(err, E_INPUT, "--tolerance: must be 0 or more, got %g", f->tolerance);
+    TRY(command_threads(f->threads, err));
     Pool *pool = pool_new((int)f->threads);
     StrBuf b = {0};
     Status s;

@@ -68,6 +68,7 @@ static void print_json(StrBuf *b, const MergeReport *r)
 
 static Status run(const Flags *f, Err *err)
 {
+    TRY(command_threads(f->threads, err));
     const struct {
         const char *name, *value;
     } folders[] = {{"model", f->model}, {"adapter", f->adapter}};

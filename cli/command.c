@@ -2,6 +2,7 @@
 #include "cli/command.h"
 
 #include <stdio.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,6 +28,18 @@ Status command_print(StrBuf *b, Err *err)
     broken |= fflush(stdout) != 0;
     strbuf_clear(b);
     return broken ? err_set(err, E_FAILED, "cannot write to standard output") : OK;
+}
+
+Status command_threads(int64_t n, Err *err)
+{
+    if (n >= 0 && n <= 4096) return OK;
+    return err_set(err, E_INPUT, "--threads: must be 0 (all) to 4096, got %lld", (long long)n);
+}
+
+bool command_same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 double seconds_now(void)

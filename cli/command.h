@@ -25,6 +25,11 @@ int command_end_problems(Status s, Problems *p, const Err *err);
 /* Writes the text to standard output and clears *b; E_FAILED when nobody takes it. */
 Status command_print(StrBuf *b, Err *err) MUST_CHECK;
 
+/* The range of --threads. */
+Status command_threads(int64_t n, Err *err) MUST_CHECK;
+/* Whether two paths lead to one file that exists: a result must not replace what it is made from. */
+bool command_same_file(const char *a, const char *b);
+
 double seconds_now(void); /* of a clock that only goes forward */
 /* Whether progress may be drawn over itself: the log's notes are on and go to a terminal. */
 bool log_on_terminal(const Log *log);

@@ -19,7 +19,7 @@ typedef struct Work {
 /* Rows that are tokens already need no tokenizer, and many folders with such rows have none. */
 static bool needs_tokenizer(const EvalJob *job)
 {
-    bool all = job->sources != NULL && !job->rouge;
+    bool all = job->sources != NULL && !job->rouge && !job->model.tokenizer;
     for (int i = 0; i < job->n_sources; i++)
         all &= job->sources[i].format == DATA_TOKENS;
     return !all;

@@ -6,7 +6,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 typedef struct RowWriter {
     const Questions *q;
@@ -46,12 +45,6 @@ static void write_row(void *ud, int64_t i, const Generation *g)
         w->broken = true;
 }
 
-static bool same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 static Status answer(GenerateJob *job, const Questions *q, RowWriter *w, Err *err)
 {
     Generation *answers = xcalloc((size_t)q->n, sizeof *answers);
@@ -87,7 +80,7 @@ static Status answer_all(GenerateJob *job, Questions *q, Err *err)
     generate_add_eos(&job->opts, q->turn_end);
     TRY(answers_check(q, model_context(&job->cfg), &longest, err));
     for (int i = 0; job->out && i < q->n_files; i++)
-        if (same_file(job->out, q->files[i]))
+        if (command_same_file(job->out, q->files[i]))
             return err_set(err, E_INPUT, "--out: %s is the file that is read", job->out);
     TRY(generate_job_open(job, longest, err));
     RowWriter w = {.q = q, .field = job->out_field ? job->out_field : "generated"};

@@ -1,6 +1,7 @@
 #include "cli/model_open.h"
 
 #include "base/fs.h"
+#include "cli/command.h"
 #include "model/hf_files.h"
 
 int64_t model_context(const LlamaConfig *cfg)
@@ -11,6 +12,7 @@ int64_t model_context(const LlamaConfig *cfg)
 
 Status model_read_config(LlamaConfig *cfg, Tokenizer **t, const ModelFlags *f, Err *err)
 {
+    TRY(command_threads(f->threads, err));
     if (!f->model) return err_set(err, E_INPUT, "--model: needs a model folder");
     if (!path_is_dir(f->model))
         return err_set(err, E_INPUT, "--model: %s is not a folder", f->model);
@@ -49,9 +51,6 @@ Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int
     if (!backend)
         return err_set(err, E_INPUT, "--device: '%s' is not built in; there is: %s", device,
                        backend_names());
-    if (f->threads < 0 || f->threads > 4096)
-        return err_set(err, E_INPUT, "--threads: must be 0 (all) to 4096, got %lld",
-                       (long long)f->threads);
     DeviceOpts opts = {.threads = (int)f->threads};
     TRY(device_open(&m->dev, backend, &opts, DT_F32, err));
     llama_init(&m->llama, cfg, &m->dev, positions);

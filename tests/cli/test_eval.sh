@@ -74,6 +74,12 @@ refused "argument" 2 "'x=y': one argument too many; key=value goes with --config
 refused "no model" 2 '--model: needs a model folder' eval --data "$tmp/val.jsonl" --format samsum
 refused "flag of rouge" 2 '--temperature: has no meaning without --rouge' \
     eval --model "$m" --data "$tmp/val.jsonl" --format samsum --temperature 1
+refused "flag beside a baseline" 2 '--model: has no meaning beside --baseline' \
+    eval --baseline first-turn --model "$m" --data "$tmp/val.jsonl" --format samsum
+refused "out is in" 2 '--out: * is the file that is read' \
+    eval --baseline first-turn --data "$tmp/val.jsonl" --format samsum --out "$tmp/val.jsonl"
+refused "threads" 2 '--threads: must be 0 (all) to 4096, got -1' \
+    eval --model "$m" --data "$tmp/val.jsonl" --format samsum --threads -1
 refused "stem alone" 2 '--stem: has no meaning without --rouge' eval --model "$m" --data "$tmp/val.jsonl" --format samsum --stem
 refused "baseline" 2 "--baseline: 'lead-3' is none; there is first-turn" \
     eval --baseline lead-3 --data "$tmp/val.jsonl" --format samsum

@@ -74,10 +74,11 @@ refused "greedy with top-k" 2 '--top-k: changes nothing while the choice is gree
     generate --model "$m" --prompt x --top-k 5
 refused "temperature" 2 '--temperature: must be 0 (greedy) to 100, got -1' generate --model "$m" --prompt x --temperature -1
 refused "top-p" 2 '--top-p: must be above 0*' generate --model "$m" --prompt x --temperature 1 --top-p 0
-refused "batch" 2 '--batch: must be 1 to 4096, got 0' generate --model "$m" --prompt x --batch 0
+refused "batch" 2 '--batch: must be 1 to 4096, got 0' generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --batch 0
 refused "max-new-tokens" 2 '--max-new-tokens: must be*' generate --model "$m" --prompt x --max-new-tokens 0
 refused "empty stop" 2 '--stop: the text is empty' generate --model "$m" --prompt x --stop ''
 refused "flag of another way" 2 '--format: has no meaning with --prompt' generate --model "$m" --prompt x --format samsum
+refused "batch of one" 2 '--batch: has no meaning with --prompt' generate --model "$m" --prompt x --batch 4
 refused "device" 2 "--device: 'tpu' is not built in; there is: *" generate --model "$m" --prompt x --device tpu
 refused "format missing" 2 '--format: needs one of alpaca, *' generate --model "$m" --data "$tmp/rows.jsonl"
 refused "format" 2 "--format: 'samsun' is none; did you mean 'samsum'?" \
