@@ -1,0 +1,131 @@
+/* NaN and infinity stop a run before the optimizer: step and tensor are named, the last checkpoint stays. */
+#include "base/fs.h"
+#include "base/str.h"
+#include "tensor/safetensors.h"
+#include "tests/support/shared.h"
+#include "tests/support/tmp.h"
+#include "tests/trainer/training.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIST(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+static Training run(const char *model, const char *out, const char *const *more)
+{
+    char *data = source_path("tests/fixtures/models/llama2-d64/batches.jsonl");
+    char *config = str_format(
+        "model: {path: \"%s\"}\nmethod: full\n"
+        "data: {train: \"%s\", format: tokens, max_length: 64, cache: off, packing: off}\n"
+        "batch: {global: 2}\noptim: {lr: 0.001, schedule: constant}\n"
+        "train: {max_steps: 40}\nsave: {every: 1}\noutput: \"%s\"\n",
+        model, data, out);
+    Training t = training_run(config, more);
+    free(data);
+    free(config);
+    return t;
+}
+
+/* A copy of the model with one value of one tensor replaced. */
+static char *poisoned_model(const char *tensor, float value)
+{
+    char *from = source_path("tests/fixtures/models/llama2-d64"), *dir = tmp_dir();
+    char *config = path_join(from, "config.json"), *config_to = path_join(dir, "config.json");
+    char *weights = path_join(from, "model.safetensors"), *to = path_join(dir, "model.safetensors");
+    char *bytes;
+    size_t len;
+    Err err = {0};
+    SafeTensors *s;
+    cr_assert_eq(file_copy(config, config_to, &err), OK);
+    cr_assert_eq(file_read(&bytes, &len, weights, &err), OK);
+    cr_assert_eq(safetensors_parse(&s, (const uint8_t *)bytes, len, "m", &err), OK);
+    const SafeTensor *t = safetensors_find(s, tensor);
+    cr_assert_not_null(t);
+    memcpy(bytes + (t->data - (const uint8_t *)bytes) + 40, &value, sizeof value);
+    safetensors_close(s);
+    cr_assert_eq(file_write_atomic(to, bytes, len, &err), OK);
+    free(bytes), free(weights), free(to), free(config), free(config_to), free(from);
+    return dir;
+}
+
+static void expect_line(const Training *t, const char *start, const char *part)
+{
+    cr_expect_eq(t->status, E_FAILED);
+    cr_expect(str_starts(t->err.line, start), "%s", t->err.line);
+    cr_expect(strstr(t->err.line, part) != NULL, "%s", t->err.line);
+}
+
+Test(nonfinite, weight_is_named, .timeout = 60)
+{
+    static const char *const tensors[] = {"model.layers.1.self_attn.k_proj.weight",
+                                          "model.layers.0.mlp.up_proj.weight", "model.norm.weight",
+                                          "lm_head.weight"};
+    for (int i = 0; i < 4; i++) {
+        char *model = poisoned_model(tensors[i], i % 2 ? INFINITY : NAN), *out = tmp_dir();
+        Training t = run(model, out, NULL);
+        char *start =
+            str_format("step 1: weight %s holds 1 values that are not finite; stopped before the "
+                       "optimizer, nothing was changed; there is no checkpoint",
+                       tensors[i]);
+        expect_line(&t, start, "");
+        free(start);
+        training_clear(&t);
+        tmp_dir_remove(model);
+        tmp_dir_remove(out);
+    }
+}
+
+/* A weight so large that a product overflows: the weights themselves are finite. */
+Test(nonfinite, loss_or_gradient_is_named, .timeout = 60)
+{
+    char *model = poisoned_model("model.norm.weight", 1e38f), *out = tmp_dir();
+    Training t = run(model, out, LIST("optim.clip=0"));
+    cr_expect_eq(t.status, E_FAILED);
+    cr_expect(str_starts(t.err.line, "step 1: the loss is ") ||
+                  str_starts(t.err.line, "step 1: gradient of "),
+              "%s", t.err.line);
+    training_clear(&t);
+    tmp_dir_remove(model);
+    tmp_dir_remove(out);
+}
+
+/* A rate that makes the weights explode after some good steps: the checkpoint before stays as it was and is named. */
+Test(nonfinite, last_good_checkpoint_stays, .timeout = 60)
+{
+    char *model = source_path("tests/fixtures/models/llama2-d64"), *out = tmp_dir();
+    Training t = run(model, out, LIST("optim={lr: 1e30, clip: 0}"));
+    cr_assert_eq(t.status, E_INPUT); /* beyond the range of the key */
+    training_clear(&t);
+    t = run(model, out, LIST("optim={lr: 1000, clip: 0, weight_decay: 1000}"));
+    int done = training_steps(&t);
+    cr_assert_geq(done, 1);
+    cr_assert_lt(done, 40);
+    char *start = str_format("step %d: ", done + 1),
+         *last = str_format("the last good checkpoint is %s/checkpoint-%d", out, done);
+    expect_line(&t, start, last);
+    training_clear(&t);
+    free(start), free(last);
+
+    /* what it holds is finite and whole: the run can go on from it (and fails at the same step again) */
+    Training again = run(model, out, LIST("optim={lr: 1000, clip: 0, weight_decay: 1000}"));
+    cr_expect_eq(again.result.resumed_from, done);
+    char *path = str_format("%s/checkpoint-%d/state.safetensors", out, done);
+    SafeTensors *s;
+    Err err = {0};
+    cr_assert_eq(safetensors_open(&s, path, &err), OK, "%s", err.line);
+    for (int i = 0; i < safetensors_count(s); i++) {
+        const SafeTensor *x = safetensors_at(s, i);
+        for (int64_t k = 0; k < safe_numel(x); k++) {
+            float v;
+            memcpy(&v, x->data + 4 * k, 4);
+            cr_assert(isfinite(v), "%s", x->name);
+        }
+    }
+    safetensors_close(s);
+    free(path);
+    training_clear(&again);
+    free(model);
+    tmp_dir_remove(out);
+}
