@@ -1,6 +1,7 @@
 /* The program: a table of commands. */
 #include "base/str.h"
 #include "cli/commands.h"
+#include "kernels/kernels.h"
 
 #include <stdio.h>
 
@@ -36,6 +37,7 @@ static void print_help(FILE *to)
 static void print_version(void)
 {
     printf("lorac %s\n", LORAC_VERSION);
+    printf("backends:  %s\n", backend_names());
     printf("compiler:  %s\n", LORAC_COMPILER);
     printf("libraries: %s\n", LORAC_LIBRARIES);
 }

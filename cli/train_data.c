@@ -4,6 +4,7 @@
 
 void print_data(const Session *s, const TrainConfig *c)
 {
+    if (s->log->level < LOG_INFO) return;
     dataset_report_print(stdout, "train", dataset_report(s->train), &c->data);
     if (s->eval) dataset_report_print(stdout, "eval", dataset_report(s->eval), &c->data);
     if (s->log->level >= LOG_VERBOSE && dataset_size(s->train) > 0) {
@@ -14,6 +15,7 @@ void print_data(const Session *s, const TrainConfig *c)
 
 void print_model(const Session *s)
 {
+    if (s->log->level < LOG_INFO) return;
     int64_t all = 0;
     for (int i = 0; i < s->model.params.n; i++)
         all += tensor_numel(&s->model.params.items[i]->t);

@@ -1,4 +1,4 @@
-/* What `train` and `check` tell of a session before anything is computed. */
+/* What `train` and `check` tell of a session before anything is computed; nothing below LOG_INFO. */
 #pragma once
 
 #include "trainer/session.h"

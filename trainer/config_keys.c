@@ -55,6 +55,15 @@ static void unknown_key(ConfigReader *r, int line, const char *key)
         reader_problem(r, line, key, "unknown key; `lorac check --explain` lists all");
 }
 
+/* lora=null: as if the file did not have that section. */
+static void forget_section(ConfigReader *r, const char *key)
+{
+    size_t n = strlen(key);
+    for (int i = 0; i < n_config_fields; i++)
+        if (str_starts(config_fields[i].key, key) && config_fields[i].key[n] == '.')
+            r->set[i] = NULL;
+}
+
 /* data.eval: FILE is short for data.eval: {path: FILE}. */
 static int default_member(const char *key)
 {
@@ -73,7 +82,9 @@ static void collect_one(ConfigReader *r, const char *key, int line, YamlNode *va
     } else if (is_section(key)) {
         if (value->kind == YAML_MAP)
             reader_collect(r, key, value);
-        else if (!yaml_is_null(value))
+        else if (yaml_is_null(value))
+            forget_section(r, key);
+        else
             reader_problem(r, line, key, "is a section; put its keys below it, indented");
     } else {
         unknown_key(r, line, key);

@@ -1,0 +1,29 @@
+# lorac check: every error without training; the reference of keys.
+. "$(dirname "$0")/lib.sh"
+
+model=$root/tests/fixtures/models/qwen2-d64
+cat >"$tmp/run.yaml" <<END
+model: {path: "$model"}
+data: {train: "$model/packed.jsonl", format: tokens, max_length: 64, cache: off}
+output: $tmp/run
+END
+
+done_by 'a good config' check "$tmp/run.yaml"
+said 'counts, model, verdict' "train
+  rows                       120*model: * parameters, * trained *$tmp/run.yaml: ready to train"
+checks=$((checks + 1))
+[ -e "$tmp/run" ] && fail 'check made the output folder'
+
+done_by 'the reference' check --explain
+cp "$tmp/out" "$tmp/explained"
+same 'docs/config.md is up to date' "$tmp/explained" "$root/docs/config.md"
+
+printf '{"input_ids": [1, 2], "labels": [1]}\n{"input_ids": [1, "x"], "labels": [1, 2]}\n' >"$tmp/bad.jsonl"
+refused 'data and model are both looked at' 2 "$tmp/bad.jsonl:1: *
+$tmp/bad.jsonl:2: *
+command line: lora.targets: *q_prj*" \
+    check "$tmp/run.yaml" data.train="$tmp/bad.jsonl" lora.targets='[q_prj]'
+refused 'config errors' 2 "command line: batch.micro: must divide batch.global, which is 8; is 3" \
+    check "$tmp/run.yaml" batch.micro=3
+
+finish

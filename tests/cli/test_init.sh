@@ -1,0 +1,24 @@
+# lorac init: model folders that the other commands read.
+. "$(dirname "$0")/lib.sh"
+
+done_by 'a preset' init --preset tiny --seed 1 "$tmp/a"
+said 'its size' "$tmp/a: * parameters, 2 layers of width 64, vocabulary 512, fp32"
+done_by 'the same again' init --preset tiny --seed 1 "$tmp/b"
+same 'one seed, one model' "$tmp/a/model.safetensors" "$tmp/b/model.safetensors"
+done_by 'another seed' init --preset tiny --seed 2 "$tmp/c"
+checks=$((checks + 1))
+cmp -s "$tmp/a/model.safetensors" "$tmp/c/model.safetensors" && fail 'seed 2 gave the model of seed 1'
+done_by 'from a config.json, in bf16' init --config "$root/tests/fixtures/models/qwen3-d64" --dtype bf16 "$tmp/q"
+done_by 'it can be read' inspect "$tmp/q"
+done_by 'shards' init --preset mini --max-shard 1 "$tmp/s"
+checks=$((checks + 1))
+[ -f "$tmp/s/model.safetensors.index.json" ] || fail 'no index of shards'
+done_by 'they can be read' inspect "$tmp/s"
+
+refused 'no shape' 2 'lorac init: give one of --preset NAME, --config FILE' init "$tmp/x"
+refused 'no such preset' 2 "--preset: there is no 'tyny'; did you mean 'tiny'?" init --preset tyny "$tmp/x"
+refused 'a folder that holds a model' 2 "$tmp/a: holds a config.json already; name a new folder" init --preset tiny "$tmp/a"
+refused 'no folder' 2 'lorac init: name one folder to write; see lorac init --help' init --preset tiny
+refused 'a dtype that is none' 2 "--dtype: must be fp32, bf16 or fp16, is 'int4'" init --preset tiny --dtype int4 "$tmp/x"
+
+finish
