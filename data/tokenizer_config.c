@@ -148,7 +148,10 @@ static Status read_config(TokenizerConfig *c, const Json *file, Err *err)
     c->not_legacy = legacy == 0;
     const char *class = "";
     json_str(json_get(file, "tokenizer_class"), &class, NULL);
-    c->llama_class = str_eq(class, "LlamaTokenizer") || str_eq(class, "LlamaTokenizerFast");
+    static const char *const llama[] = {"LlamaTokenizer", "LlamaTokenizerFast",
+                                        "CodeLlamaTokenizer", "CodeLlamaTokenizerFast"};
+    for (int i = 0; i < 4; i++)
+        c->llama_class |= str_eq(class, llama[i]);
     TRY(added_tokens_decoder(c, file, err));
     return chat_template(c, file, err);
 }

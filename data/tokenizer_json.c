@@ -110,7 +110,8 @@ static Status read_merges(Tokenizer *t, const Json *model, const Source *src, Er
         return model_error(err, path, "merges", "must be a list of pairs");
     StrBuf both = {0}, parts[2] = {{0}};
     Status st = OK;
-    int rank = 0;
+    int rank = 0, id = -1;
+    size_t n_last = 0;
     bpe_reserve(&t->bpe, json_size(merges));
     for (size_t i = 0; i < json_size(merges) && st == OK; i++) {
         const Json *m = json_at(merges, i);
@@ -129,7 +130,10 @@ static Status read_merges(Tokenizer *t, const Json *model, const Source *src, Er
         strbuf_append(&both, s[0], n[0]);
         strbuf_append(&both, s[1], n[1]);
         int left = vocab_find(&t->vocab, s[0], n[0]), right = vocab_find(&t->vocab, s[1], n[1]);
-        int id = vocab_find(&t->vocab, both.data, both.len);
+        /* Merges that make the same token mostly stand together. */
+        const char *last = vocab_piece(&t->vocab, id, &n_last);
+        if (!last || n_last != both.len || memcmp(last, both.data, n_last) != 0)
+            id = vocab_find(&t->vocab, both.data, both.len);
         if (left < 0 || right < 0 || id < 0)
             st = err_set(err, E_INPUT, "%s: model.merges[%zu]: '%.40s' is not in the vocabulary",
                          path, i,

@@ -1,5 +1,6 @@
 /* Single facts about the real vocabularies: those of transformers' and llama-models' own tests, special
  * tokens in a text, where tokens start, decoding, and the two vocabularies that we carry. */
+#include "base/parallel.h"
 #include "tests/data/tokenizer_case.h"
 
 #include <stdio.h>
@@ -313,4 +314,36 @@ Test(tokenizer, one_buffer_two_tokenizers)
     tokenizer_free(tb);
     free(a);
     free(b);
+}
+
+typedef struct Shared {
+    const Tokenizer *t;
+    TokenBuf bufs[64];
+} Shared;
+
+static void encode_one(void *ud, int64_t i)
+{
+    Shared *s = ud;
+    for (int k = 0; k < 50; k++) {
+        s->bufs[i].n = 0;
+        tokenizer_encode(s->t, &s->bufs[i], "naïve 日本 🙂\n\n  12345 the sun. But", 38, 0);
+    }
+}
+
+/* One Tokenizer, several threads. */
+Test(tokenizer, threads)
+{
+    char *path = source_path("tests/fixtures/torchtune-test/tiktoken_small.model");
+    Shared s = {load_or_fail(path), {{0}}};
+    Pool *pool = pool_new(4);
+    pool_run(pool, 64, encode_one, &s);
+    pool_free(pool);
+    for (int i = 0; i < 64; i++) {
+        cr_expect(s.bufs[i].n == s.bufs[0].n && s.bufs[i].n > 20);
+        cr_expect_arr_eq(s.bufs[i].ids, s.bufs[0].ids, (size_t)s.bufs[0].n * sizeof(int32_t));
+    }
+    for (int i = 0; i < 64; i++)
+        tokenbuf_clear(&s.bufs[i]);
+    tokenizer_free((Tokenizer *)(uintptr_t)s.t);
+    free(path);
 }
