@@ -111,6 +111,48 @@ Test(generate, greedy_tokens_equal_transformers)
     }
 }
 
+/* One small model per architecture and head width: here the slow way is the reference. */
+Test(generate, the_cache_changes_nothing)
+{
+    char **names, *root = source_path("tests/fixtures/models");
+    int n_names, seen = 0;
+    Err err = {0};
+    cr_assert_eq(dir_list(&names, &n_names, root, &err), OK, "%s", err.line);
+    for (int k = 0; k < n_names; k++) {
+        char *dir = path_join(root, names[k]);
+        if (!path_is_dir(dir)) {
+            free(dir);
+            continue;
+        }
+        seen++;
+        TestModel m;
+        test_model_open(&m, dir, 0);
+        int32_t vocab = (int32_t)m.llama.cfg.vocab_size, ids[3][20];
+        GeneratePrompt prompts[3];
+        for (int i = 0; i < 3; i++) {
+            for (int j = 0; j < 20; j++)
+                ids[i][j] = (i * 97 + j * j * 13 + 5) % vocab;
+            prompts[i] = (GeneratePrompt){ids[i], 2 + 9 * i, (uint64_t)i, false};
+        }
+        GenerateOpts o = generate_defaults();
+        o.max_new_tokens = 16;
+        Generation cached[3] = {0}, plain[3] = {0};
+        cr_assert_eq(generate(cached, &m.llama, NULL, prompts, 3, &o, NULL, &err), OK, "%s: %s",
+                     names[k], err.line);
+        o.no_cache = true;
+        cr_assert_eq(generate(plain, &m.llama, NULL, prompts, 3, &o, NULL, &err), OK);
+        for (int i = 0; i < 3; i++)
+            cr_expect(same(&cached[i], plain[i].ids, plain[i].n), "%s, prompt %d", names[k], i);
+        clear_all(cached, 3);
+        clear_all(plain, 3);
+        test_model_close(&m);
+        free(dir);
+    }
+    cr_expect_geq(seen, 5);
+    dir_list_free(names, n_names);
+    free(root);
+}
+
 /* Draws belong to (seed, prompt, position): neither the neighbours nor the order of work matter. */
 Test(generate, what_a_prompt_says_does_not_depend_on_its_batch)
 {
