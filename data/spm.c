@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_PIECES = 1 << 20 };
+enum { MAX_PIECES = 1 << 19 };
 
 /* ---- protobuf ---- */
 

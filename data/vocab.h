@@ -6,7 +6,7 @@
 #include "base/str.h"
 
 enum {
-    VOCAB_MAX_ID = (1 << 22) - 1
+    VOCAB_MAX_ID = (1 << 21) - 1
 }; /* a foreign file cannot make us ask for more memory than that */
 
 typedef struct VocabPiece {

@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import unicodedata
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(os.environ.get("LORAC_SHARED", ROOT.parent / "shared"))
@@ -48,7 +49,8 @@ def scalar(r):
     while True:
         lo, hi = r.choice(SCRIPTS)
         c = r.randint(lo, hi)
-        if not 0xD800 <= c < 0xE000:
+        # Characters newer than PCRE2's Unicode (14 in 10.42, as in Python 3.11) are letters to Oniguruma only.
+        if not 0xD800 <= c < 0xE000 and unicodedata.category(chr(c)) != "Cn":
             return chr(c)
 
 
