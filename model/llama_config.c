@@ -345,11 +345,11 @@ static Status read_special_tokens(const Reader *r, LlamaConfig *c)
     const Json *bos = json_get(r->root, "bos_token_id");
     if (bos && json_kind(bos) != JK_NULL)
         TRY(read_token(r, "bos_token_id", bos, c->vocab_size, &c->bos_id));
-    else if (!bos && defaults)
+    else if (!bos && defaults && c->vocab_size > 1)
         c->bos_id = 1;
 
     const Json *eos = json_get(r->root, "eos_token_id");
-    if (!eos && defaults) c->eos_ids[c->n_eos++] = 2;
+    if (!eos && defaults && c->vocab_size > 2) c->eos_ids[c->n_eos++] = 2;
     if (!eos || json_kind(eos) == JK_NULL) return OK;
     bool list = json_kind(eos) == JK_ARRAY;
     size_t n = list ? json_size(eos) : 1;
