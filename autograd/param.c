@@ -51,8 +51,23 @@ void param_clear(Param *p)
 void param_alloc(Device *d, Param *p)
 {
     ASSERT(!p->t.storage, "%s has a storage", p->name);
-    p->t.storage = storage_new(d, tensor_bytes(&p->t), p->adapter ? MEM_ADAPTER : MEM_WEIGHT);
+    size_t row = (size_t)p->t.ld * dtype_bytes(p->t.dtype);
+    size_t bytes = tensor_bytes(&p->t) + (size_t)p->room * row;
+    p->t.storage = storage_new(d, bytes, p->adapter ? MEM_ADAPTER : MEM_WEIGHT);
     p->t.offset = 0;
+    if (p->room > 0 || !tensor_is_dense(&p->t)) d->backend->zero(d, p->t.storage->data, bytes);
+}
+
+void param_set_room(Param *p, int64_t rows, int64_t cols)
+{
+    ASSERT(!p->t.storage && p->t.n_dims == 2, "%s has a storage or is no matrix", p->name);
+    p->room = rows;
+    p->t.ld = p->t.shape[1] + cols;
+}
+
+void param_changed(Param *p)
+{
+    p->version++;
 }
 
 void param_set_trained(Param *p, bool trained)

@@ -19,10 +19,12 @@ typedef struct Param {
     ParamSlice slices[PARAM_MAX_SLICES];
     int n_slices;
     int unit; /* of sharding, recompute and prefetch: 0 the embedding, 1 + i block i, last the head */
-    bool trained;   /* receives gradients and optimizer state */
-    bool decay;     /* weight decay: two or more dimensions (norms and biases not) */
-    bool adapter;   /* LoRA A, B: MEM_ADAPTER, saved in the adapter file */
-    float lr_scale; /* 1 unless a config says otherwise */
+    bool trained;     /* receives gradients and optimizer state */
+    bool decay;       /* weight decay: two or more dimensions (norms and biases not) */
+    bool adapter;     /* LoRA A, B: MEM_ADAPTER, saved in the adapter file */
+    float lr_scale;   /* 1 unless a config says otherwise */
+    int64_t room;     /* rows of the storage behind the matrix, of its pitch */
+    uint64_t version; /* of the contents; param_changed counts it up */
 } Param;
 
 /* All parameters of a model in one fixed order: units ascending, within a unit as the forward pass uses
@@ -38,7 +40,12 @@ void param_init(Param *p, const char *name, DType dtype, int64_t rows, int64_t c
 /* Replaces the slices: n names and row counts, in order; they must cover all rows. */
 void param_set_slices(Param *p, int n, const char *const *names, const int64_t *rows);
 void param_clear(Param *p); /* names; the storage, too, when there is one */
-/* A storage of its own (dense), category by p->adapter.  Contents undefined. */
+/* Room around a frozen matrix for what adapters keep beside it: `cols` in the pitch, `rows` behind the last.  Before it has
+ * a storage. */
+void param_set_room(Param *p, int64_t rows, int64_t cols);
+/* To be told by whoever writes the values: copies elsewhere are then made anew. */
+void param_changed(Param *p);
+/* A storage of its own category by p->adapter.  The room is zero, the other contents are undefined. */
 void param_alloc(Device *d, Param *p);
 /* Sets trained and t.needs_grad. */
 void param_set_trained(Param *p, bool trained);

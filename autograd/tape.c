@@ -58,6 +58,12 @@ Tensor *tensor_new_matrix(Ctx *c, int64_t rows, int64_t cols)
     return scope_tensor(c->scope, c->dev->compute, 2, shape, 0, MEM_ACTIVATION);
 }
 
+Tensor *tensor_new_padded(Ctx *c, int64_t rows, int64_t cols, int64_t pad)
+{
+    int64_t shape[2] = {rows, cols};
+    return scope_tensor(c->scope, c->dev->compute, 2, shape, cols + pad, MEM_ACTIVATION);
+}
+
 Tensor *tensor_like(Ctx *c, const Tensor *t)
 {
     return scope_tensor(c->scope, t->dtype, t->n_dims, t->shape, 0, MEM_ACTIVATION);

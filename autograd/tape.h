@@ -48,8 +48,10 @@ int tape_length(const Tape *t);
 
 /* A new output of an op: activation memory of the current scope.  ld 0: dense. */
 Tensor *tensor_new(Ctx *c, DType dtype, int n_dims, const int64_t *shape);
-Tensor *tensor_new_matrix(Ctx *c, int64_t rows, int64_t cols); /* compute dtype */
-Tensor *tensor_like(Ctx *c, const Tensor *t);                  /* same shape and dtype, dense */
+/* compute dtype; pad: columns beyond cols in the pitch */
+Tensor *tensor_new_matrix(Ctx *c, int64_t rows, int64_t cols);
+Tensor *tensor_new_padded(Ctx *c, int64_t rows, int64_t cols, int64_t pad);
+Tensor *tensor_like(Ctx *c, const Tensor *t); /* same shape and dtype, dense */
 
 /* Records a step and sets needs_grad of its outputs; NULL (nothing to save) when there is no tape or no input
  * needs a gradient.  NULL inputs are allowed and skipped. */

@@ -179,6 +179,13 @@ void shards_master_from_working(ShardSet *s)
 void shards_working_from_master(ShardSet *s)
 {
     copy_working(s, false);
+    shards_changed(s);
+}
+
+void shards_changed(ShardSet *s)
+{
+    for (int i = 0; i < s->params->n; i++)
+        if (s->params->items[i]->trained) param_changed(s->params->items[i]);
 }
 
 void shards_begin_step(ShardSet *s)

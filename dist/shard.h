@@ -46,6 +46,9 @@ void shards_master_from_working(ShardSet *s);
 /* And the other way, after the masters were filled. */
 void shards_working_from_master(ShardSet *s);
 
+/* After the optimizer: the trained parameters' versions count up. */
+void shards_changed(ShardSet *s);
+
 /* Around the backward passes of an optimizer step: forget what gradients hold; then complete them: a
  * parameter that nothing reached has gradient 0, ranks are summed. */
 void shards_begin_step(ShardSet *s);

@@ -76,14 +76,43 @@ void fused_linear_params(FusedLinear *l, ParamSet *set)
     }
 }
 
+static int64_t total_rank(const FusedLinear *l)
+{
+    int64_t rank = 0;
+    for (int i = 0; i < l->n_slices; i++)
+        if (l->lora[i]) rank += l->lora[i]->rank;
+    return rank;
+}
+
+void fused_linear_choose_form(FusedLinear *l)
+{
+    bool drops = false;
+    for (int i = 0; i < l->n_slices; i++)
+        drops |= l->lora[i] && l->lora[i]->dropout > 0;
+    int64_t rank = total_rank(l);
+    l->augmented = rank > 0 && !drops && !l->w.trained;
+    l->written = 0;
+    if (!l->w.t.storage)
+        param_set_room(&l->w, l->augmented ? rank : 0, fused_linear_pad(l));
+    else
+        l->augmented = false; /* no room */
+}
+
+int64_t fused_linear_pad(const FusedLinear *l)
+{
+    return l->augmented ? lora_pad(total_rank(l)) : 0;
+}
+
 Tensor *fused_linear(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual, const Batch *batch)
 {
     Tensor *bias = l->has_bias ? &l->bias.t : NULL;
     LoraSlice slices[LORA_MAX_SLICES];
     int n = 0;
+    uint64_t version = 1;
     for (int i = 0; i < l->n_slices; i++) {
         Lora *lora = l->lora[i];
         if (!lora) continue;
+        version += lora->a.version + lora->b.version;
         slices[n++] = (LoraSlice){.a = &lora->a.t,
                                   .b = &lora->b.t,
                                   .row0 = l->row0[i],
@@ -92,6 +121,11 @@ Tensor *fused_linear(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual, const 
                                   .site = l->site + (uint64_t)i};
     }
     if (n == 0) return op_linear(c, x, &l->w.t, bias, residual);
+    if (l->augmented) {
+        bool refresh = version != l->written;
+        l->written = version;
+        return op_linear_augmented(c, x, &l->w.t, bias, residual, slices, n, refresh);
+    }
     return op_linear_lora(c, x, &l->w.t, bias, residual, slices, n, batch->samples,
                           batch->positions);
 }

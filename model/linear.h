@@ -16,6 +16,8 @@ typedef struct FusedLinear {
     int64_t row0[PARAM_MAX_SLICES], rows[PARAM_MAX_SLICES], in;
     uint64_t site;                /* of slice 0; slice i has site + i */
     Lora *lora[PARAM_MAX_SLICES]; /* or NULL; owned by the adapter set */
+    bool augmented;               /* w has room for the adapters: op_linear_augmented */
+    uint64_t written;             /* sum of the adapters' versions when w's room was written */
 } FusedLinear;
 
 /* prefix "model.layers.0.self_attn", names "q_proj", ...; params without storage.  `site` numbers the first slice
@@ -26,6 +28,11 @@ void fused_linear_init(FusedLinear *l, const char *prefix, int n, const char *co
 void fused_linear_clear(FusedLinear *l);
 
 struct Batch;
+/* After lora[] was set or cleared, before w has a storage: chooses the form that computes it (augmented for a
+ * frozen matrix without dropout, separate otherwise) and makes room. */
+void fused_linear_choose_form(FusedLinear *l);
+/* Columns that the input must have beyond its own in its pitch. */
+int64_t fused_linear_pad(const FusedLinear *l);
 /* Appends the matrix, the bias and the adapters to a set. */
 void fused_linear_params(FusedLinear *l, ParamSet *set);
 /* x (N,in), residual (N,out) or NULL -> (N,out), through the adapters of the slices. */

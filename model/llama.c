@@ -17,7 +17,7 @@ static Tensor *norm_forward(Ctx *c, void *self, Tensor *x, const void *batch)
 {
     Llama *m = self;
     (void)batch;
-    return op_rmsnorm(c, x, &m->norm.t, m->cfg.rms_norm_eps);
+    return op_rmsnorm(c, x, &m->norm.t, m->cfg.rms_norm_eps, 0);
 }
 
 static void make_rope(Llama *m, int64_t n_positions)

@@ -86,10 +86,11 @@ static Tensor *attention(Ctx *c, LlamaBlock *b, Tensor *h, const Batch *in)
     Tensor *q, *k, *v; /* (N,H*D) (N,K*D) (N,K*D), dense; q and k rotated */
     op_split_rope(c, fused_linear(c, &b->qkv, h, NULL, in), in->positions, &b->model->rope, q_norm,
                   k_norm, n_heads, n_kv_heads, cfg->rms_norm_eps, &q, &k, &v);
-    if (!in->kv) return op_attention(c, q, k, v, n_heads, n_kv_heads, &in->docs);
+    int64_t pad = fused_linear_pad(&b->o);
+    if (!in->kv) return op_attention(c, q, k, v, n_heads, n_kv_heads, &in->docs, pad);
     KvCache *kv = in->kv;
     return op_attention_cached(c, q, k, v, n_heads, n_kv_heads, &kv->k[b->layer], &kv->v[b->layer],
-                               &in->docs, &kv->past, kv->max_past);
+                               &in->docs, &kv->past, kv->max_past, pad);
 }
 
 Tensor *llama_block_forward(Ctx *c, void *self, Tensor *x, const void *batch)
@@ -98,11 +99,12 @@ Tensor *llama_block_forward(Ctx *c, void *self, Tensor *x, const void *batch)
     const Batch *in = batch;
     float eps = b->model->cfg.rms_norm_eps;
 
-    Tensor *h = op_rmsnorm(c, x, &b->attn_norm.t, eps);
+    Tensor *h = op_rmsnorm(c, x, &b->attn_norm.t, eps, fused_linear_pad(&b->qkv));
     x = fused_linear(c, &b->o, attention(c, b, h, in), x,
                      in); /* the residual is the product's beta */
 
-    h = op_rmsnorm(c, x, &b->ffn_norm.t, eps);
-    Tensor *g = op_swiglu(c, fused_linear(c, &b->gate_up, h, NULL, in)); /* (N,2F) -> (N,F) */
+    h = op_rmsnorm(c, x, &b->ffn_norm.t, eps, fused_linear_pad(&b->gate_up));
+    Tensor *g = op_swiglu(c, fused_linear(c, &b->gate_up, h, NULL, in), /* (N,2F) -> (N,F) */
+                          fused_linear_pad(&b->down));
     return fused_linear(c, &b->down, g, x, in);
 }

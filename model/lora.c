@@ -115,9 +115,11 @@ static Status attach_linear(LoraSet *s, Llama *m, FusedLinear *l, const LoraPlan
             "save_modules: %s to %s are one matrix in memory; train all of them whole, or "
             "give them adapters",
             l->modules[0], l->modules[l->n_slices - 1]);
-    if (n_whole == 0) return OK;
-    param_set_trained(&l->w, true);
-    if (l->has_bias) param_set_trained(&l->bias, true);
+    if (n_whole > 0) {
+        param_set_trained(&l->w, true);
+        if (l->has_bias) param_set_trained(&l->bias, true);
+    }
+    fused_linear_choose_form(l);
     return OK;
 }
 
@@ -180,9 +182,11 @@ Status lora_attach(LoraSet *out, Llama *m, const LoraOpts *opts, Err *err)
 void lora_detach(LoraSet *s, Llama *m)
 {
     FusedLinear *l;
-    for (int64_t i = 0; (l = llama_linear(m, i)) != NULL; i++)
+    for (int64_t i = 0; (l = llama_linear(m, i)) != NULL; i++) {
         for (int j = 0; j < l->n_slices; j++)
             l->lora[j] = NULL;
+        l->augmented = false;
+    }
     for (int i = 0; i < m->params.n; i++)
         param_set_trained(m->params.items[i], false);
     llama_collect_params(m);
@@ -203,5 +207,7 @@ void lora_init_weights(LoraSet *s, Device *d, uint64_t seed)
         else
             weight_draw(d, &x->a, 0, DRAW_UNIFORM, 1.0 / sqrt((double)in), seed);
         tensor_zero(d, &x->b.t);
+        param_changed(&x->a);
+        param_changed(&x->b);
     }
 }

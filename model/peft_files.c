@@ -75,7 +75,10 @@ Status lora_load(LoraSet *s, Llama *m, const char *dir, Err *err)
         int slice;
         Param *p = find_param(m, t->name, &slice);
         status = weight_check(t, p, slice, err);
-        if (status == OK && p->t.storage) weight_write(t, m->dev, p, slice);
+        if (status == OK && p->t.storage) {
+            weight_write(t, m->dev, p, slice);
+            param_changed(p);
+        }
     }
     safetensors_close(f);
     free(path);

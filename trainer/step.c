@@ -151,6 +151,7 @@ StepResult stepper_run(Stepper *s, int64_t epoch, int64_t step, double lr, int64
     clip_by_global_norm(d, &s->scalars, &s->sum_squares, s->grads, s->shards->n, &s->loss_sum,
                         s->opts.clip);
     adamw_update(d, s->ranges, s->n_ranges, &s->scalars, &s->opts.adamw);
+    shards_changed(s->shards);
 
     float scalars[STEP_N];
     tensor_read(d, &s->scalars, scalars);

@@ -42,10 +42,10 @@ static void attention_backward(Ctx *c, Node *n)
 static const Op attention_op = {"attention", attention_backward, false};
 
 Tensor *op_attention(Ctx *c, Tensor *q, Tensor *k, Tensor *v, int n_heads, int n_kv_heads,
-                     const Docs *docs)
+                     const Docs *docs, int64_t pad)
 {
     float scale = (float)(1.0 / sqrt((double)tensor_cols(q) / n_heads));
-    Tensor *o = tensor_like(c, q);
+    Tensor *o = tensor_new_padded(c, tensor_rows(q), tensor_cols(q), pad);
     Tensor *lse = tensor_new(c, DT_F32, 2, (int64_t[]){tensor_rows(q), n_heads});
     c->dev->k->attention_fwd(c->dev, o, lse, q, k, v, n_heads, n_kv_heads, docs, scale);
 

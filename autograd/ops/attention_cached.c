@@ -7,10 +7,10 @@ static const Op attention_cached_op = {"attention_cached", NULL, false};
 
 Tensor *op_attention_cached(Ctx *c, Tensor *q, Tensor *k, Tensor *v, int n_heads, int n_kv_heads,
                             Tensor *cache_k, Tensor *cache_v, const Docs *docs, const Tensor *past,
-                            int64_t max_past)
+                            int64_t max_past, int64_t pad)
 {
     ASSERT(!c->tape, "attention_cached has no backward pass");
-    Tensor *o = tensor_like(c, q);
+    Tensor *o = tensor_new_padded(c, tensor_rows(q), tensor_cols(q), pad);
     c->dev->k->kv_append(c->dev, cache_k, cache_v, k, v, docs, past);
     c->dev->k->attention_cached(c->dev, o, q, cache_k, cache_v, n_heads, n_kv_heads, docs, past,
                                 max_past, (float)(1.0 / sqrt((double)tensor_cols(q) / n_heads)));

@@ -14,9 +14,9 @@ static void rmsnorm_backward(Ctx *c, Node *n)
 
 static const Op rmsnorm_op = {"rmsnorm", rmsnorm_backward, false};
 
-Tensor *op_rmsnorm(Ctx *c, Tensor *x, Tensor *w, float eps)
+Tensor *op_rmsnorm(Ctx *c, Tensor *x, Tensor *w, float eps, int64_t pad)
 {
-    Tensor *y = tensor_like(c, x);
+    Tensor *y = tensor_new_padded(c, tensor_rows(x), tensor_cols(x), pad);
     int64_t rows = tensor_rows(x);
     Tensor *rstd = tensor_new(c, DT_F32, 1, &rows);
     c->dev->k->rmsnorm_fwd(c->dev, y, rstd, x, w, eps);

@@ -10,9 +10,9 @@ static void swiglu_backward(Ctx *c, Node *n)
 
 static const Op swiglu_op = {"swiglu", swiglu_backward, false};
 
-Tensor *op_swiglu(Ctx *c, Tensor *gate_up)
+Tensor *op_swiglu(Ctx *c, Tensor *gate_up, int64_t pad)
 {
-    Tensor *h = tensor_new_matrix(c, tensor_rows(gate_up), tensor_cols(gate_up) / 2);
+    Tensor *h = tensor_new_padded(c, tensor_rows(gate_up), tensor_cols(gate_up) / 2, pad);
     c->dev->k->swiglu_fwd(c->dev, h, gate_up);
 
     Node *n = tape_record(c, &swiglu_op, 1, (Tensor *[]){h}, 1, (Tensor *[]){gate_up});

@@ -18,7 +18,7 @@ static void run(Bed *b, Tensor *const *in, Tensor **out, const void *ud)
     bed_docs(b, docs, t->n_docs, t->lens);
     docs->docs.cu_host = docs->cu;
     Tensor *k = t->same ? in[0] : in[1], *v = t->same ? in[0] : in[2];
-    out[0] = op_attention(&b->ctx, in[0], k, v, t->n_heads, t->n_kv_heads, &docs->docs);
+    out[0] = op_attention(&b->ctx, in[0], k, v, t->n_heads, t->n_kv_heads, &docs->docs, 8);
 }
 
 static const Packed one = {1, 1, 1, {6}}, packed = {2, 2, 4, {1, 5, 2, 3}},

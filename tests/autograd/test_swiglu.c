@@ -5,7 +5,7 @@
 
 static void run(Bed *b, Tensor *const *in, Tensor **out, const void *ud)
 {
-    out[0] = op_swiglu(&b->ctx, in[0]);
+    out[0] = op_swiglu(&b->ctx, in[0], 8);
 }
 
 static const GradCase cases[] = {

@@ -57,11 +57,11 @@ static void run(int threads, Results *results)
     b.ctx.tape = tape;
     Ctx *c = &b.ctx;
     Tensor *x = op_embedding(c, bed_i32(&b, ids, docs.n), p[EMBED]);
-    Tensor *h = op_rmsnorm(c, x, p[NORM], 1e-5f), *q, *k, *v;
+    Tensor *h = op_rmsnorm(c, x, p[NORM], 1e-5f, 0), *q, *k, *v;
     op_split_rope(c, op_linear(c, h, p[QKV], p[BIAS], NULL), docs.positions, bed_rope(&b, 300, D),
                   NULL, NULL, H, K, 0, &q, &k, &v);
-    x = op_linear(c, op_attention(c, q, k, v, H, K, &docs.docs), p[O], NULL, x);
-    h = op_swiglu(c, op_linear(c, op_rmsnorm(c, x, p[NORM], 1e-5f), p[GATE_UP], NULL, NULL));
+    x = op_linear(c, op_attention(c, q, k, v, H, K, &docs.docs, 0), p[O], NULL, x);
+    h = op_swiglu(c, op_linear(c, op_rmsnorm(c, x, p[NORM], 1e-5f, 0), p[GATE_UP], NULL, NULL), 0);
     LoraSlice lora = {p[LORA_A], p[LORA_B], 0, 2, 0.1f, 5};
     x = op_linear_lora(c, h, p[DOWN], NULL, x, &lora, 1, docs.samples, docs.positions);
     Tensor *sum = bed_fill(&b, bed_vector(&b, 1), 1, 0, 0);

@@ -1,0 +1,128 @@
+/* The linear op with adapters in the augmented layout: base and adapter in one product each way, at the price of
+ * R columns behind the operands.  What the separate form (linear_lora.c) spends on reading and rewriting y and dx
+ * for skinny products is gone; the mathematics and the roundings are the same. */
+#include "autograd/ops.h"
+
+enum { X, W, BIAS, RESIDUAL, A0, B0 }; /* of in[]; the second slice's a, b follow */
+enum { SAVE_X, SAVE_W };
+
+typedef struct AugmentedArgs {
+    LoraSlice slices[LORA_MAX_SLICES];
+    int n;
+    int64_t rank; /* R */
+} AugmentedArgs;
+
+int64_t lora_pad(int64_t total_rank)
+{
+    enum { UNIT = 16 }; /* columns: 32 bytes in bf16 */
+    return (total_rank + UNIT - 1) / UNIT * UNIT;
+}
+
+/* Rows and columns of the matrix that t's storage holds around it: same pitch, from t's first element on. */
+static Tensor around(const Tensor *t, int64_t row0, int64_t rows, int64_t col0, int64_t cols)
+{
+    ASSERT(col0 + cols <= t->ld, "%s: columns %lld+%lld in a pitch of %lld",
+           t->name ? t->name : "?", (long long)col0, (long long)cols, (long long)t->ld);
+    Tensor v = *t;
+    v.n_dims = 2;
+    v.shape[0] = rows;
+    v.shape[1] = cols;
+    v.offset += (size_t)(row0 * t->ld + col0) * dtype_bytes(t->dtype);
+    v.grad = NULL;
+    v.is_param = v.needs_grad = false;
+    return v;
+}
+
+/* Writes A and sB of each slice into M.  s b = b + (s - 1) b, since the table has no scaled copy. */
+static void write_adapters(Ctx *c, Tensor *w, const AugmentedArgs *args)
+{
+    const Kernels *k = c->dev->k;
+    int64_t out = tensor_rows(w), in = tensor_cols(w), at = 0;
+    for (int i = 0; i < args->n; i++) {
+        const LoraSlice *s = &args->slices[i];
+        int64_t rank = tensor_rows(s->a);
+        Tensor a = around(w, out + at, rank, 0, in);
+        Tensor b = around(w, s->row0, tensor_rows(s->b), in + at, rank);
+        k->copy(c->dev, &a, s->a);
+        k->copy(c->dev, &b, s->b);
+        k->axpy(c->dev, &b, s->scale - 1, &b);
+        at += rank;
+    }
+}
+
+static void linear_augmented_backward(Ctx *c, Node *n)
+{
+    const Kernels *k = c->dev->k;
+    const AugmentedArgs *args = n->args;
+    Tensor *dy = grad_of(n, 0), *x = n->saved[SAVE_X], *w = n->saved[SAVE_W];
+    int64_t rows = tensor_rows(dy), out = tensor_rows(w), in = tensor_cols(w), rank = args->rank;
+    float beta;
+
+    Tensor du = around(dy, 0, rows, out, rank), sb = around(w, 0, out, in, rank);
+    k->matmul(c->dev, &du, dy, &sb, (MatmulArgs){.alpha = 1});
+    Tensor *dx = grad_into(c, n->in[X], &beta);
+    if (dx) {
+        Tensor dy_du = around(dy, 0, rows, 0, out + rank), w_a = around(w, 0, out + rank, 0, in);
+        k->matmul(c->dev, dx, &dy_du, &w_a, (MatmulArgs){.alpha = 1, .beta = beta});
+    }
+    Tensor *db = grad_into(c, n->in[BIAS], &beta);
+    if (db) k->bias_bwd(c->dev, db, beta, dy);
+
+    int64_t at = 0;
+    for (int i = 0; i < args->n; i++) {
+        const LoraSlice *s = &args->slices[i];
+        int64_t r = tensor_rows(s->a);
+        Tensor du_i = around(dy, 0, rows, out + at, r), u_i = around(x, 0, rows, in + at, r);
+        Tensor dy_i = tensor_slice_cols(dy, s->row0, tensor_rows(s->b));
+        Tensor *da = grad_into(c, n->in[A0 + 2 * i], &beta);
+        if (da)
+            k->matmul(c->dev, da, &du_i, x,
+                      (MatmulArgs){.trans_a = true, .alpha = 1, .beta = beta});
+        Tensor *db_i = grad_into(c, n->in[B0 + 2 * i], &beta);
+        if (db_i)
+            k->matmul(c->dev, db_i, &dy_i, &u_i,
+                      (MatmulArgs){.trans_a = true, .alpha = s->scale, .beta = beta});
+        at += r;
+    }
+    grad_pass(c, n, 0, n->in[RESIDUAL]);
+}
+
+static const Op linear_augmented_op = {"linear_augmented", linear_augmented_backward, false};
+
+Tensor *op_linear_augmented(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual,
+                            const LoraSlice *lora, int n_lora, bool refresh)
+{
+    ASSERT(n_lora >= 1 && n_lora <= LORA_MAX_SLICES, "linear_augmented: %d adapters", n_lora);
+    ASSERT(!w->needs_grad, "linear_augmented: %s is trained", w->name ? w->name : "?");
+    const Kernels *k = c->dev->k;
+    int64_t rows = tensor_rows(x), out = tensor_rows(w), in = tensor_cols(w);
+    AugmentedArgs *args = arena_alloc(c->arena, sizeof *args);
+    *args = (AugmentedArgs){.n = n_lora};
+    Tensor *inputs[NODE_MAX_IN] = {x, w, bias, residual};
+    for (int i = 0; i < n_lora; i++) {
+        ASSERT(lora[i].dropout == 0, "linear_augmented: dropout %g", (double)lora[i].dropout);
+        args->slices[i] = lora[i];
+        args->rank += tensor_rows(lora[i].a);
+        inputs[A0 + 2 * i] = lora[i].a;
+        inputs[B0 + 2 * i] = lora[i].b;
+    }
+    if (refresh) write_adapters(c, w, args);
+
+    Tensor *y = tensor_new_padded(c, rows, out, lora_pad(args->rank));
+    if (residual) k->copy(c->dev, y, residual);
+    Tensor u = around(x, 0, rows, in, args->rank), a = around(w, out, args->rank, 0, in);
+    k->matmul(c->dev, &u, x, &a, (MatmulArgs){.trans_b = true, .alpha = 1});
+    Tensor x_u = around(x, 0, rows, 0, in + args->rank);
+    Tensor w_sb = around(w, 0, out, 0, in + args->rank);
+    k->matmul(c->dev, y, &x_u, &w_sb,
+              (MatmulArgs){.trans_b = true, .alpha = 1, .beta = residual ? 1.0f : 0.0f});
+    if (bias) k->bias_fwd(c->dev, y, bias);
+
+    Node *n = tape_record(c, &linear_augmented_op, 1, (Tensor *[]){y}, A0 + 2 * n_lora, inputs);
+    if (n) {
+        n->args = args;
+        tape_save(n, SAVE_X, x);
+        tape_save(n, SAVE_W, w);
+    }
+    return y;
+}
