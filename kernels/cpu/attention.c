@@ -89,6 +89,14 @@ static void scores_run(const Attention *a, const Block *b, float *scores, float 
                      .alpha = alpha});
 }
 
+/* The keys that a row sees, rounded up to whole vectors inside the block: what is computed behind them is
+ * overwritten with zeros. */
+INLINED int64_t whole_lanes(const Block *b, int64_t seen)
+{
+    int64_t whole = (seen + LANES - 1) / LANES * LANES;
+    return whole < b->n_keys ? whole : b->n_keys;
+}
+
 VECTORISED static void block_fwd(const Attention *a, const Block *b, float *scores)
 {
     int dim = a->head_dim;
@@ -97,10 +105,14 @@ VECTORISED static void block_fwd(const Attention *a, const Block *b, float *scor
     scores_run(a, b, scores, a->scale, a->q, a->ldq, a->k);
     for (int64_t i = 0; i < b->n_rows; i++) {
         float *s = scores + i * b->n_keys;
-        int64_t seen = b->n_keys - b->n_rows + i + 1;
-        float max = vec_max(s, seen);
-        sums[i] = vec_exp(s, s, max, seen);
+        int64_t seen = b->n_keys - b->n_rows + i + 1, whole = whole_lanes(b, seen);
+        for (int64_t j = seen; j < whole; j++)
+            s[j] = s[0]; /* no maximum */
+        float max = vec_max(s, whole);
+        for (int64_t j = 0; j < whole; j++)
+            s[j] = exp_f32(s[j] - max);
         memset(s + seen, 0, (size_t)(b->n_keys - seen) * sizeof(float));
+        sums[i] = vec_sum(s, whole);
         a->lse[(b->row0 + i) * a->n_heads + b->head] = (float)((double)max + log(sums[i]));
     }
     gemm_run(&(Gemm){.m = b->n_rows,
@@ -130,11 +142,12 @@ VECTORISED static void block_bwd(const Attention *a, const Block *b, float *p, f
     scores_run(a, b, ds, 1.0f, a->d_o, a->lddo, a->v);
     for (int64_t i = 0; i < b->n_rows; i++) {
         float *pi = p + i * b->n_keys, *dsi = ds + i * b->n_keys;
-        int64_t seen = b->n_keys - b->n_rows + i + 1, row = b->row0 + i;
+        int64_t seen = b->n_keys - b->n_rows + i + 1, whole = whole_lanes(b, seen);
+        int64_t row = b->row0 + i;
         float lse = a->lse[row * a->n_heads + b->head];
         float delta =
             (float)vec_dot(d_o + i * a->lddo, head_at(a->out, a->ldo, row, b->head, dim), dim);
-        for (int64_t j = 0; j < seen; j++) {
+        for (int64_t j = 0; j < whole; j++) {
             pi[j] = exp_f32(pi[j] - lse);
             dsi[j] = a->scale * pi[j] * (dsi[j] - delta);
         }
