@@ -12,14 +12,14 @@ static const int32_t lens[] = {5, 1, 30};
 Test(kernel_dropout, follows_dropout_draw)
 {
     static const float ps[] = {0, 0.1f, 0.5f, 0.9f};
-    static const int64_t widths[] = {1, 3, 4, 7, 64, 66};
+    static const int64_t widths[] = {1, 3, 4, 7, 64, 66, 256, 523};
     Bed b;
     bed_open(&b, 2);
     BedDocs docs;
     bed_docs(&b, &docs, 3, lens);
     int64_t n = docs.n;
     for (int p = 0; p < 4; p++) {
-        for (int w = 0; w < 6; w++) {
+        for (int w = 0; w < 8; w++) {
             int64_t C = widths[w];
             DropoutArgs args = {ps[p], 12345, docs.samples, docs.positions};
             Tensor *x = bed_fill(&b, bed_matrix(&b, n, C, 24), 1, 1, 0);

@@ -7,21 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-void bed_open(Bed *b, int threads)
-{
-    *b = (Bed){0};
-    const char *name = getenv("LORAC_TEST_BACKEND");
-    const Backend *backend = backend_find(name ? name : "cpu");
-    if (!backend) panic("no backend %s, only %s", name, backend_names());
-    Err err = {0};
-    DeviceOpts opts = {.region_bytes = (size_t)256 << 20, .threads = threads};
-    if (device_open(&b->dev, backend, &opts, DT_F32, &err) != OK) panic("%s", err.line);
-    b->arena = arena_new(1 << 16);
-    b->inputs = scope_new(&b->dev, b->arena);
-    b->scope = scope_new(&b->dev, b->arena);
-    b->ctx = (Ctx){.dev = &b->dev, .scope = b->scope, .arena = b->arena, .key = 77};
-}
-
 void bed_close(Bed *b)
 {
     scope_free(b->scope);
@@ -57,6 +42,31 @@ Tensor *bed_vector(Bed *b, int64_t n)
     Tensor *t = scope_tensor(b->inputs, DT_F32, 1, &n, 0, MEM_ACTIVATION);
     fill_nan(b, t);
     return t;
+}
+
+/* What is allocated next holds NaN, not the zeros of fresh memory. */
+static void soil_memory(Bed *b)
+{
+    scope_push(b->inputs);
+    bed_vector(b, 1 << 20);
+    scope_pop(b->inputs, NULL);
+    b->dev.mem = (MemStats){0};
+}
+
+void bed_open(Bed *b, int threads)
+{
+    *b = (Bed){0};
+    const char *name = getenv("LORAC_TEST_BACKEND");
+    const Backend *backend = backend_find(name ? name : "cpu");
+    if (!backend) panic("no backend %s, only %s", name, backend_names());
+    Err err = {0};
+    DeviceOpts opts = {.region_bytes = (size_t)256 << 20, .threads = threads};
+    if (device_open(&b->dev, backend, &opts, DT_F32, &err) != OK) panic("%s", err.line);
+    b->arena = arena_new(1 << 16);
+    b->inputs = scope_new(&b->dev, b->arena);
+    b->scope = scope_new(&b->dev, b->arena);
+    soil_memory(b);
+    b->ctx = (Ctx){.dev = &b->dev, .scope = b->scope, .arena = b->arena, .key = 77};
 }
 
 Tensor *bed_cube(Bed *b, int64_t n0, int64_t n1, int64_t n2)

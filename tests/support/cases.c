@@ -21,7 +21,10 @@ const MatmulCase matmul_cases[] = {
     {"inner 1", 20, 20, 1, false, true, 1, 0, 0},
     {"no rows", 0, 8, 8, false, true, 1, 0, 0},
     {"many tiles", 700, 500, 64, false, true, 1, 0, 0},
-    {"wide", 4, 3000, 128, false, true, 1, 0, 24},
+    {"wide, several tiles across", 4, 9000, 128, false, true, 1, 0, 24},
+    {"one row, several tiles", 1, 20000, 256, false, true, 1, 1, 24},
+    {"wide, untransposed", 8, 4500, 128, false, false, 1, 0, 24},
+    {"a gradient of few rows", 64, 172, 1024, true, false, 1, 0, 0},
 };
 const int n_matmul_cases = COUNT(matmul_cases);
 
