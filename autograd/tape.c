@@ -4,6 +4,7 @@
 
 #include "autograd/trace.h"
 #include "base/str.h"
+#include "kernels/meter.h"
 
 #include <stdlib.h>
 
@@ -101,6 +102,7 @@ Node *tape_record(Ctx *c, const Op *op, int n_out, Tensor *const *out, int n_in,
         if (!out[i]->name) out[i]->name = op->name;
         if (c->trace) trace_tensor(c->trace, c->dev, op->name, out[i]);
     }
+    if (c->dev->meter) meter_op(c->dev->meter, op->name, false);
     if (!c->tape || !wanted) return NULL;
     Node *n = tape_add(c, op);
     n->n_out = n_out;
@@ -139,6 +141,7 @@ void tape_backward(Ctx *c)
         if (reached) {
             scope_push(c->scope);
             n->op->backward(c, n);
+            if (c->dev->meter) meter_op(c->dev->meter, n->op->name, true);
             scope_pop(c->scope, NULL);
         }
         node_release(n);

@@ -3,14 +3,15 @@
 
 #include <string.h>
 
-/* In cpu/backend_cpu.c and cuda/. */
-extern const Backend cpu_backend;
+/* In cpu/, plan/ and cuda/. */
+extern const Backend cpu_backend, plan_backend;
 #ifdef HAVE_CUDA
 extern const Backend cuda_backend;
 #endif
 
 static const Backend *const backends[] = {
     &cpu_backend,
+    &plan_backend,
 #ifdef HAVE_CUDA
     &cuda_backend,
 #endif
@@ -28,15 +29,6 @@ const Backend *backend_find(const char *name)
     return NULL;
 }
 
-const char *backend_names(void)
-{
-#ifdef HAVE_CUDA
-    return "cpu cuda";
-#else
-    return "cpu";
-#endif
-}
-
 /* In the order of struct Kernels. */
 static const char *const kernel_names[] = {
     "matmul",         "copy",          "axpy",          "bias_fwd",     "bias_bwd",
@@ -46,6 +38,20 @@ static const char *const kernel_names[] = {
     "dropout_fwd",    "dropout_bwd",   "sum",           "sum_squares",  "count_nonfinite",
     "step_scalars",   "adamw",
 };
+
+const char *kernel_name(int i)
+{
+    return kernel_names[i];
+}
+
+const char *backend_names(void)
+{
+#ifdef HAVE_CUDA
+    return "cpu cuda";
+#else
+    return "cpu";
+#endif
+}
 
 typedef void AnyKernel(void);
 

@@ -158,7 +158,9 @@ typedef struct Kernels {
 
 /* The backends that were built in.  NULL when there is none of that name. */
 const Backend *backend_find(const char *name);
-const char *backend_names(void); /* "cpu cuda plan", for --version and messages */
+const char *backend_names(void); /* "cpu cuda": those that compute, for --version and messages */
+/* The name of the i-th entry of Kernels. */
+const char *kernel_name(int i);
 /* Dies naming the first NULL entry of a table: called once for each backend by backend_find. */
 void kernels_check(const char *backend, const Kernels *k);
 

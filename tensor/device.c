@@ -211,6 +211,14 @@ void tensor_clear(Tensor *t)
     *t = (Tensor){0};
 }
 
+void device_reset_peak(Device *d)
+{
+    MemStats *m = &d->mem;
+    memcpy(m->peak, m->live, sizeof m->peak);
+    memcpy(m->at_peak, m->live, sizeof m->at_peak);
+    m->peak_total = m->live_total;
+}
+
 const char *device_memory_table(const Device *d, char *buf, size_t n)
 {
     int len = snprintf(buf, n, "  %-14s %12s %12s\n", "memory, MiB", "now", "at the peak");

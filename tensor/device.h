@@ -18,7 +18,18 @@ typedef struct DeviceOpts {
     int ordinal;         /* which device of its kind */
     size_t region_bytes; /* memory to reserve; 0: the backend's default */
     int threads;         /* cpu: threads for kernels; 0: all that the process may use */
+    const void *target;  /* plan: the PlanTarget (kernels/plan/plan.h) that stands for the device */
 } DeviceOpts;
+
+/* What an opened device is, for plans and reports. */
+typedef struct DeviceInfo {
+    char name[64];
+    int n_sms;            /* 0: no GPU */
+    size_t total_bytes;   /* of its memory */
+    size_t context_bytes; /* taken by driver and libraries before the region was reserved */
+    size_t driver_bytes;  /* in use now, as the driver counts */
+    bool flash_attention; /* bf16 attention goes to a library's engine */
+} DeviceInfo;
 
 /* All calls are asynchronous with respect to the host where the device is, in program order on the
  * device's compute stream.  Failures of the machine panic. */
@@ -30,6 +41,7 @@ typedef struct Backend {
     void (*copy)(Device *d, void *dst, const void *src, size_t bytes, CopyKind kind);
     void (*zero)(Device *d, void *dst, size_t bytes);
     void (*sync)(Device *d); /* until everything issued so far is done */
+    void (*info)(const Device *d, DeviceInfo *out);
     const struct Kernels *kernels;
 } Backend;
 
@@ -53,6 +65,7 @@ struct Device {
     size_t workspace_used;
     MemStats mem;
     Storage *free_storages;
+    struct Meter *meter; /* kernels/meter.h, or NULL */
 };
 
 /* Opens with the region reserved; kernels/backend.c finds a Backend by name. */
@@ -84,6 +97,9 @@ void tensor_zero(Device *d, Tensor *t); /* the pad between rows included */
  * tensor_clear. */
 Tensor tensor_alloc(Device *d, DType dtype, int n_dims, const int64_t *shape, MemCategory category);
 void tensor_clear(Tensor *t);
+
+/* Forgets the peaks: from now on they are of what comes. */
+void device_reset_peak(Device *d);
 
 /* Live and peak bytes by category, as lines of text into buf; returns buf. */
 const char *device_memory_table(const Device *d, char *buf, size_t n);

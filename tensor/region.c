@@ -16,6 +16,7 @@ struct Region {
     RegionBlock *first_free;
     RegionBlock *first;
     RegionBlock *spare; /* block structs not in use, so that a step allocates none */
+    size_t extent;      /* highest end of a block so far */
 };
 
 static RegionBlock *block_new(Region *r)
@@ -93,7 +94,7 @@ RegionBlock *region_take(Region *r, size_t bytes)
     bytes = bytes ? (bytes + REGION_ALIGN - 1) / REGION_ALIGN * REGION_ALIGN : REGION_ALIGN;
     RegionBlock *best = NULL;
     for (RegionBlock *b = r->first_free; b; b = b->next_free)
-        if (b->bytes >= bytes && (!best || b->bytes < best->bytes)) best = b;
+        if (b->bytes >= bytes && (!best || (b->next && b->bytes < best->bytes))) best = b;
     if (!best) return NULL;
     unlink_free(r, best);
     best->free = false;
@@ -109,6 +110,7 @@ RegionBlock *region_take(Region *r, size_t bytes)
         best->bytes = bytes;
         link_free(r, rest);
     }
+    if (best->offset + best->bytes > r->extent) r->extent = best->offset + best->bytes;
     return best;
 }
 
@@ -143,4 +145,9 @@ size_t region_largest_free(const Region *r)
     for (const RegionBlock *b = r->first_free; b; b = b->next_free)
         if (b->bytes > most) most = b->bytes;
     return most;
+}
+
+size_t region_extent(const Region *r)
+{
+    return r->extent;
 }

@@ -1,19 +1,13 @@
 /* Progress on a terminal and in a log file. */
 #include "trainer/progress.h"
 
+#include "base/clock.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
 enum { MIN_BAR = 8, MAX_BAR = 30, DEFAULT_COLUMNS = 80 };
-
-double seconds_monotonic(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 void progress_count(StrBuf *out, double v)
 {

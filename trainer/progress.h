@@ -11,7 +11,6 @@ typedef struct Progress {
     double last_drawn; /* seconds_monotonic() of the last bar */
 } Progress;
 
-double seconds_monotonic(void);
 void progress_step(Progress *p, const StepRecord *r);
 void progress_eval(Progress *p, const EvalRecord *r);
 void progress_end(Progress *p);

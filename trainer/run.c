@@ -2,6 +2,7 @@
  * evaluation, checkpoint; so a checkpoint knows of everything that metrics.jsonl tells up to its step. */
 #include "trainer/run.h"
 
+#include "base/clock.h"
 #include "base/fs.h"
 #include "base/str.h"
 #include "infer/perplexity.h"

@@ -8,7 +8,7 @@
 
 #include <math.h>
 
-enum { QUERIES = 64 };
+enum { QUERIES = CPU_ATTENTION_QUERIES };
 
 typedef struct Attention {
     float *o, *lse, *dq, *dk, *dv;
@@ -55,7 +55,8 @@ static Attention attention_of(const Tensor *q, const Tensor *k, const Tensor *v,
 static void attention_run(Device *d, Attention *a, const Docs *docs, PoolFn *fn)
 {
     int64_t n = docs->cu_host[docs->n_docs];
-    a->scratch = workspace_take(d, (size_t)(a->scratch_of_row * n * a->n_kv_heads) * sizeof(float));
+    int n_scores = (int)(a->scratch_of_row / QUERIES);
+    a->scratch = workspace_take(d, cpu_attention_scratch(n, a->n_kv_heads, n_scores));
     pool_run(d->pool, (int64_t)docs->n_docs * a->n_kv_heads, fn, a);
     workspace_give(d);
 }

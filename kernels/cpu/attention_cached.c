@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-enum { QUERIES = 64 };
+enum { QUERIES = CPU_ATTENTION_QUERIES };
 
 typedef struct Append {
     float *cache_k, *cache_v;
@@ -140,7 +140,8 @@ void cpu_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *c
         .scale = scale,
     };
     int64_t n_parts = (int64_t)docs->n_docs * n_heads;
-    a.scratch = workspace_take(d, (size_t)(n_parts * a.scratch_of_part) * sizeof(float));
+    a.scratch = workspace_take(
+        d, cpu_attention_cached_scratch(docs->n_docs, n_heads, docs->max_len, max_past));
     pool_run(d->pool, n_parts, cached_part, &a);
     workspace_give(d);
 }

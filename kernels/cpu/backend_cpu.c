@@ -3,6 +3,7 @@
 #define _GNU_SOURCE /* MAP_ANONYMOUS, MAP_NORESERVE, MADV_HUGEPAGE */
 #include "kernels/cpu/cpu.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -76,6 +77,12 @@ static void cpu_sync(Device *d)
 {
 }
 
+static void cpu_info(const Device *d, DeviceInfo *out)
+{
+    *out = (DeviceInfo){.total_bytes = default_bytes()};
+    snprintf(out->name, sizeof out->name, "CPU, %d threads", pool_size(d->pool));
+}
+
 const Backend cpu_backend = {
     .name = "cpu",
     .open = cpu_open,
@@ -83,5 +90,6 @@ const Backend cpu_backend = {
     .copy = cpu_copy_bytes,
     .zero = cpu_zero,
     .sync = cpu_sync,
+    .info = cpu_info,
     .kernels = &cpu_kernels,
 };

@@ -38,15 +38,6 @@ void check_matrix(const Tensor *t, int64_t rows, int64_t cols, const char *argum
            tensor_describe(t, text, sizeof text));
 }
 
-/* About 10 us of simple arithmetic: several times what waking a thread costs. */
-enum { PART_WORK = 1 << 15 };
-
-int64_t rows_per_part(int64_t n_rows, int64_t work)
-{
-    int64_t rows = work > 0 ? PART_WORK / work : n_rows;
-    return rows < 1 ? 1 : rows;
-}
-
 typedef struct RowsLoop {
     RowsFn *fn;
     void *args;
@@ -62,6 +53,6 @@ static void rows_part(void *ud, int64_t i)
 
 void rows_run(Device *d, int64_t n_rows, int64_t work, RowsFn *fn, void *args)
 {
-    RowsLoop l = {fn, args, n_rows, rows_per_part(n_rows, work)};
+    RowsLoop l = {fn, args, n_rows, cpu_part_rows(n_rows, work)};
     pool_run(d->pool, (n_rows + l.per_part - 1) / l.per_part, rows_part, &l);
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "kernels/scratch.h"
 
 extern const Backend cpu_backend;
 extern const Kernels cpu_kernels;
@@ -22,8 +23,6 @@ void check_matrix(const Tensor *t, int64_t rows, int64_t cols, const char *argum
  * floats touched; rows that are too little for a part of their own go together. */
 typedef void RowsFn(void *args, int64_t row0, int64_t row1);
 void rows_run(Device *d, int64_t n_rows, int64_t work, RowsFn *fn, void *args);
-/* Rows of each part but the last, for kernels that keep a sum for each part. */
-int64_t rows_per_part(int64_t n_rows, int64_t work);
 
 /* c (m,n) = alpha * op(a) op(b) + beta * c on the calling thread; lda, ldb, ldc are row pitches. */
 typedef struct Gemm {

@@ -2,7 +2,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
 
-enum { PART = 1 << 15 };
+enum { PART = CPU_REDUCE_PART };
 
 typedef double PartFn(const float *x, int64_t n);
 
@@ -26,7 +26,7 @@ static void reduce(Device *d, Tensor *out, float beta, const Tensor *x, PartFn *
            (long long)tensor_numel(out));
     Reduce a = {.fn = fn, .x = dense_f32(x), .n = tensor_numel(x)};
     int64_t n_parts = (a.n + PART - 1) / PART;
-    a.sums = workspace_take(d, (size_t)n_parts * sizeof *a.sums);
+    a.sums = workspace_take(d, cpu_reduce_scratch(a.n));
     pool_run(d->pool, n_parts, reduce_part, &a);
     double sum = 0;
     for (int64_t i = 0; i < n_parts; i++)

@@ -120,7 +120,7 @@ void cpu_rmsnorm_bwd(Device *d, Tensor *dx, float beta, Tensor *dw, float dw_bet
         .ldx = x->ld,
         .beta = beta,
         .dw_beta = dw_beta,
-        .rows_per_part = rows_per_part(n, 4 * cols),
+        .rows_per_part = cpu_part_rows(n, 4 * cols),
     };
     a.n_row_parts = dx ? (n + a.rows_per_part - 1) / a.rows_per_part : 0;
     int64_t n_col_parts = dw ? (cols + COLS_PER_PART - 1) / COLS_PER_PART : 0;

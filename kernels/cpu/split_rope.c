@@ -186,10 +186,11 @@ void cpu_split_rope_bwd(Device *d, Tensor *dqkv, float beta, Tensor *dq_norm, fl
     a.dqkv = data_f32(dqkv);
     a.lddqkv = dqkv->ld;
     a.beta = beta;
-    a.rows_per_part = rows_per_part(a.n, 4 * tensor_cols(qkv));
+    a.rows_per_part = cpu_part_rows(a.n, 4 * tensor_cols(qkv));
     int64_t n_parts = (a.n + a.rows_per_part - 1) / a.rows_per_part;
     bool want_dw = dq_norm || dk_norm;
-    if (want_dw) a.dw = workspace_take(d, (size_t)(n_parts * 2 * a.head_dim) * sizeof *a.dw);
+    if (want_dw)
+        a.dw = workspace_take(d, cpu_split_rope_scratch(a.n, tensor_cols(qkv), a.head_dim));
     pool_run(d->pool, n_parts, bwd_part, &a);
     if (!want_dw) return;
     sum_parts(dq_norm, dq_norm_beta, a.dw, n_parts, a.head_dim);

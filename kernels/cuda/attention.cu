@@ -186,7 +186,7 @@ void cuda_attention_bwd_plain(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, con
     int64_t rows = tensor_rows(q), items = rows * n_heads, kv_items = rows * n_kv_heads;
     int width = (int)(tensor_cols(q) / n_heads);
     if (items == 0) return;
-    float *delta = (float *)workspace_take(d, (size_t)items * sizeof(float));
+    float *delta = (float *)workspace_take(d, cuda_attention_plain_scratch(rows, n_heads));
     const int32_t *cu = (const int32_t *)tensor_data(docs->cu);
     const float *stats = (const float *)tensor_data(lse);
     DISPATCH(q, T, {

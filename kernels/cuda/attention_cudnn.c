@@ -8,6 +8,7 @@
 #include "kernels/cuda/cudnn_graph.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/table.h"
+#include "kernels/scratch.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -247,11 +248,13 @@ static void build_backward(Plan *p)
     cudnn_pointwise(g, CUDNN_POINTWISE_IDENTITY, F32, -1, p->dq_sum, NULL, NULL, p->dq);
 }
 
-static int64_t round_up(int64_t n, int64_t least)
+/* A power of two, so that few plans serve every batch. */
+static int64_t longest_capacity(int64_t n)
 {
-    while (least < n)
-        least *= 2;
-    return least;
+    int64_t capacity = 128;
+    while (capacity < n)
+        capacity *= 2;
+    return capacity;
 }
 
 /* NULL: cuDNN does not take this shape. */
@@ -261,8 +264,8 @@ static Plan *plan_of(Device *d, int heads, int kv_heads, int64_t width, int64_t 
     Attention *a = cuda_impl(d)->attention;
     Shape shape;
     memset(&shape, 0, sizeof shape);
-    shape = (Shape){round_up(docs->n_docs, 32),
-                    round_up(docs->max_len, 128),
+    shape = (Shape){cuda_attention_capacity(docs->n_docs),
+                    longest_capacity(docs->max_len),
                     heads,
                     kv_heads,
                     width,
@@ -286,76 +289,39 @@ static Plan *plan_of(Device *d, int heads, int kv_heads, int64_t width, int64_t 
     return p->usable ? p : NULL;
 }
 
-/* Pieces of one workspace, each aligned. */
-typedef struct Carver {
-    char *at;
-    size_t used;
-} Carver;
-
-static void *carve(Carver *c, size_t bytes)
-{
-    void *p = c->at ? c->at + c->used : NULL;
-    c->used += (bytes + 255) & ~(size_t)255;
-    return p;
-}
-
-/* Lengths and offsets of the documents, and the buffers of the backward pass: measured first, then taken. */
+/* Lengths and offsets of the documents, and the buffers of the backward pass, in the kernel's scratch. */
 typedef struct Scratch {
-    int32_t *lengths;
-    int64_t *off_q, *off_kv, *off_o, *off_do, *off_stats;
-    void *dq_sum, *delta, *dk_full, *dv_full, *workspace;
+    char *base;
+    AttentionScratch at;
 } Scratch;
-
-static Scratch lay_out(Carver *c, const Plan *p, int64_t n_tokens)
-{
-    const Shape *s = &p->shape;
-    size_t n_off = (size_t)(s->b + 1) * sizeof(int64_t),
-           all = (size_t)(n_tokens * s->heads * s->width);
-    Scratch x = {0};
-    x.lengths = carve(c, (size_t)s->b * sizeof(int32_t));
-    x.off_q = carve(c, n_off);
-    x.off_kv = carve(c, n_off);
-    x.off_o = carve(c, n_off);
-    x.off_do = carve(c, n_off);
-    x.off_stats = carve(c, n_off);
-    if (s->backward) {
-        x.dq_sum = carve(c, all * sizeof(float));
-        x.delta = carve(c, (size_t)(n_tokens * s->heads) * sizeof(float));
-        if (p->dk_full) {
-            x.dk_full = carve(c, all * 2);
-            x.dv_full = carve(c, all * 2);
-        }
-    }
-    x.workspace = carve(c, (size_t)p->graph.workspace_bytes);
-    return x;
-}
 
 static Scratch take_scratch(Device *d, Plan *p, const Docs *docs, int64_t n_tokens)
 {
-    Carver measure = {0};
-    lay_out(&measure, p, n_tokens);
-    Carver taken = {.at = workspace_take(d, measure.used)};
-    Scratch x = lay_out(&taken, p, n_tokens);
     const Shape *s = &p->shape;
-    cuda_document_offsets(
-        d, x.lengths, s->b, docs,
-        (int64_t *const[]){x.off_q, x.off_kv, x.off_o, x.off_do, x.off_stats},
-        (const int64_t[]){s->heads * s->width, s->kv_heads * s->width, s->ld_o, s->ld_do, s->heads},
-        5);
+    Scratch x = {.at =
+                     cuda_attention_scratch(docs->n_docs, n_tokens, s->heads, s->kv_heads, s->width,
+                                            s->backward, (size_t)p->graph.workspace_bytes)};
+    x.base = workspace_take(d, x.at.bytes);
+    int64_t *off[] = {(int64_t *)(x.base + x.at.off_q), (int64_t *)(x.base + x.at.off_kv),
+                      (int64_t *)(x.base + x.at.off_o), (int64_t *)(x.base + x.at.off_do),
+                      (int64_t *)(x.base + x.at.off_stats)};
+    const int64_t factors[] = {s->heads * s->width, s->kv_heads * s->width, s->ld_o, s->ld_do,
+                               s->heads};
+    cuda_document_offsets(d, (int32_t *)(x.base + x.at.lengths), s->b, docs, off, factors, 5);
     CudnnGraph *g = &p->graph;
-    cudnn_bind(g, p->len_q, x.lengths);
-    cudnn_bind(g, p->len_kv, x.lengths);
-    cudnn_bind(g, p->off_q, x.off_q);
-    cudnn_bind(g, p->off_kv, x.off_kv);
-    cudnn_bind(g, p->off_o, x.off_o);
-    cudnn_bind(g, p->off_stats, x.off_stats);
+    cudnn_bind(g, p->len_q, x.base + x.at.lengths);
+    cudnn_bind(g, p->len_kv, x.base + x.at.lengths);
+    cudnn_bind(g, p->off_q, x.base + x.at.off_q);
+    cudnn_bind(g, p->off_kv, x.base + x.at.off_kv);
+    cudnn_bind(g, p->off_o, x.base + x.at.off_o);
+    cudnn_bind(g, p->off_stats, x.base + x.at.off_stats);
     return x;
 }
 
 /* cuDNN's engine wants bf16 and widths of whole 16-byte vectors. */
 static bool takes(const Tensor *q, int64_t width)
 {
-    return q->dtype == DT_BF16 && width % 8 == 0 && width <= 256;
+    return cuda_attention_is_flash(q->dtype == DT_BF16, width);
 }
 
 void cuda_attention_fwd(Device *d, Tensor *o, Tensor *lse, const Tensor *q, const Tensor *k,
@@ -379,7 +345,7 @@ void cuda_attention_fwd(Device *d, Tensor *o, Tensor *lse, const Tensor *q, cons
     cudnn_bind(g, p->v, tensor_data(v));
     cudnn_bind(g, p->o, tensor_data(o));
     cudnn_bind(g, p->stats, tensor_data(lse));
-    if (!cudnn_execute(g, x.workspace)) panic("%s", g->why);
+    if (!cudnn_execute(g, x.base + x.at.own)) panic("%s", g->why);
     workspace_give(d);
 }
 
@@ -403,7 +369,7 @@ void cuda_attention_bwd(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const Ten
     a->n_cudnn++;
     CudnnGraph *g = &p->graph;
     Scratch x = take_scratch(d, p, docs, tensor_rows(q));
-    cudnn_bind(g, p->off_do, x.off_do);
+    cudnn_bind(g, p->off_do, x.base + x.at.off_do);
     cudnn_bind(g, p->q, tensor_data(q));
     cudnn_bind(g, p->k, tensor_data(k));
     cudnn_bind(g, p->v, tensor_data(v));
@@ -413,12 +379,12 @@ void cuda_attention_bwd(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const Ten
     cudnn_bind(g, p->dq, tensor_data(dq));
     cudnn_bind(g, p->dk, tensor_data(dk));
     cudnn_bind(g, p->dv, tensor_data(dv));
-    cudnn_bind(g, p->dq_sum, x.dq_sum);
-    cudnn_bind(g, p->delta, x.delta);
+    cudnn_bind(g, p->dq_sum, x.base + x.at.dq_sum);
+    cudnn_bind(g, p->delta, x.base + x.at.delta);
     if (p->dk_full) {
-        cudnn_bind(g, p->dk_full, x.dk_full);
-        cudnn_bind(g, p->dv_full, x.dv_full);
+        cudnn_bind(g, p->dk_full, x.base + x.at.dk_full);
+        cudnn_bind(g, p->dv_full, x.base + x.at.dv_full);
     }
-    if (!cudnn_execute(g, x.workspace)) panic("%s", g->why);
+    if (!cudnn_execute(g, x.base + x.at.own)) panic("%s", g->why);
     workspace_give(d);
 }

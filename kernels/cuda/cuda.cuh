@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/runtime.h"
 #include "kernels/kernels.h"
+#include "kernels/scratch.h"
 
 #include <cuda_bf16.h>
 

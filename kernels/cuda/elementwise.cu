@@ -153,8 +153,8 @@ void cuda_bias_bwd(Device *d, Tensor *db, float beta, const Tensor *dy)
         if (beta == 0) tensor_zero(d, db);
         return;
     }
-    int64_t parts = rows < 128 ? rows : 128;
-    float *part = (float *)workspace_take(d, (size_t)(parts * cols) * sizeof(float));
+    int64_t parts = cuda_bias_parts(rows);
+    float *part = (float *)workspace_take(d, cuda_bias_scratch(rows, cols));
     dim3 grid((unsigned)ceil_div(cols, THREADS), (unsigned)parts);
     DISPATCH(dy, T, {
         column_sums_kernel<T><<<grid, THREADS, 0, cuda_stream(d)>>>(

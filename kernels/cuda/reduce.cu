@@ -3,7 +3,7 @@
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/table.h"
 
-enum { THREADS = 512, MAX_BLOCKS = 1024, SUM, SQUARES, NONFINITE };
+enum { THREADS = 512, MAX_BLOCKS = CUDA_REDUCE_BLOCKS, SUM, SQUARES, NONFINITE };
 
 template <typename T, int WHAT> __device__ static inline double term(T x)
 {
@@ -56,7 +56,7 @@ template <int WHAT> static void reduce(Device *d, Tensor *out, float beta, const
     int64_t n = tensor_numel(x);
     int64_t need = ceil_div(n, THREADS * 8);
     int blocks = (int)(need < 1 ? 1 : need > (int64_t)MAX_BLOCKS ? (int64_t)MAX_BLOCKS : need);
-    double *part = (double *)workspace_take(d, MAX_BLOCKS * sizeof(double));
+    double *part = (double *)workspace_take(d, cuda_reduce_scratch());
     DISPATCH(x, T, {
         reduce_kernel<T, WHAT>
             <<<(unsigned)blocks, THREADS, 0, cuda_stream(d)>>>(part, (const T *)tensor_data(x), n);

@@ -164,12 +164,14 @@ void cuda_rmsnorm_bwd(Device *d, Tensor *dx, float beta, Tensor *dw, float dw_be
                       const Tensor *dy, const Tensor *x, const Tensor *rstd, const Tensor *w)
 {
     int64_t rows = tensor_rows(x), cols = tensor_cols(x);
-    int64_t blocks = rows < 2 * cuda_impl(d)->n_sms ? rows : 2 * cuda_impl(d)->n_sms;
+    int n_sms = cuda_impl(d)->n_sms;
+    int64_t blocks = cuda_rmsnorm_blocks(rows, n_sms);
     if (rows == 0) {
         if (dw && dw_beta == 0) tensor_zero(d, dw);
         return;
     }
-    float *part = dw ? (float *)workspace_take(d, (size_t)(blocks * cols) * sizeof(float)) : NULL;
+    float *part =
+        dw ? (float *)workspace_take(d, cuda_rmsnorm_scratch(rows, cols, n_sms)) : NULL;
     DISPATCH(x, T, {
         bool fits = vectors_fit<T>(x) && vectors_fit<T>(dy) && vectors_fit<T>(w) &&
                     (!dx || vectors_fit<T>(dx)) && cols / Vec<T>::N <= THREADS * MAX_VECS;

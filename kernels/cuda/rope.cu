@@ -3,7 +3,7 @@
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/table.h"
 
-enum { THREADS = 256, WARPS = THREADS / WARP, MAX_STEPS = 4 }; /* head widths up to 256 */
+enum { WARPS = CUDA_ROPE_WARPS, THREADS = WARPS * WARP, MAX_STEPS = 4 }; /* head widths up to 256 */
 
 /* Element pairs (i, i + D/2) of one head, i = lane + 32 step. */
 struct Pairs {
@@ -148,10 +148,11 @@ static void part_bwd(Device *d, Tensor *dqkv, float beta, Tensor *dw, float dw_b
                      const Tensor *positions, const Tensor *rope, const Tensor *w, int n_heads,
                      int half)
 {
-    int64_t items = tensor_rows(dy) * n_heads, blocks = ceil_div(items, WARPS);
-    if (dw && blocks > 4 * cuda_impl(d)->n_sms) blocks = 4 * cuda_impl(d)->n_sms;
+    int n_sms = cuda_impl(d)->n_sms;
+    int64_t rows = tensor_rows(dy), items = rows * n_heads;
+    int64_t blocks = cuda_rope_blocks(rows, n_heads, dw, n_sms);
     float *part =
-        dw ? (float *)workspace_take(d, (size_t)(blocks * WARPS * 2 * half) * sizeof(float)) : NULL;
+        dw ? (float *)workspace_take(d, cuda_rope_scratch(rows, n_heads, 2 * half, n_sms)) : NULL;
     rope_bwd_kernel<T><<<(unsigned)blocks, THREADS, 0, cuda_stream(d)>>>(
         (T *)tensor_data(dqkv) + col, dqkv->ld, beta, part, (const T *)tensor_data(dy),
         w ? (const T *)tensor_data(qkv) + col : NULL, w ? qkv->ld : 0,

@@ -4,6 +4,7 @@
 #include "base/str.h"
 #include "kernels/cuda/table.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -82,6 +83,19 @@ static void cuda_sync(Device *d)
     CUDA_CHECK(cudaStreamSynchronize(cuda_stream(d)));
 }
 
+static void cuda_info(const Device *d, DeviceInfo *out)
+{
+    const CudaImpl *impl = cuda_impl(d);
+    size_t free_bytes, total;
+    CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
+    *out = (DeviceInfo){.n_sms = impl->n_sms,
+                        .total_bytes = total,
+                        .context_bytes = impl->context_bytes,
+                        .driver_bytes = total - free_bytes,
+                        .flash_attention = impl->attention != NULL};
+    snprintf(out->name, sizeof out->name, "%.63s", impl->name);
+}
+
 const Backend cuda_backend = {
     .name = "cuda",
     .open = cuda_open,
@@ -89,5 +103,6 @@ const Backend cuda_backend = {
     .copy = cuda_copy_bytes,
     .zero = cuda_zero,
     .sync = cuda_sync,
+    .info = cuda_info,
     .kernels = &cuda_kernels,
 };

@@ -64,3 +64,29 @@ Test(region, takes_the_smallest_block_that_fits)
     region_give(r, hold2);
     region_free(r);
 }
+
+/* The same calls are answered alike in regions of any size that holds them: what a plan relies on. */
+Test(region, answers_do_not_depend_on_its_size)
+{
+    for (uint64_t key = 1; key <= 20; key++) {
+        size_t extent = 0;
+        for (int again = 0; again < 2; again++) {
+            Region *r = region_new(again ? extent : (size_t)1 << 40);
+            RegionBlock *live[LIVE] = {0};
+            for (uint64_t i = 0; i < 2000; i++) {
+                int slot = (int)rng_below(key, 2 * i, LIVE);
+                if (live[slot]) region_give(r, live[slot]);
+                bool take = !live[slot];
+                live[slot] = NULL;
+                if (!take) continue;
+                live[slot] = region_take(r, (size_t)rng_below(key, 2 * i + 1, 20 * REGION_ALIGN));
+                cr_assert_not_null(live[slot], "refused in a region of the extent");
+            }
+            if (again) cr_expect_eq(region_extent(r), extent);
+            extent = region_extent(r);
+            for (int i = 0; i < LIVE; i++)
+                if (live[i]) region_give(r, live[i]);
+            region_free(r);
+        }
+    }
+}

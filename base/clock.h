@@ -1,0 +1,4 @@
+/* Time. */
+#pragma once
+
+double seconds_monotonic(void); /* of a clock that only goes forward */

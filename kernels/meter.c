@@ -1,0 +1,362 @@
+/* A table of kernels that count and call on.  One function a kernel, in the order of kernels/kernels.h. */
+#include "kernels/meter.h"
+
+#include "base/clock.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#define ID(kernel) ((int)(offsetof(Kernels, kernel) / sizeof(void (*)(void))))
+
+void meter_add(MeterCount *to, const MeterCount *c)
+{
+    to->calls += c->calls;
+    to->flops += c->flops;
+    to->bytes += c->bytes;
+    to->seconds += c->seconds;
+    to->floor += c->floor;
+}
+
+MeterClass meter_class(int kernel)
+{
+    if (kernel == ID(matmul)) return METER_PRODUCTS;
+    if (kernel == ID(attention_fwd) || kernel == ID(attention_bwd) ||
+        kernel == ID(attention_cached))
+        return METER_ATTENTION;
+    return METER_OTHER;
+}
+
+MeterCount meter_sum(const Meter *m, MeterClass c)
+{
+    MeterCount sum = {0};
+    for (int i = 0; i < N_KERNELS; i++)
+        if (c == METER_CLASSES || meter_class(i) == c) meter_add(&sum, &m->kernels[i]);
+    return sum;
+}
+
+void meter_op(Meter *m, const char *name, bool backward)
+{
+    if (m->pending.calls == 0) return;
+    int i = 0;
+    while (i < m->n_ops && (strcmp(m->ops[i].name, name) != 0 || m->ops[i].backward != backward))
+        i++;
+    ASSERT(i < METER_MAX_OPS, "more than %d kinds of ops", METER_MAX_OPS);
+    if (i == m->n_ops) m->ops[m->n_ops++] = (MeterOp){.name = name, .backward = backward};
+    meter_add(&m->ops[i].count, &m->pending);
+    m->pending = (MeterCount){0};
+}
+
+/* ---- around a kernel -------------------------------------------------------------------------- */
+
+static const Kernels *begin(Device *d)
+{
+    Meter *m = d->meter;
+    if (m->timed) {
+        d->backend->sync(d);
+        m->began = seconds_monotonic();
+    }
+    return m->inner;
+}
+
+static double floor_of(const Meter *m, int kernel, double flops, double bytes)
+{
+    const GpuSpec *g = m->gpu;
+    if (!g) return 0;
+    double traffic = bytes / (g->bandwidth * g->copy), arithmetic = 0;
+    if (meter_class(kernel) == METER_PRODUCTS) arithmetic = flops / (g->bf16_flops * g->sustained);
+    /* a flash kernel's backward pass is five products, of which flops counts four */
+    if (kernel == ID(attention_bwd)) flops *= 1.25;
+    if (meter_class(kernel) == METER_ATTENTION) arithmetic = flops / (g->bf16_flops * g->attention);
+    return arithmetic > traffic ? arithmetic : traffic;
+}
+
+static void end(Device *d, int kernel, double flops, double bytes)
+{
+    Meter *m = d->meter;
+    MeterCount c = {1, flops, bytes, 0, floor_of(m, kernel, flops, bytes)};
+    if (m->timed) {
+        d->backend->sync(d);
+        c.seconds = seconds_monotonic() - m->began;
+    }
+    meter_add(&m->kernels[kernel], &c);
+    meter_add(&m->pending, &c);
+}
+
+static double size(const Tensor *t)
+{
+    return t ? (double)tensor_numel(t) * (double)dtype_bytes(t->dtype) : 0;
+}
+
+/* Written, and read first when it is added to. */
+static double size_out(const Tensor *t, float beta)
+{
+    return size(t) * (beta != 0 ? 2 : 1);
+}
+
+static double squares(const Docs *docs)
+{
+    double sum = 0;
+    for (int i = 0; i < docs->n_docs; i++) {
+        double len = docs->cu_host[i + 1] - docs->cu_host[i];
+        sum += len * len;
+    }
+    return sum;
+}
+
+/* ---- the table -------------------------------------------------------------------------------- */
+
+static void m_matmul(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulArgs args)
+{
+    begin(d)->matmul(d, c, a, b, args);
+    double k = (double)(args.trans_a ? tensor_rows(a) : tensor_cols(a));
+    end(d, ID(matmul), 2 * (double)tensor_numel(c) * k, size(a) + size(b) + size_out(c, args.beta));
+}
+
+static void m_copy(Device *d, Tensor *y, const Tensor *src)
+{
+    begin(d)->copy(d, y, src);
+    end(d, ID(copy), 0, size(y) + size(src));
+}
+
+static void m_axpy(Device *d, Tensor *y, float alpha, const Tensor *x)
+{
+    begin(d)->axpy(d, y, alpha, x);
+    end(d, ID(axpy), 2 * (double)tensor_numel(x), 2 * size(y) + size(x));
+}
+
+static void m_bias_fwd(Device *d, Tensor *y, const Tensor *bias)
+{
+    begin(d)->bias_fwd(d, y, bias);
+    end(d, ID(bias_fwd), (double)tensor_numel(y), 2 * size(y) + size(bias));
+}
+
+static void m_bias_bwd(Device *d, Tensor *db, float beta, const Tensor *dy)
+{
+    begin(d)->bias_bwd(d, db, beta, dy);
+    end(d, ID(bias_bwd), (double)tensor_numel(dy), size_out(db, beta) + size(dy));
+}
+
+static void m_embedding_fwd(Device *d, Tensor *y, const Tensor *w, const Tensor *ids)
+{
+    begin(d)->embedding_fwd(d, y, w, ids);
+    end(d, ID(embedding_fwd), 0, 2 * size(y) + size(ids));
+}
+
+static void m_embedding_bwd(Device *d, Tensor *dw, float beta, const Tensor *dy, const Tensor *ids)
+{
+    begin(d)->embedding_bwd(d, dw, beta, dy, ids);
+    double rows = 2 * (double)tensor_numel(dy) * (double)dtype_bytes(dw->dtype);
+    end(d, ID(embedding_bwd), (double)tensor_numel(dy),
+        (beta == 0 ? size(dw) : 0) + rows + size(dy) + size(ids));
+}
+
+static void m_rmsnorm_fwd(Device *d, Tensor *y, Tensor *rstd, const Tensor *x, const Tensor *w,
+                          float eps)
+{
+    begin(d)->rmsnorm_fwd(d, y, rstd, x, w, eps);
+    end(d, ID(rmsnorm_fwd), 4 * (double)tensor_numel(x), size(y) + size(x) + size(rstd) + size(w));
+}
+
+static void m_rmsnorm_bwd(Device *d, Tensor *dx, float beta, Tensor *dw, float dw_beta,
+                          const Tensor *dy, const Tensor *x, const Tensor *rstd, const Tensor *w)
+{
+    begin(d)->rmsnorm_bwd(d, dx, beta, dw, dw_beta, dy, x, rstd, w);
+    end(d, ID(rmsnorm_bwd), 8 * (double)tensor_numel(x),
+        size_out(dx, beta) + size_out(dw, dw_beta) + size(dy) + size(x) + size(rstd) + size(w));
+}
+
+static void m_split_rope_fwd(Device *d, Tensor *q, Tensor *k, Tensor *v, Tensor *rstd_q,
+                             Tensor *rstd_k, const Tensor *qkv, const Tensor *positions,
+                             const Tensor *rope, const Tensor *q_norm, const Tensor *k_norm,
+                             int n_heads, int n_kv_heads, float eps)
+{
+    begin(d)->split_rope_fwd(d, q, k, v, rstd_q, rstd_k, qkv, positions, rope, q_norm, k_norm,
+                             n_heads, n_kv_heads, eps);
+    end(d, ID(split_rope_fwd), 3 * (double)(tensor_numel(q) + tensor_numel(k)),
+        2 * size(qkv) + size(rstd_q) + size(rstd_k));
+}
+
+static void m_split_rope_bwd(Device *d, Tensor *dqkv, float beta, Tensor *dq_norm,
+                             float dq_norm_beta, Tensor *dk_norm, float dk_norm_beta,
+                             const Tensor *dq, const Tensor *dk, const Tensor *dv,
+                             const Tensor *qkv, const Tensor *rstd_q, const Tensor *rstd_k,
+                             const Tensor *positions, const Tensor *rope, const Tensor *q_norm,
+                             const Tensor *k_norm, int n_heads, int n_kv_heads)
+{
+    begin(d)->split_rope_bwd(d, dqkv, beta, dq_norm, dq_norm_beta, dk_norm, dk_norm_beta, dq, dk,
+                             dv, qkv, rstd_q, rstd_k, positions, rope, q_norm, k_norm, n_heads,
+                             n_kv_heads);
+    end(d, ID(split_rope_bwd), 3 * (double)(tensor_numel(dq) + tensor_numel(dk)),
+        size_out(dqkv, beta) + size(dq) + size(dk) + size(dv) + (q_norm ? size(qkv) : 0));
+}
+
+static void m_attention_fwd(Device *d, Tensor *o, Tensor *lse, const Tensor *q, const Tensor *k,
+                            const Tensor *v, int n_heads, int n_kv_heads, const Docs *docs,
+                            float scale)
+{
+    begin(d)->attention_fwd(d, o, lse, q, k, v, n_heads, n_kv_heads, docs, scale);
+    end(d, ID(attention_fwd), 2 * squares(docs) * (double)tensor_cols(q),
+        size(o) + size(lse) + size(q) + size(k) + size(v));
+}
+
+static void m_attention_bwd(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const Tensor *d_o,
+                            const Tensor *q, const Tensor *k, const Tensor *v, const Tensor *o,
+                            const Tensor *lse, int n_heads, int n_kv_heads, const Docs *docs,
+                            float scale)
+{
+    begin(d)->attention_bwd(d, dq, dk, dv, d_o, q, k, v, o, lse, n_heads, n_kv_heads, docs, scale);
+    end(d, ID(attention_bwd), 4 * squares(docs) * (double)tensor_cols(q),
+        size(d_o) + size(o) + size(lse) + 2 * (size(q) + size(k) + size(v)));
+}
+
+static void m_kv_append(Device *d, Tensor *cache_k, Tensor *cache_v, const Tensor *k,
+                        const Tensor *v, const Docs *docs, const Tensor *past)
+{
+    begin(d)->kv_append(d, cache_k, cache_v, k, v, docs, past);
+    end(d, ID(kv_append), 0, 2 * (size(k) + size(v)));
+}
+
+/* The cache is counted up to the bound on what it holds. */
+static void m_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *cache_k,
+                               const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
+                               const Tensor *past, int64_t max_past, float scale)
+{
+    begin(d)->attention_cached(d, o, q, cache_k, cache_v, n_heads, n_kv_heads, docs, past, max_past,
+                               scale);
+    double seen = (double)(max_past + docs->max_len);
+    double row = (double)(tensor_cols(q) / n_heads * n_kv_heads) * (double)dtype_bytes(q->dtype);
+    end(d, ID(attention_cached), 4 * (double)tensor_numel(q) * seen,
+        size(o) + size(q) + 2 * (double)docs->n_docs * seen * row);
+}
+
+static void m_swiglu_fwd(Device *d, Tensor *h, const Tensor *gu)
+{
+    begin(d)->swiglu_fwd(d, h, gu);
+    end(d, ID(swiglu_fwd), 5 * (double)tensor_numel(h), size(h) + size(gu));
+}
+
+static void m_swiglu_bwd(Device *d, Tensor *dgu, float beta, const Tensor *dh, const Tensor *gu)
+{
+    begin(d)->swiglu_bwd(d, dgu, beta, dh, gu);
+    end(d, ID(swiglu_bwd), 10 * (double)tensor_numel(dh),
+        size_out(dgu, beta) + size(dh) + size(gu));
+}
+
+static void m_gather_rows(Device *d, Tensor *y, const Tensor *x, const Tensor *rows)
+{
+    begin(d)->gather_rows(d, y, x, rows);
+    end(d, ID(gather_rows), 0, 2 * size(y) + size(rows));
+}
+
+static void m_scatter_rows(Device *d, Tensor *dx, float beta, const Tensor *dy, const Tensor *rows)
+{
+    begin(d)->scatter_rows(d, dx, beta, dy, rows);
+    end(d, ID(scatter_rows), 0, (beta == 0 ? size(dx) : size(dy)) + size(dy) + size(rows));
+}
+
+static void m_softmax_xent(Device *d, Tensor *loss, Tensor *logits, const Tensor *targets,
+                           float grad_scale)
+{
+    begin(d)->softmax_xent(d, loss, logits, targets, grad_scale);
+    end(d, ID(softmax_xent), 6 * (double)tensor_numel(logits),
+        size(loss) + size(logits) * (grad_scale != 0 ? 3 : 1) + size(targets));
+}
+
+static void m_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args)
+{
+    begin(d)->dropout_fwd(d, y, x, args);
+    end(d, ID(dropout_fwd), (double)tensor_numel(x), size(y) + size(x));
+}
+
+static void m_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy,
+                          const DropoutArgs *args)
+{
+    begin(d)->dropout_bwd(d, dx, beta, dy, args);
+    end(d, ID(dropout_bwd), (double)tensor_numel(dy), size_out(dx, beta) + size(dy));
+}
+
+static void m_sum(Device *d, Tensor *out, float beta, const Tensor *x)
+{
+    begin(d)->sum(d, out, beta, x);
+    end(d, ID(sum), (double)tensor_numel(x), size(x));
+}
+
+static void m_sum_squares(Device *d, Tensor *out, float beta, const Tensor *x)
+{
+    begin(d)->sum_squares(d, out, beta, x);
+    end(d, ID(sum_squares), 2 * (double)tensor_numel(x), size(x));
+}
+
+static void m_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x)
+{
+    begin(d)->count_nonfinite(d, count, beta, x);
+    end(d, ID(count_nonfinite), 0, size(x));
+}
+
+static void m_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
+                           float clip)
+{
+    begin(d)->step_scalars(d, step, sum_squares, loss, clip);
+    end(d, ID(step_scalars), 0, size(step));
+}
+
+static void m_adamw(Device *d, Tensor *w, Tensor *working, Tensor *m, Tensor *v, const Tensor *grad,
+                    const Tensor *step, AdamwArgs args)
+{
+    begin(d)->adamw(d, w, working, m, v, grad, step, args);
+    end(d, ID(adamw), 14 * (double)tensor_numel(w),
+        2 * (size(w) + size(m) + size(v)) + size(grad) + size(working));
+}
+
+static const Kernels meter_kernels = {
+    .matmul = m_matmul,
+    .copy = m_copy,
+    .axpy = m_axpy,
+    .bias_fwd = m_bias_fwd,
+    .bias_bwd = m_bias_bwd,
+    .embedding_fwd = m_embedding_fwd,
+    .embedding_bwd = m_embedding_bwd,
+    .rmsnorm_fwd = m_rmsnorm_fwd,
+    .rmsnorm_bwd = m_rmsnorm_bwd,
+    .split_rope_fwd = m_split_rope_fwd,
+    .split_rope_bwd = m_split_rope_bwd,
+    .attention_fwd = m_attention_fwd,
+    .attention_bwd = m_attention_bwd,
+    .kv_append = m_kv_append,
+    .attention_cached = m_attention_cached,
+    .swiglu_fwd = m_swiglu_fwd,
+    .swiglu_bwd = m_swiglu_bwd,
+    .gather_rows = m_gather_rows,
+    .scatter_rows = m_scatter_rows,
+    .softmax_xent = m_softmax_xent,
+    .dropout_fwd = m_dropout_fwd,
+    .dropout_bwd = m_dropout_bwd,
+    .sum = m_sum,
+    .sum_squares = m_sum_squares,
+    .count_nonfinite = m_count_nonfinite,
+    .step_scalars = m_step_scalars,
+    .adamw = m_adamw,
+};
+
+void meter_attach(Meter *m, Device *d, const GpuSpec *gpu, bool timed)
+{
+    ASSERT(!d->meter, "the device has a meter");
+    kernels_check("meter", &meter_kernels);
+    *m = (Meter){.inner = d->k, .gpu = gpu, .timed = timed};
+    d->meter = m;
+    d->k = &meter_kernels;
+}
+
+void meter_detach(Meter *m, Device *d)
+{
+    ASSERT(d->meter == m, "another meter is attached");
+    d->k = m->inner;
+    d->meter = NULL;
+}
+
+void meter_reset(Meter *m)
+{
+    memset(m->kernels, 0, sizeof m->kernels);
+    m->n_ops = 0;
+    m->pending = (MeterCount){0};
+}

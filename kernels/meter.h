@@ -1,0 +1,52 @@
+/* Meter: counts what the kernels of a device are asked to do: calls, floating-point operations, bytes, and on demand
+ * their time.  It stands in front of the device's table, so it costs nothing where there is none.
+ *
+ * Conventions.  A product of (m,k) and (k,n) is 2 m n k.  Causal attention over documents of L tokens is
+ * 2 L^2 H D forward, half of the full square, and twice that backward (what flash kernels compute again is not
+ * counted).  Bytes are each operand once, read or written, twice where it is added to. */
+#pragma once
+
+#include "kernels/gpus.h"
+#include "kernels/kernels.h"
+
+enum { N_KERNELS = sizeof(Kernels) / sizeof(void (*)(void)) };
+
+typedef struct MeterCount {
+    int64_t calls;
+    double flops, bytes;
+    double seconds; /* measured, when the meter is timed */
+    double floor; /* at the rates of the GPU that was given: the longer of arithmetic and traffic */
+} MeterCount;
+
+enum { METER_MAX_OPS = 64 };
+
+typedef struct MeterOp { /* an op's forward or backward pass */
+    const char *name;
+    bool backward;
+    MeterCount count;
+} MeterOp;
+
+typedef struct Meter {
+    const Kernels *inner;
+    const GpuSpec *gpu; /* of `floor`; NULL: 0 */
+    bool timed;         /* waits for each kernel */
+    MeterCount kernels[N_KERNELS];
+    MeterOp ops[METER_MAX_OPS];
+    int n_ops;
+    MeterCount pending; /* kernels whose op has not said its name yet */
+    double began;
+} Meter;
+
+/* From now on d's kernels are counted by *m, which must outlive meter_detach. */
+void meter_attach(Meter *m, Device *d, const GpuSpec *gpu, bool timed);
+void meter_detach(Meter *m, Device *d);
+void meter_reset(Meter *m);
+
+/* The kernels since the last call belong to this op (name: lives as long as the meter). */
+void meter_op(Meter *m, const char *name, bool backward);
+
+typedef enum MeterClass { METER_PRODUCTS, METER_ATTENTION, METER_OTHER, METER_CLASSES } MeterClass;
+MeterClass meter_class(int kernel);
+/* The sum of a class, or of all kernels (METER_CLASSES). */
+MeterCount meter_sum(const Meter *m, MeterClass c);
+void meter_add(MeterCount *to, const MeterCount *c);
