@@ -8,6 +8,7 @@
 static const Command commands[] = {
     {"train", cmd_train, "fine-tune a model as a config says"},
     {"check", cmd_check, "find every error of a config, its data and model files without training"},
+    {"plan", cmd_plan, "memory, work and least time of a run, before it runs and without its GPU"},
     {"eval", cmd_eval, "loss and perplexity over a data set, ROUGE of generated answers"},
     {"generate", cmd_generate, "text from a model: one prompt, a chat, or JSONL to JSONL"},
     {"merge", cmd_merge, "a LoRA adapter folded into its base model"},

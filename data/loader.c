@@ -1,6 +1,7 @@
 /* Rows of an epoch as batches of tokens. */
 #include "data/loader.h"
 
+#include "base/rng.h"
 #include "data/epoch.h"
 #include "data/render.h"
 
@@ -122,6 +123,22 @@ StepInfo loader_max(Loader *l, int64_t epoch, int64_t n_rows)
     return most;
 }
 
+StepInfo loader_rows_info(Loader *l, int64_t epoch, int64_t first_row, int64_t n_rows)
+{
+    const Epoch *e = epoch_of(l, epoch);
+    int64_t from = first_row, to = first_row + n_rows, longest = 0;
+    ASSERT(from >= 0 && n_rows >= 0 && to <= e->n_rows, "rows %lld to %lld of %lld",
+           (long long)from, (long long)to, (long long)e->n_rows);
+    for (int64_t r = from; r < to; r++)
+        longest = e->longest[r] > longest ? e->longest[r] : longest;
+    return (StepInfo){.first_row = from,
+                      .n_rows = n_rows,
+                      .n_tokens = l->packing == PACK_OFF ? n_rows * longest
+                                                         : e->tokens[to] - e->tokens[from],
+                      .n_trained = e->trained[to] - e->trained[from],
+                      .n_docs = e->docs[to] - e->docs[from]};
+}
+
 /* --- batches ------------------------------------------------------------------------------- */
 
 void host_batch_clear(HostBatch *b)
@@ -151,6 +168,21 @@ static void batch_reserve(HostBatch *b, int64_t n_tokens, int64_t n_docs)
     b->n_docs = (int)n_docs;
     b->max_doc = b->n_trained = b->n_real = 0;
     b->cu_docs[0] = 0;
+}
+
+void host_batch_random(HostBatch *b, int64_t n_docs, int64_t doc_len, int64_t vocab, uint64_t seed)
+{
+    batch_reserve(b, n_docs * doc_len, n_docs);
+    for (int64_t i = 0; i < b->n_tokens; i++) {
+        b->ids[i] = (int32_t)rng_below(seed, (uint64_t)i, (uint64_t)vocab);
+        b->targets[i] = (int32_t)rng_below(seed, (uint64_t)(b->n_tokens + i), (uint64_t)vocab);
+        b->positions[i] = (int32_t)(i % doc_len);
+        b->samples[i] = i / doc_len;
+    }
+    for (int64_t k = 0; k <= n_docs; k++)
+        b->cu_docs[k] = (int32_t)(k * doc_len);
+    b->max_doc = doc_len;
+    b->n_trained = b->n_real = b->n_tokens;
 }
 
 /* A second copy of a document in an epoch is a sample of its own (its dropout differs). */

@@ -142,6 +142,8 @@ typedef struct HostBatch {
     size_t memory_bytes;
 } HostBatch;
 void host_batch_clear(HostBatch *b);
+/* n_docs documents of doc_len random tokens each, every position trained: for plans and benchmarks without data. */
+void host_batch_random(HostBatch *b, int64_t n_docs, int64_t doc_len, int64_t vocab, uint64_t seed);
 
 /* Epoch order, packing and batches over a data set.  A *row* is a packed row (PACK_BEST_FIT, PACK_CONCAT) or
  * a document (PACK_OFF); `batch_rows` rows make an optimizer step, cut into micro-batches and ranks. */
@@ -162,6 +164,8 @@ typedef struct StepInfo {
     int64_t first_row, n_rows, n_tokens, n_trained, n_docs;
 } StepInfo;
 StepInfo loader_step(Loader *l, int64_t epoch, int64_t step);
+/* Of rows [first_row, first_row + n_rows): tokens with padding, as loader_rows_fill lays them out. */
+StepInfo loader_rows_info(Loader *l, int64_t epoch, int64_t first_row, int64_t n_rows);
 /* Fills *b with rows [first_row, first_row + n_rows) of `epoch`.  n_rows 0 gives an empty batch. */
 void loader_rows_fill(Loader *l, int64_t epoch, int64_t first_row, int64_t n_rows, HostBatch *b);
 /* The largest n_tokens, n_docs and n_trained that n_rows consecutive rows of `epoch` can have. */

@@ -177,3 +177,8 @@ DType config_save_dtype(const TrainConfig *c)
     static const DType types[] = {DT_F32, DT_BF16, DT_F16};
     return types[c->save_dtype];
 }
+
+DType config_compute_dtype(const TrainConfig *c)
+{
+    return c->precision == PRECISION_BF16 ? DT_BF16 : DT_F32;
+}

@@ -10,6 +10,7 @@
 typedef enum Method { METHOD_LORA, METHOD_FULL } Method;
 typedef enum ModelInit { INIT_CHECKPOINT, INIT_RANDOM } ModelInit;
 typedef enum LoraInit { LORA_INIT_KAIMING, LORA_INIT_GAUSSIAN } LoraInit;
+typedef enum Precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 } Precision;
 typedef enum Recompute { RECOMPUTE_NONE, RECOMPUTE_FULL } Recompute;
 typedef enum FinalWeights { FINAL_LAST, FINAL_BEST } FinalWeights;
 
@@ -53,6 +54,7 @@ typedef struct TrainConfig {
     int save_dtype; /* index into config_save_dtype */
 
     char *device;
+    int precision;   /* Precision; never auto after loading */
     int64_t threads; /* 0: all that the process may use */
     char *trace;
 
@@ -84,6 +86,7 @@ void config_problem(const TrainConfig *c, Problems *p, const char *key, const ch
     PRINTF_LIKE(4, 5);
 
 DType config_save_dtype(const TrainConfig *c);
+DType config_compute_dtype(const TrainConfig *c);
 
 /* Every key with its value, as YAML that loads to the same config. */
 void config_write(StrBuf *out, const TrainConfig *c);

@@ -130,6 +130,15 @@ static void check_train(TrainConfig *c, Problems *p)
         refuse(c, p, "train.recompute_layers", "only with train.recompute full");
 }
 
+static void check_runtime(TrainConfig *c, Problems *p)
+{
+    bool cpu = str_eq(c->device, "cpu");
+    if (cpu && c->precision == PRECISION_BF16)
+        config_problem(c, p, "runtime.precision",
+                       "the CPU computes in fp32; leave it out, or set runtime.device: cuda");
+    if (c->precision == PRECISION_AUTO) c->precision = cpu ? PRECISION_FP32 : PRECISION_BF16;
+}
+
 void config_cross_check(TrainConfig *c, Problems *p)
 {
     check_model(c, p);
@@ -138,6 +147,7 @@ void config_cross_check(TrainConfig *c, Problems *p)
     check_eval(c, p);
     check_optim(c, p);
     check_train(c, p);
+    check_runtime(c, p);
 }
 
 static void check_file(const TrainConfig *c, Problems *p, const char *key, const char *path)

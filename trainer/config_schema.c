@@ -162,6 +162,11 @@ const ConfigField config_fields[] = {
 
     {"runtime.device", FIELD_STRING, AT(device), .fallback = "cpu",
      .doc = "backend that computes (`lorac --version` lists those built in)"},
+    {"runtime.precision", FIELD_ENUM, AT(precision), .fallback = "auto", .math = true,
+     CHOICES("auto", "fp32", "bf16"),
+     .doc = "of products and activations: fp32, or bf16 with sums, master weights, gradients and "
+            "AdamW "
+            "in fp32; auto: bf16 on cuda, fp32 on the CPU"},
     {"runtime.threads", FIELD_INT, AT(threads), .fallback = "0", RANGE(0, 4096),
      .doc = "threads on the CPU; 0: as many as the process may run on; the result does not depend "
             "on it"},

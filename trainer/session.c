@@ -8,6 +8,7 @@
 #include "model/folder.h"
 #include "model/hf_files.h"
 #include "trainer/apply.h"
+#include "trainer/plan.h"
 #include "trainer/tokenizer_files.h"
 
 #include <stdlib.h>
@@ -91,14 +92,14 @@ static Status open_device(Session *s, Problems *p)
 {
     TrainConfig *c = s->cfg;
     const Backend *backend = backend_find(c->device);
-    if (!backend) {
+    if (!backend || str_eq(c->device, "plan")) {
         config_problem(c, p, "runtime.device", "'%s' is not built in; there is %s", c->device,
                        backend_names());
         return E_INPUT;
     }
     Err err = {0};
     DeviceOpts opts = {.threads = (int)c->threads};
-    Status status = device_open(&s->dev, backend, &opts, DT_F32, &err);
+    Status status = device_open(&s->dev, backend, &opts, config_compute_dtype(c), &err);
     if (status != OK) config_problem(c, p, "runtime.device", "%s", err.line);
     return status;
 }
@@ -171,6 +172,23 @@ static Status open_trace(Session *s, Problems *p)
     return status;
 }
 
+/* Parameters with their storage, without their values. */
+static Status build_model(Session *s, Problems *problems)
+{
+    llama_init(&s->model, &s->shape, &s->dev, s->cfg->data.max_length);
+    s->has_model = true;
+    if (s->cfg->method == METHOD_LORA)
+        TRY(attach_adapters(s, problems));
+    else
+        apply_full(&s->model);
+    int before = problems->n;
+    apply_recompute(&s->model, s->cfg, problems);
+    if (problems->n > before) return E_INPUT;
+    s->comm = comm_self();
+    shards_init(&s->shards, &s->dev, &s->comm, &s->model.params);
+    return OK;
+}
+
 Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *problems)
 {
     s->cfg = cfg;
@@ -178,19 +196,24 @@ Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *prob
     TRY(read_shape(s, problems));
     if (s->train) TRY(check_fit(s, problems));
     TRY(open_device(s, problems));
-    llama_init(&s->model, &s->shape, &s->dev, cfg->data.max_length);
-    s->has_model = true;
-    if (cfg->method == METHOD_LORA)
-        TRY(attach_adapters(s, problems));
-    else
-        apply_full(&s->model);
-    int before = problems->n;
-    apply_recompute(&s->model, cfg, problems);
-    if (problems->n > before) return E_INPUT;
-    s->comm = comm_self();
-    shards_init(&s->shards, &s->dev, &s->comm, &s->model.params);
+    if (str_eq(cfg->device, "cuda")) TRY(plan_refuse(s, problems));
+    TRY(build_model(s, problems));
     TRY(fill_weights(s, problems));
     return open_trace(s, problems);
+}
+
+Status session_open_plan(Session *s, TrainConfig *cfg, const PlanTarget *target, Log *log,
+                         Problems *problems)
+{
+    s->cfg = cfg;
+    s->log = log;
+    TRY(read_shape(s, problems));
+    Err err = {0};
+    DeviceOpts opts = {.target = target};
+    Status status =
+        device_open(&s->dev, backend_find("plan"), &opts, config_compute_dtype(cfg), &err);
+    if (status != OK) problems_add(problems, "%s", err.line);
+    return status == OK ? build_model(s, problems) : status;
 }
 
 void session_close(Session *s)

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "dist/shard.h"
+#include "kernels/plan/plan.h"
 #include "trainer/config.h"
 
 typedef struct Session {
@@ -26,6 +27,10 @@ typedef struct Session {
 Status session_open_data(Session *s, TrainConfig *cfg, Log *log, Problems *problems) MUST_CHECK;
 /* Device, model, adapters, initial weights.  Where the data are open, that model and data fit together. */
 Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *problems) MUST_CHECK;
+/* The same on a plan device, for a run that will be on `target`: parameters without values; model files are read for the
+ * shape alone. */
+Status session_open_plan(Session *s, TrainConfig *cfg, const PlanTarget *target, Log *log,
+                         Problems *problems) MUST_CHECK;
 void session_close(Session *s);
 
 /* The weights as others read them into an existing folder: an adapter in PEFT's layout, or a model folder with

@@ -99,7 +99,7 @@ void stepper_free(Stepper *s)
     free(s);
 }
 
-static void micro_batch(Stepper *s, int64_t epoch, int64_t n_trained)
+static void micro_batch(Stepper *s, const HostBatch *host, int64_t epoch, int64_t n_trained)
 {
     Ctx c = {.dev = s->dev,
              .arena = s->arena,
@@ -108,7 +108,7 @@ static void micro_batch(Stepper *s, int64_t epoch, int64_t n_trained)
              .key = rng_mix(s->opts.seed, (uint64_t)epoch),
              .trace = s->trace};
     TrainBatch b;
-    batch_upload(&b, &c, &s->host, &s->scratch);
+    batch_upload(&b, &c, host, &s->scratch);
 
     scope_push(c.scope);
     Tensor *h = llama_forward(&c, s->model, &b.batch);
@@ -133,20 +133,18 @@ static float read_scalar(Stepper *s, const Tensor *t)
     return v;
 }
 
-StepResult stepper_run(Stepper *s, int64_t epoch, int64_t step, double lr, int64_t t)
+static void begin_step(Stepper *s, double lr, int64_t t)
+{
+    adamw_begin(s->dev, &s->scalars, &s->opts.adamw, lr, t);
+    tensor_zero(s->dev, &s->loss_sum);
+    shards_begin_step(s->shards);
+}
+
+/* After the last micro-batch: the update, and what the host wants to know. */
+static StepResult end_step(Stepper *s, StepInfo info)
 {
     Device *d = s->dev;
-    StepResult r = {.info = loader_step(s->loader, epoch, step)};
-    adamw_begin(d, &s->scalars, &s->opts.adamw, lr, t);
-    tensor_zero(d, &s->loss_sum);
-    shards_begin_step(s->shards);
-
-    int64_t end = r.info.first_row + r.info.n_rows;
-    for (int64_t row = r.info.first_row; row < end; row += s->opts.micro_rows) {
-        int64_t n = end - row < s->opts.micro_rows ? end - row : s->opts.micro_rows;
-        loader_rows_fill(s->loader, epoch, row, n, &s->host);
-        if (s->host.n_trained > 0) micro_batch(s, epoch, r.info.n_trained);
-    }
+    StepResult r = {.info = info};
     shards_finish_grads(s->shards);
     clip_by_global_norm(d, &s->scalars, &s->sum_squares, s->grads, s->shards->n, &s->loss_sum,
                         s->opts.clip);
@@ -160,6 +158,33 @@ StepResult stepper_run(Stepper *s, int64_t epoch, int64_t step, double lr, int64
     r.grad_norm = sqrt((double)read_scalar(s, &s->sum_squares));
     r.finite = scalars[STEP_SKIP] == 0.0f;
     return r;
+}
+
+StepResult stepper_run(Stepper *s, int64_t epoch, int64_t step, double lr, int64_t t)
+{
+    StepInfo info = loader_step(s->loader, epoch, step);
+    begin_step(s, lr, t);
+    int64_t end = info.first_row + info.n_rows;
+    for (int64_t row = info.first_row; row < end; row += s->opts.micro_rows) {
+        int64_t n = end - row < s->opts.micro_rows ? end - row : s->opts.micro_rows;
+        loader_rows_fill(s->loader, epoch, row, n, &s->host);
+        if (s->host.n_trained > 0) micro_batch(s, &s->host, epoch, info.n_trained);
+    }
+    return end_step(s, info);
+}
+
+StepResult stepper_run_batches(Stepper *s, const HostBatch *batches, int n, double lr, int64_t t)
+{
+    StepInfo info = {.n_rows = n};
+    for (int i = 0; i < n; i++) {
+        info.n_tokens += batches[i].n_real;
+        info.n_trained += batches[i].n_trained;
+        info.n_docs += batches[i].n_docs;
+    }
+    begin_step(s, lr, t);
+    for (int i = 0; i < n; i++)
+        if (batches[i].n_trained > 0) micro_batch(s, &batches[i], 0, info.n_trained);
+    return end_step(s, info);
 }
 
 static int64_t count_nonfinite(Stepper *s, const Tensor *t)

@@ -32,6 +32,9 @@ void stepper_free(Stepper *s);
 /* Step `step` of `epoch` at rate lr, the t-th update (from 1).  The host waits for it. */
 StepResult stepper_run(Stepper *s, int64_t epoch, int64_t step, double lr, int64_t t);
 
+/* A step over n given micro-batches instead of the loader's (which may be NULL): plans and benchmarks. */
+StepResult stepper_run_batches(Stepper *s, const HostBatch *batches, int n, double lr, int64_t t);
+
 /* After a step that was not finite: one line naming the first tensor that holds NaN or infinity: a weight,
  * the loss, or a gradient. */
 const char *stepper_blame(Stepper *s, const StepResult *r, char *buf, size_t n);

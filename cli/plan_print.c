@@ -1,0 +1,170 @@
+#include "cli/plan_print.h"
+
+#include "base/json.h"
+
+#include <string.h>
+
+static const double GIB = 1024.0 * 1024.0 * 1024.0, TERA = 1e12;
+
+static double gib(size_t bytes)
+{
+    return (double)bytes / GIB;
+}
+
+static double step_floor(const RunPlan *p)
+{
+    return p->products.floor + p->attention.floor + p->other.floor;
+}
+
+static void print_memory(StrBuf *b, const PlanReport *r)
+{
+    const RunPlan *p = r->plan;
+    strbuf_printf(b, "memory at the peak, GiB\n");
+    for (int c = 0; c < MEM_N; c++)
+        if (p->mem.at_peak[c] > 0)
+            strbuf_printf(b, "  %-12s %9.3f\n", mem_category_name((MemCategory)c),
+                          gib(p->mem.at_peak[c]));
+    strbuf_printf(b, "  %-12s %9.3f   (with what lies idle between blocks: %.3f)\n", "total",
+                  gib(p->mem.peak_total), gib(p->extent));
+    if (r->device->gpu)
+        strbuf_printf(b,
+                      "  %s has %.2f GiB; %.2f go to driver and libraries (assumed), %.2f stay "
+                      "free\n",
+                      r->device->name, gib(r->device->gpu->memory), gib(GPU_CONTEXT_BYTES),
+                      gib(GPU_KEEP_FREE));
+}
+
+static void print_verdict(StrBuf *b, const PlanReport *r)
+{
+    if (r->fits) {
+        strbuf_printf(b, "fits %s: %.2f of %.2f GiB\n", r->device->name, gib(r->plan->extent),
+                      gib(r->device->bytes));
+        return;
+    }
+    strbuf_printf(b, "does not fit %s: needs %.2f of %.2f GiB\n", r->device->name,
+                  gib(r->plan->extent), gib(r->device->bytes));
+    for (int i = 0; i < r->n_advice; i++) {
+        strbuf_puts(b, "  would fit with ");
+        plan_advice_text(b, &r->advice[i], r->config);
+        strbuf_putc(b, '\n');
+    }
+    if (r->n_advice == 0) {
+        strbuf_puts(b, "  no batch.micro and train.recompute would do; the least is ");
+        plan_advice_text(b, &r->advice[0], r->config);
+        strbuf_putc(b, '\n');
+    }
+}
+
+static void print_work(StrBuf *b, const PlanReport *r)
+{
+    const RunPlan *p = r->plan;
+    double products = p->products.flops / TERA, attention = p->attention.flops / TERA;
+    strbuf_printf(b,
+                  "a step: %lld tokens, %lld trained, %lld documents, %lld micro-batch%s of %lld "
+                  "row%s\n",
+                  (long long)p->n_tokens, (long long)p->n_trained, (long long)p->n_docs,
+                  (long long)p->n_micro, p->n_micro == 1 ? "" : "es",
+                  (long long)r->config->batch_micro, r->config->batch_micro == 1 ? "" : "s");
+    strbuf_printf(b, "  TFLOP without attention %.4g, attention %.4g, together %.4g\n", products,
+                  attention, products + attention);
+    if (!r->device->gpu) return;
+    double floor = step_floor(p);
+    strbuf_printf(b,
+                  "  least time on %s: %.4g s (products %.4g, attention %.4g, memory-bound "
+                  "kernels %.4g, of which AdamW and the norm %.4g): %.0f tokens/s\n",
+                  r->device->name, floor, p->products.floor, p->attention.floor, p->other.floor,
+                  p->optimizer_floor, (double)p->n_tokens / floor);
+    strbuf_printf(b, "  at %.1f %% of %.0f TFLOP/s and %.0f %% of %.2f TB/s (%s)\n",
+                  100 * r->device->gpu->sustained, r->device->gpu->bf16_flops / TERA,
+                  100 * r->device->gpu->copy, r->device->gpu->bandwidth / TERA,
+                  r->device->gpu->measured ? "measured" : "shares taken over from the H200");
+}
+
+static void print_basis(StrBuf *b, const PlanReport *r)
+{
+    const RunPlan *p = r->plan;
+    if (p->assumed) {
+        strbuf_printf(b, "data: %s%sfull rows of %lld tokens assumed, every token trained\n",
+                      r->missing ? r->missing : "none", r->missing ? " is not there; " : "; ",
+                      (long long)r->config->data.max_length);
+        return;
+    }
+    strbuf_printf(b, "data: %lld micro-batch%s of %lld epoch%s compared, the largest %d run\n",
+                  (long long)p->n_seen, p->n_seen == 1 ? "" : "es", (long long)p->epochs_seen,
+                  p->epochs_seen == 1 ? "" : "s", p->n_tried);
+    if (p->epochs_seen < p->epochs)
+        strbuf_printf(b, "  the run has %lld epochs; the others are packed alike, not equally\n",
+                      (long long)p->epochs);
+}
+
+void plan_print(StrBuf *b, const PlanReport *r)
+{
+    print_basis(b, r);
+    print_work(b, r);
+    print_memory(b, r);
+    print_verdict(b, r);
+}
+
+/* ---- JSON ------------------------------------------------------------------------------------- */
+
+static void number(StrBuf *b, const char *key, double v)
+{
+    strbuf_printf(b, "\"%s\": ", key);
+    json_write_number(b, v);
+    strbuf_puts(b, ", ");
+}
+
+static void bytes(StrBuf *b, const char *key, size_t v)
+{
+    strbuf_printf(b, "\"%s\": %zu, ", key, v);
+}
+
+static void end_object(StrBuf *b)
+{
+    b->len -= 2; /* the last ", " */
+    b->data[b->len] = '\0';
+    strbuf_putc(b, '}');
+}
+
+static void work_json(StrBuf *b, const char *key, const MeterCount *c, bool floor)
+{
+    strbuf_printf(b, "\"%s\": {", key);
+    number(b, "flops", c->flops);
+    number(b, "bytes", c->bytes);
+    if (floor) number(b, "floor_s", c->floor);
+    end_object(b);
+    strbuf_puts(b, ", ");
+}
+
+void plan_print_json(StrBuf *b, const PlanReport *r)
+{
+    const RunPlan *p = r->plan;
+    bool floor = r->device->gpu;
+    strbuf_puts(b, "{\"device\": ");
+    json_write_string(b, r->device->name, strlen(r->device->name));
+    strbuf_printf(b, ", \"fits\": %s, \"assumed_data\": %s, ", r->fits ? "true" : "false",
+                  p->assumed ? "true" : "false");
+    bytes(b, "device_bytes", r->device->bytes);
+    bytes(b, "peak_bytes", p->mem.peak_total);
+    bytes(b, "extent_bytes", p->extent);
+    strbuf_puts(b, "\"at_peak\": {");
+    for (int c = 0; c < MEM_N; c++)
+        bytes(b, mem_category_name((MemCategory)c), p->mem.at_peak[c]);
+    end_object(b);
+    strbuf_printf(b,
+                  ", \"step\": {\"tokens\": %lld, \"trained\": %lld, \"documents\": %lld, "
+                  "\"micro_batches\": %lld, ",
+                  (long long)p->n_tokens, (long long)p->n_trained, (long long)p->n_docs,
+                  (long long)p->n_micro);
+    work_json(b, "products", &p->products, floor);
+    work_json(b, "attention", &p->attention, floor);
+    work_json(b, "other", &p->other, floor);
+    if (floor) number(b, "floor_s", step_floor(p));
+    end_object(b);
+    strbuf_puts(b, ", \"advice\": [");
+    for (int i = 0; i < r->n_advice; i++)
+        strbuf_printf(b, "%s{\"batch.micro\": %lld, \"train.recompute\": \"%s\", \"bytes\": %zu}",
+                      i ? ", " : "", (long long)r->advice[i].micro,
+                      r->advice[i].recompute ? "full" : "none", r->advice[i].extent);
+    strbuf_puts(b, "]}\n");
+}

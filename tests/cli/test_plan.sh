@@ -1,0 +1,44 @@
+#!/bin/sh
+# lorac plan: numbers, verdicts, messages; no GPU, no weights, no data needed.
+. "$(dirname "$0")/lib.sh"
+
+cat >"$tmp/c.yaml" <<YAML
+model: {init: random, preset: llama-3-8b}
+method: full
+data: {train: $tmp/absent.jsonl, format: tokens, max_length: 4096}
+batch: {global: 4, micro: 1}
+train: {recompute: full}
+output: $tmp/out
+runtime: {device: cuda}
+YAML
+
+done_by "fits a B200" plan "$tmp/c.yaml" --gpu b200
+said "says what it assumed" "*absent.jsonl is not there; full rows of 4096 tokens assumed*"
+said "names the GPU" "*fits b200:*"
+done_by "the H200 by default" plan "$tmp/c.yaml"
+said "memory by category" "*weights*14.959*gradients*optimizer*activations*total*fits h200*"
+
+run plan "$tmp/c.yaml" --gpu rtx-4090 batch.micro=4
+[ "$rc" = 2 ] || fail "a plan that does not fit ends with $rc"
+said "says by how much" "*does not fit rtx-4090: needs * of 22.*GiB*the least is batch.micro: 1*"
+run plan "$tmp/c.yaml" --gpu h200 batch.micro=4 train.recompute=none
+said "says what would" "*would fit with batch.micro: * and train.recompute: full*"
+
+done_by "JSON" plan "$tmp/c.yaml" --json
+said "is one object" '{"device": "h200", "fits": true, "assumed_data": true, *"advice": \[\]}'
+
+sed 's/device: cuda/device: cpu/; s/llama-3-8b/tiny/; s/4096/128/' "$tmp/c.yaml" >"$tmp/cpu.yaml"
+done_by "a plan for the CPU" plan "$tmp/cpu.yaml"
+said "without floors" "*fits this machine's CPU*"
+
+refused "a GPU that nobody knows" 2 "--gpu: 'gtx-banana' is not in the table; there are h200, *" plan "$tmp/c.yaml" --gpu gtx-banana
+refused "no config" 2 "lorac plan: name a config file*" plan
+refused "bf16 on the CPU" 2 "command line: runtime.precision: the CPU computes in fp32*" plan "$tmp/cpu.yaml" runtime.precision=bf16
+refused "a device that nobody knows" 2 "command line: runtime.device: 'tpu' is no device*" plan "$tmp/cpu.yaml" runtime.device=tpu
+printf '{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}\n' >"$tmp/absent.jsonl"
+run check "$tmp/cpu.yaml" runtime.device=plan
+[ "$rc" = 2 ] || fail "a plan is no device to train on: $rc"
+noted "says so" "*command line: runtime.device: 'plan' is not built in*"
+done_by "a plan from data" plan "$tmp/cpu.yaml"
+said "from these" "data: 1 micro-batch of 1 epoch compared, the largest 1 run*"
+finish

@@ -1,0 +1,179 @@
+/* The planned peak against that of the run, to the byte and by category; what a plan says of runs that do not fit. */
+#include "base/fs.h"
+#include "base/rng.h"
+#include "base/str.h"
+#include "tensor/region.h"
+#include "tests/support/shared.h"
+#include "tests/support/tmp.h"
+#include "trainer/plan.h"
+#include "trainer/run.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct PlanCase {
+    const char *name, *model, *keys; /* model: a fixture, or a preset where it begins with tiny */
+} PlanCase;
+
+static const PlanCase cases[] = {
+    {"full", "llama2-tiny", "method: full\n"},
+    {"full, recompute, biases", "qwen2-tiny", "method: full\ntrain: {recompute: full}\n"},
+    {"full, head norms, tied", "tiny-qwen3", "method: full\nbatch: {global: 6, micro: 3}\n"},
+    {"lora, packed", "llama3-tiny", "lora: {rank: 4}\nbatch: {global: 4, micro: 2}\n"},
+    {"lora, dropout, unpacked", "llama2-tiny",
+     "lora: {rank: 4, dropout: 0.1, targets: [q_proj, v_proj]}\nbatch: {global: 5, micro: 5}\n"},
+    {"lora, recompute in one layer, a trained norm", "llama3-tiny",
+     "lora: {rank: 2, save_modules: [norm]}\ntrain: {recompute: full, recompute_layers: [1]}\n"},
+};
+
+/* Rows of tokens of many lengths, some of which train on little. */
+static char *write_rows(const char *dir)
+{
+    StrBuf b = {0};
+    for (uint64_t i = 0; i < 60; i++) {
+        int64_t n = 4 + (int64_t)rng_below(1, i, 60), asked = (int64_t)rng_below(2, i, (uint64_t)n);
+        for (int part = 0; part < 2; part++) {
+            strbuf_puts(&b, part ? "], \"labels\": [" : "{\"input_ids\": [");
+            for (int64_t k = 0; k < n; k++)
+                strbuf_printf(&b, "%s%d", k ? ", " : "",
+                              part && k < asked ? -100 : (int)rng_below(i, (uint64_t)k, 250));
+        }
+        strbuf_puts(&b, "]}\n");
+    }
+    char *path = path_join(dir, "rows.jsonl");
+    Err err = {0};
+    cr_assert_eq(file_write_atomic(path, b.data, b.len, &err), OK, "%s", err.line);
+    strbuf_clear(&b);
+    return path;
+}
+
+static void load(TrainConfig *c, const PlanCase *k, const char *dir, bool data)
+{
+    char *rel = str_format("tests/fixtures/golden/%s", k->model), *folder = source_path(rel);
+    char *model = str_starts(k->model, "tiny") ? str_format("init: random, preset: %s", k->model)
+                                               : str_format("path: '%s'", folder);
+    char *rows = data ? write_rows(dir) : path_join(dir, "absent.jsonl");
+    bool packed = !strstr(k->name, "unpacked");
+    char *text = str_format("model: {%s}\n"
+                            "data: {train: '%s', format: tokens, max_length: 64, packing: %s, "
+                            "cache: 'off', eval: {count: 9}, allow_untrained: true}\n"
+                            "eval: {every: 2, tokens: 100}\n"
+                            "output: '%s/out'\nlog: {tensorboard: false}\n%s",
+                            model, rows, packed ? "best_fit" : "off", dir, k->keys);
+    Problems p = {0};
+    Status s = config_parse(c, text, strlen(text), "plan.yaml", NULL, 0, &p);
+    for (int i = 0; i < p.n; i++)
+        fprintf(stderr, "%s\n", p.lines[i]);
+    cr_assert_eq(s, OK, "%s", k->name);
+    free(rel), free(folder), free(model), free(rows), free(text);
+}
+
+static const PlanTarget cpu = {.cuda = false};
+
+Test(plan, tells_the_peak_of_the_run)
+{
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const PlanCase *k = &cases[i];
+        char *dir = tmp_dir();
+        TrainConfig c;
+        load(&c, k, dir, true);
+        Session s = {0};
+        Log log = {.to = NULL};
+        Problems p = {0};
+        Err err = {0};
+        RunPlan plan;
+        RunResult result;
+        cr_assert_eq(session_open_data(&s, &c, &log, &p), OK, "%s", k->name);
+        cr_assert_eq(plan_run(&plan, &c, s.train, s.eval, &cpu, NULL, &log, &p), OK, "%s", k->name);
+        cr_assert_eq(session_open_model(&s, &c, &log, &p), OK, "%s", k->name);
+        cr_assert_eq(trainer_run(&s, false, &result, &p, &err), OK, "%s: %s", k->name, err.line);
+        cr_expect(!plan.assumed);
+        cr_expect_eq(plan.epochs_seen, 1);
+        cr_expect_eq(plan.mem.peak_total, s.dev.mem.peak_total, "%s: planned %zu, run %zu", k->name,
+                     plan.mem.peak_total, s.dev.mem.peak_total);
+        cr_expect_eq(memcmp(plan.mem.at_peak, s.dev.mem.at_peak, sizeof plan.mem.at_peak), 0, "%s",
+                     k->name);
+        size_t extent = region_extent(s.dev.region);
+        cr_expect_geq(plan.extent * 1.02, extent, "%s: planned %zu, run %zu", k->name, plan.extent,
+                      extent);
+        session_close(&s);
+        config_clear(&c);
+        problems_clear(&p);
+        tmp_dir_remove(dir);
+    }
+}
+
+/* Products and attention of a step by the formulas of the literature: 6 (full) or 4 (LoRA, plus its own) times the
+ * parameters of the products. */
+Test(plan, counts_the_work_of_a_step)
+{
+    char *dir = tmp_dir();
+    PlanCase k = {"full", "llama2-tiny", "method: full\nbatch: {global: 4, micro: 2}\n"};
+    TrainConfig c;
+    load(&c, &k, dir, false);
+    RunPlan plan;
+    Problems p = {0};
+    Log log = {.to = NULL};
+    cr_assert_eq(plan_run(&plan, &c, NULL, NULL, &cpu, NULL, &log, &p), OK);
+    double C = 64, F = 172, V = 512, layers = 2, tokens = 4 * 64;
+    double params = layers * (4 * C * C + 3 * C * F) + V * C;
+    cr_expect(plan.assumed);
+    cr_expect_eq(plan.n_tokens, 256);
+    cr_expect_float_eq(plan.products.flops, 6 * params * tokens, 1.0);
+    cr_expect_float_eq(plan.attention.flops, 3 * 2 * 64 * C * layers * tokens, 1.0);
+    config_clear(&c);
+    tmp_dir_remove(dir);
+}
+
+Test(plan, finds_settings_that_fit)
+{
+    char *dir = tmp_dir();
+    PlanCase k = {"full", "llama2-tiny", "method: full\nbatch: {global: 8}\n"};
+    TrainConfig c;
+    load(&c, &k, dir, false);
+    RunPlan plan;
+    Problems p = {0};
+    Log log = {.to = NULL};
+    cr_assert_eq(plan_run(&plan, &c, NULL, NULL, &cpu, NULL, &log, &p), OK);
+    PlanAdvice a[PLAN_MAX_ADVICE];
+    int n = plan_advise(a, &c, NULL, NULL, &cpu, plan.extent - 1);
+    cr_assert_eq(n, 2);
+    cr_expect_eq(a[0].micro, 4);
+    cr_expect(!a[0].recompute);
+    cr_expect_lt(a[0].extent, plan.extent);
+    cr_expect_eq(a[1].micro, 8);
+    cr_expect(a[1].recompute);
+    cr_expect_eq(c.batch_micro, 8, "the config is as it was");
+    cr_expect_eq(c.recompute, RECOMPUTE_NONE);
+    cr_expect_eq(plan_advise(a, &c, NULL, NULL, &cpu, 1000), 0);
+    cr_expect_eq(a[0].micro, 1);
+    config_clear(&c);
+    tmp_dir_remove(dir);
+}
+
+/* As `train` does on a GPU: the opened device says how much there is. */
+Test(plan, refuses_a_run_that_does_not_fit)
+{
+    char *dir = tmp_dir();
+    PlanCase k = {"full", "llama2-tiny", "method: full\nbatch: {global: 8}\n"};
+    TrainConfig c;
+    load(&c, &k, dir, false);
+    Session s = {.cfg = &c, .log = &(Log){.to = NULL}};
+    Problems p = {0};
+    Err err = {0};
+    DeviceOpts small = {.region_bytes = (size_t)4 << 20, .threads = 1};
+    DeviceOpts large = {.region_bytes = (size_t)400 << 20, .threads = 1};
+    cr_assert_eq(device_open(&s.dev, backend_find("cpu"), &large, DT_F32, &err), OK);
+    cr_expect_eq(plan_refuse(&s, &p), OK);
+    device_close(&s.dev);
+    cr_assert_eq(device_open(&s.dev, backend_find("cpu"), &small, DT_F32, &err), OK);
+    cr_expect_eq(plan_refuse(&s, &p), E_INPUT);
+    cr_assert_eq(p.n, 1);
+    cr_expect_not_null(strstr(p.lines[0], "runtime.device: the run needs"), "%s", p.lines[0]);
+    cr_expect_not_null(strstr(p.lines[0], "batch.micro: "), "%s", p.lines[0]);
+    device_close(&s.dev);
+    config_clear(&c);
+    problems_clear(&p);
+    tmp_dir_remove(dir);
+}

@@ -1,0 +1,276 @@
+/* Planning: the shapes that a run will meet, the largest of them through the step, and what to change when that
+ * is too much. */
+#include "trainer/plan.h"
+
+#include "base/str.h"
+#include "infer/perplexity.h"
+#include "tensor/region.h"
+#include "trainer/step.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Documents looked at over all epochs, and shapes run: plenty for any fine-tuning set, and seconds at most. */
+enum { MAX_DOCS_SEEN = 20 << 20, MAX_FRONT = 512, MAX_TRIED = 128 };
+
+/* ---- the shapes of a run ---------------------------------------------------------------------- */
+
+typedef struct Shape {
+    int64_t epoch, row, n_rows; /* where the micro-batch is */
+    int64_t tokens, trained, docs;
+} Shape;
+
+/* Those that no other one exceeds in everything. */
+typedef struct Front {
+    Shape items[MAX_FRONT];
+    int n;
+    int64_t seen;
+} Front;
+
+static bool covers(const Shape *a, const Shape *b)
+{
+    return a->tokens >= b->tokens && a->trained >= b->trained && a->docs >= b->docs;
+}
+
+static void front_add(Front *f, const Shape *s)
+{
+    f->seen++;
+    for (int i = 0; i < f->n; i++)
+        if (covers(&f->items[i], s)) return;
+    int n = 0;
+    for (int i = 0; i < f->n; i++)
+        if (!covers(s, &f->items[i])) f->items[n++] = f->items[i];
+    f->n = n;
+    if (f->n < MAX_FRONT) f->items[f->n++] = *s;
+}
+
+static int by_tokens(const void *a, const void *b)
+{
+    const Shape *x = a, *y = b;
+    if (x->tokens != y->tokens) return x->tokens < y->tokens ? 1 : -1;
+    return (x->trained < y->trained) - (x->trained > y->trained);
+}
+
+static void add_epoch(Front *f, Loader *l, const TrainConfig *c, int64_t epoch)
+{
+    for (int64_t step = 0; step < loader_steps(l, epoch); step++) {
+        StepInfo info = loader_step(l, epoch, step);
+        int64_t end = info.first_row + info.n_rows;
+        for (int64_t row = info.first_row; row < end; row += c->batch_micro) {
+            int64_t n = end - row < c->batch_micro ? end - row : c->batch_micro;
+            StepInfo m = loader_rows_info(l, epoch, row, n);
+            if (m.n_trained == 0) continue;
+            Shape s = {epoch, row, n, m.n_tokens, m.n_trained, m.n_docs};
+            front_add(f, &s);
+        }
+    }
+}
+
+static int64_t epochs_of(Loader *l, const TrainConfig *c)
+{
+    if (c->max_steps == 0) return c->epochs;
+    int64_t steps = loader_steps(l, 0); /* other epochs have nearly as many */
+    return steps > 0 ? (c->max_steps + steps - 1) / steps : 1;
+}
+
+/* ---- running ---------------------------------------------------------------------------------- */
+
+typedef struct Planner {
+    Session session;
+    const Dataset *train, *eval; /* or NULL */
+    const GpuSpec *gpu;
+    Loader *loader;
+    Stepper *stepper;
+    RunPlan *out;
+} Planner;
+
+static double optimizer_floor(const Meter *m)
+{
+    double sum = 0;
+    for (int i = 0; i < N_KERNELS; i++)
+        if (str_eq(kernel_name(i), "adamw") || str_eq(kernel_name(i), "sum_squares"))
+            sum += m->kernels[i].floor;
+    return sum;
+}
+
+static void keep_counts(RunPlan *out, const Meter *m, const StepResult *r)
+{
+    out->n_tokens = r->info.n_tokens;
+    out->n_trained = r->info.n_trained;
+    out->n_docs = r->info.n_docs;
+    out->products = meter_sum(m, METER_PRODUCTS);
+    out->attention = meter_sum(m, METER_ATTENTION);
+    out->other = meter_sum(m, METER_OTHER);
+    out->optimizer_floor = optimizer_floor(m);
+}
+
+static void run_eval(Planner *p)
+{
+    const TrainConfig *c = p->session.cfg;
+    if (!p->eval || (c->eval_every == 0 && !c->eval_at_end && !c->eval_at_start)) return;
+    PerplexityOpts opts = {.tokens_per_pass = c->eval_tokens};
+    Perplexity result;
+    Err err = {0};
+    if (perplexity_of(&result, &p->session.model, p->eval, &c->data, &opts, &err) == OK)
+        perplexity_clear(&result);
+}
+
+/* Full rows in place of data: each row of a step one document. */
+static void run_assumed(Planner *p)
+{
+    const TrainConfig *c = p->session.cfg;
+    Meter meter;
+    int n = (int)(c->batch_global / c->batch_micro);
+    HostBatch *batches = xcalloc((size_t)n, sizeof *batches);
+    HostBatch one = {0};
+    host_batch_random(&one, c->batch_micro, c->data.max_length, p->session.shape.vocab_size, 1);
+    for (int i = 0; i < n; i++)
+        batches[i] = one;
+    meter_attach(&meter, &p->session.dev, p->gpu, false);
+    StepResult r = stepper_run_batches(p->stepper, batches, n, 0, 1);
+    meter_detach(&meter, &p->session.dev);
+    keep_counts(p->out, &meter, &r);
+    p->out->n_micro = n;
+    p->out->assumed = true;
+    p->out->n_tried = 1;
+    host_batch_clear(&one);
+    free(batches);
+}
+
+static void run_data(Planner *p)
+{
+    const TrainConfig *c = p->session.cfg;
+    RunPlan *out = p->out;
+    Meter meter;
+    meter_attach(&meter, &p->session.dev, p->gpu, false);
+    StepResult r = stepper_run(p->stepper, 0, 0, 0, 1);
+    meter_detach(&meter, &p->session.dev);
+    keep_counts(out, &meter, &r);
+    out->n_micro = (r.info.n_rows + c->batch_micro - 1) / c->batch_micro;
+
+    Front *f = xcalloc(1, sizeof *f);
+    out->epochs = epochs_of(p->loader, c);
+    for (int64_t docs = 0; out->epochs_seen < out->epochs && docs < MAX_DOCS_SEEN;
+         docs += dataset_size(p->train))
+        add_epoch(f, p->loader, c, out->epochs_seen++);
+    qsort(f->items, (size_t)f->n, sizeof *f->items, by_tokens);
+    HostBatch host = {0};
+    for (int i = 0; i < f->n && i < MAX_TRIED; i++, out->n_tried++) {
+        const Shape *s = &f->items[i];
+        loader_rows_fill(p->loader, s->epoch, s->row, s->n_rows, &host);
+        stepper_run_batches(p->stepper, &host, 1, 0, 1);
+    }
+    out->n_seen = f->seen;
+    host_batch_clear(&host);
+    free(f);
+}
+
+Status plan_run(RunPlan *out, TrainConfig *cfg, const Dataset *train, const Dataset *eval,
+                const PlanTarget *target, const GpuSpec *gpu, Log *log, Problems *problems)
+{
+    *out = (RunPlan){0};
+    Planner p = {.train = train, .eval = eval, .gpu = gpu, .out = out};
+    Status status = session_open_plan(&p.session, cfg, target, log, problems);
+    if (status == OK) {
+        if (train) p.loader = loader_new(train, &cfg->data, (uint64_t)cfg->seed, cfg->batch_global);
+        StepOpts opts = {.clip = cfg->clip, .micro_rows = cfg->batch_micro, .seed = 0};
+        p.stepper = stepper_new(&p.session.model, &p.session.shards, p.loader, &opts, NULL);
+        run_eval(&p);
+        if (train && loader_rows(p.loader, 0) > 0)
+            run_data(&p);
+        else
+            run_assumed(&p);
+        out->mem = p.session.dev.mem;
+        out->extent = region_extent(p.session.dev.region);
+    }
+    stepper_free(p.stepper);
+    loader_free(p.loader);
+    session_close(&p.session);
+    return status;
+}
+
+/* ---- what would fit --------------------------------------------------------------------------- */
+
+static size_t extent_with(TrainConfig *cfg, const Dataset *train, const Dataset *eval,
+                          const PlanTarget *target, int64_t micro, bool recompute)
+{
+    int64_t old_micro = cfg->batch_micro;
+    int old_recompute = cfg->recompute;
+    RunPlan plan;
+    Problems ignored = {0};
+    cfg->batch_micro = micro;
+    if (recompute) cfg->recompute = RECOMPUTE_FULL;
+    Status s = plan_run(&plan, cfg, train, eval, target, NULL, NULL, &ignored);
+    cfg->batch_micro = old_micro;
+    cfg->recompute = old_recompute;
+    problems_clear(&ignored);
+    return s == OK ? plan.extent : SIZE_MAX;
+}
+
+int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], TrainConfig *cfg, const Dataset *train,
+                const Dataset *eval, const PlanTarget *target, size_t bytes)
+{
+    int n = 0;
+    bool recomputes = cfg->recompute == RECOMPUTE_FULL;
+    for (int again = 0; again < (recomputes ? 1 : 2); again++) {
+        /* with recompute the same batch may do; without, it is known not to */
+        int64_t micro = again ? cfg->batch_micro : cfg->batch_micro - 1;
+        for (; micro >= 1; micro--) {
+            if (cfg->batch_global % micro != 0) continue;
+            PlanAdvice a = {micro, again || recomputes, 0};
+            a.extent = extent_with(cfg, train, eval, target, micro, a.recompute);
+            if (n == 0 || a.extent <= bytes) out[n] = a;
+            if (a.extent > bytes) continue;
+            n++;
+            break;
+        }
+    }
+    if (n == 0 && recomputes && cfg->batch_micro == 1)
+        out[0] = (PlanAdvice){1, true, extent_with(cfg, train, eval, target, 1, true)};
+    return n;
+}
+
+void plan_advice_text(StrBuf *b, const PlanAdvice *a, const TrainConfig *cfg)
+{
+    bool micro = a->micro != cfg->batch_micro,
+         recompute = a->recompute && cfg->recompute != RECOMPUTE_FULL;
+    if (micro) strbuf_printf(b, "batch.micro: %lld", (long long)a->micro);
+    if (recompute) strbuf_printf(b, "%strain.recompute: full", micro ? " and " : "");
+    if (!micro && !recompute) strbuf_puts(b, "the config as it is");
+    strbuf_printf(b, " (%.2f GiB)", (double)a->extent / (double)(1 << 30));
+}
+
+PlanTarget plan_target_of(const Device *d)
+{
+    DeviceInfo info;
+    d->backend->info(d, &info);
+    return (PlanTarget){.cuda = !str_eq(d->backend->name, "cpu"),
+                        .n_sms = info.n_sms,
+                        .flash_attention = info.flash_attention};
+}
+
+Status plan_refuse(Session *s, Problems *problems)
+{
+    TrainConfig *c = s->cfg;
+    PlanTarget target = plan_target_of(&s->dev);
+    RunPlan plan;
+    TRY(plan_run(&plan, c, s->train, s->eval, &target, NULL, s->log, problems));
+    size_t bytes = s->dev.region_bytes;
+    if (plan.extent <= bytes) return OK;
+    PlanAdvice advice[PLAN_MAX_ADVICE];
+    int n = plan_advise(advice, c, s->train, s->eval, &target, bytes);
+    StrBuf b = {0};
+    for (int i = 0; i < n; i++) {
+        strbuf_puts(&b, i ? ", or " : "; set ");
+        plan_advice_text(&b, &advice[i], c);
+    }
+    if (n == 0) {
+        strbuf_puts(&b, "; the least that the config can be made to take is ");
+        plan_advice_text(&b, &advice[0], c);
+    }
+    config_problem(c, problems, "runtime.device", "the run needs %.2f GiB and %s has %.2f GiB%s",
+                   (double)plan.extent / (double)(1 << 30), c->device,
+                   (double)bytes / (double)(1 << 30), b.data);
+    strbuf_clear(&b);
+    return E_INPUT;
+}

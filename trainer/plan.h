@@ -1,0 +1,49 @@
+/* What a run will take, known before it runs: its own step code on a device that computes nothing.
+ *
+ * The peak is that of the allocator, to the byte: every micro-batch of the run that no other one exceeds in
+ * tokens, trained tokens and documents is tried, with the evaluation beside it. */
+#pragma once
+
+#include "kernels/meter.h"
+#include "trainer/session.h"
+
+typedef struct RunPlan {
+    MemStats mem;  /* live after the steps; at the peak */
+    size_t extent; /* of the region: the peak, and what lies idle between blocks */
+
+    /* One optimizer step, the first. */
+    int64_t n_micro, n_tokens, n_trained, n_docs; /* tokens without padding */
+    MeterCount products, attention, other;        /* floor: at the GPU's rates */
+    double optimizer_floor;                       /* of `other`: norm of the gradient and AdamW */
+
+    bool assumed;        /* no data: full rows of data.max_length, every token trained */
+    int64_t n_seen;      /* micro-batches compared */
+    int n_tried;         /* of which so many were run */
+    int64_t epochs_seen; /* the others are packed alike, but not the same */
+    int64_t epochs;      /* of the run */
+} RunPlan;
+
+/* train and eval may be NULL.  gpu: for the floors, or NULL.  Nothing of cfg's device is opened. */
+Status plan_run(RunPlan *out, TrainConfig *cfg, const Dataset *train, const Dataset *eval,
+                const PlanTarget *target, const GpuSpec *gpu, Log *log,
+                Problems *problems) MUST_CHECK;
+
+/* Settings under which a run that does not fit would. */
+typedef struct PlanAdvice {
+    int64_t micro;
+    bool recompute; /* train.recompute: full */
+    size_t extent;
+} PlanAdvice;
+
+enum { PLAN_MAX_ADVICE = 2 };
+/* The dearest settings (in memory) that fit `bytes`: first a smaller batch.micro alone, then with recompute.  Returns how
+ * many there are; with 0, out[0] is the least that the config can be made to take. */
+int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], TrainConfig *cfg, const Dataset *train,
+                const Dataset *eval, const PlanTarget *target, size_t bytes);
+/* "batch.micro: 2 and train.recompute: full (51.2 GiB)" */
+void plan_advice_text(StrBuf *b, const PlanAdvice *a, const TrainConfig *cfg);
+
+/* What an opened device is to a plan. */
+PlanTarget plan_target_of(const Device *d);
+/* Refuses, with what would do, a run that does not fit the session's opened device. */
+Status plan_refuse(Session *s, Problems *problems) MUST_CHECK;
