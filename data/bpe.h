@@ -26,6 +26,7 @@ typedef struct Bpe {
 
     PairSlot *pairs;
     uint32_t n_slots, n_pairs;
+    int32_t n_merges; /* of tokenizer.json: the next one's rank */
     /* SentencePiece looks up the text of a pair, so a character that is no piece can still be part
      * of one.  Such characters have ids from n_model up, which are never put out. */
     Vocab loose;

@@ -1,6 +1,8 @@
 /* tokenizer.json of the `tokenizers` library: the BPE model, its added tokens, what goes around a text. */
 #include "data/tokenizer_json.h"
 
+#include "data/merges.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +15,9 @@ static const char NUL_MARK[] = "\xEF\xB7\x90";
 typedef struct Source {
     const char *path;
     bool marked; /* NUL_MARK stands for NUL */
+    const char *text;
+    bool has_merges;
+    ListText merges; /* in text; the JSON tree has an empty list */
 } Source;
 
 /* The text with the escapes replaced, in fresh memory; NULL when there are none. */
@@ -86,63 +91,55 @@ static Status read_vocab(Tokenizer *t, const Json *model, const Source *src, Err
     return st;
 }
 
-/* "a b" or ["a", "b"]. */
-static bool merge_parts(const Json *j, const char *s[2], size_t n[2])
+static Status read_merge(Tokenizer *t, const char *const s[2], const size_t n[2], StrBuf *both,
+                         int *id)
 {
-    if (json_is(j, JK_ARRAY))
-        return json_size(j) == 2 && json_str(json_at(j, 0), &s[0], &n[0]) &&
-               json_str(json_at(j, 1), &s[1], &n[1]);
-    size_t len;
-    if (!json_str(j, &s[0], &len)) return false;
-    const char *space = memchr(s[0], ' ', len);
-    if (!space) return false;
-    n[0] = (size_t)(space - s[0]);
-    s[1] = space + 1;
-    n[1] = len - n[0] - 1;
-    return !memchr(s[1], ' ', n[1]);
+    strbuf_reset(both);
+    strbuf_append(both, s[0], n[0]);
+    strbuf_append(both, s[1], n[1]);
+    int left = vocab_find(&t->vocab, s[0], n[0]), right = vocab_find(&t->vocab, s[1], n[1]);
+    /* Merges that make the same token mostly stand together. */
+    size_t n_last;
+    const char *last = vocab_piece(&t->vocab, *id, &n_last);
+    if (!last || n_last != both->len || memcmp(last, both->data, n_last) != 0)
+        *id = vocab_find(&t->vocab, both->data, both->len);
+    if (left >= 0 && right >= 0 && *id >= 0) {
+        bpe_add_pair(&t->bpe, left, right, (int)t->bpe.n_merges++, *id);
+        return OK;
+    }
+    int k = left < 0 ? 0 : 1;
+    if (left < 0 || right < 0) { /* else it is both that there is no token for */
+        strbuf_reset(both);
+        strbuf_append(both, s[k], n[k]);
+    }
+    return E_INPUT;
 }
 
 static Status read_merges(Tokenizer *t, const Json *model, const Source *src, Err *err)
 {
-    const char *path = src->path;
     const Json *merges = json_get(model, "merges");
-    if (!json_is(merges, JK_ARRAY))
-        return model_error(err, path, "merges", "must be a list of pairs");
+    if (!json_is(merges, JK_ARRAY) || !src->has_merges)
+        return model_error(err, src->path, "merges", "must be a list of pairs");
+    if (json_size(merges)) return model_error(err, src->path, "merges", "is there twice");
     StrBuf both = {0}, parts[2] = {{0}};
+    const ListText *list = &src->merges;
+    MergeIter it = {src->text + list->from, src->text + list->to, src->path, list->line, err};
     Status st = OK;
-    int rank = 0, id = -1;
-    size_t n_last = 0;
-    bpe_reserve(&t->bpe, json_size(merges));
-    for (size_t i = 0; i < json_size(merges) && st == OK; i++) {
-        const Json *m = json_at(merges, i);
+    int id = -1;
+    bpe_reserve(&t->bpe, (list->to - list->from) / 24);
+    for (bool more = true; st == OK && more;) {
         const char *s[2];
         size_t n[2];
-        if (json_str(m, &s[0], NULL) && str_starts(s[0], "#version")) continue;
-        if (!merge_parts(m, s, n)) {
-            st = err_set(err, E_INPUT,
-                         "%s: model.merges[%zu]: must be two tokens, \"a b\" or [\"a\", \"b\"]",
-                         path, i);
-            break;
-        }
+        st = merges_next(&it, s, n, &more);
+        if (st != OK || !more || !s[0]) continue;
         unmark(src, &parts[0], &s[0], &n[0]);
         unmark(src, &parts[1], &s[1], &n[1]);
-        strbuf_reset(&both);
-        strbuf_append(&both, s[0], n[0]);
-        strbuf_append(&both, s[1], n[1]);
-        int left = vocab_find(&t->vocab, s[0], n[0]), right = vocab_find(&t->vocab, s[1], n[1]);
-        /* Merges that make the same token mostly stand together. */
-        const char *last = vocab_piece(&t->vocab, id, &n_last);
-        if (!last || n_last != both.len || memcmp(last, both.data, n_last) != 0)
-            id = vocab_find(&t->vocab, both.data, both.len);
-        if (left < 0 || right < 0 || id < 0)
-            st = err_set(err, E_INPUT, "%s: model.merges[%zu]: '%.40s' is not in the vocabulary",
-                         path, i,
-                         left < 0    ? s[0]
-                         : right < 0 ? s[1]
-                                     : both.data);
-        else
-            bpe_add_pair(&t->bpe, left, right, rank++, id);
+        st = read_merge(t, s, n, &both, &id);
+        if (st != OK)
+            err_set(err, st, "%s:%d: model.merges[%zu]: '%.40s' is not in the vocabulary",
+                    src->path, it.line, it.n, both.data ? both.data : "");
     }
+    merges_end(&it);
     strbuf_clear(&both);
     strbuf_clear(&parts[0]);
     strbuf_clear(&parts[1]);
@@ -327,13 +324,29 @@ static Status read_parts(Tokenizer *t, const Json *file, const TokenizerConfig *
     return OK;
 }
 
+/* The text with an empty list in their place, as many lines long. */
+static void without_merges(StrBuf *out, const Source *src, size_t len)
+{
+    const ListText *m = &src->merges;
+    strbuf_append(out, src->text, m->from + 1);
+    for (int i = 0; i < m->n_lines; i++)
+        strbuf_putc(out, '\n');
+    strbuf_append(out, src->text + m->to - 1, len - m->to + 1);
+}
+
 Status tokenizer_read_json(Tokenizer *t, const TokenizerConfig *c, const char *path,
                            const char *data, size_t len, Err *err)
 {
     Json *file = NULL;
     char *marked = mark_nuls(data, &len);
-    Status s = json_parse(&file, marked ? marked : data, len, path, 1, 0, err);
-    if (s == OK) s = read_parts(t, file, c, &(Source){path, marked != NULL}, err);
+    Source src = {.path = path, .marked = marked != NULL, .text = marked ? marked : data};
+    src.has_merges = merges_find(&src.merges, src.text, len);
+    StrBuf rest = {0};
+    if (src.has_merges) without_merges(&rest, &src, len);
+    Status s = json_parse(&file, src.has_merges ? rest.data : src.text,
+                          src.has_merges ? rest.len : len, path, 1, 0, err);
+    strbuf_clear(&rest);
+    if (s == OK) s = read_parts(t, file, c, &src, err);
     json_free(file);
     free(marked);
     return s;

@@ -77,6 +77,14 @@ Test(tokenizer_json, merges)
     gives(t, "aaa", "5 0");
     gives(t, " aa", "3 0");
     tokenizer_free(t);
+    /* Escapes and white space of every kind. */
+    t = made("\"merges\": [1], \"x\": {\"model\": {\"merges\": [2]}}",
+             "\"x\": [\"merges\", {\"merges\": [3]}], \"vocab\": {\"\\\"\": 0, \"\\\\\": 1, \"]\": "
+             "2, \"\\\"\\\\\": 3, \"]]\": 4}, "
+             "\"merges\" :\n [ [ \"\\u0022\" ,\t\"\\\\\"\r\n] ,\"] ]\" ]",
+             NULL);
+    gives(t, "\"\\]]]", "3 4 2");
+    tokenizer_free(t);
     /* A line "#version" is no merge; a NUL is a character like another. */
     t = made("",
              "\"vocab\": {\"\\u0000\": 0, \"a\": 1, \"a\\u0000\": 2, \"\\\\u0000\": 3}, "
@@ -322,6 +330,18 @@ Test(tokenizer_json, refusals)
         {"", "\"vocab\": {\"a\": 0}, \"merges\": [\"a a\"]", NULL, "model.merges[0]: 'aa'"},
         {"", "\"vocab\": {\"a\": 0}, \"merges\": [\"a\"]", NULL, "model.merges[0]"},
         {"", "\"vocab\": {\"a\": 0}, \"merges\": [[\"a\"]]", NULL, "model.merges[0]"},
+        {"", "\"vocab\": {\"a\": 0}, \"merges\": [7]", NULL, "model.merges[0]"},
+        {"", "\"vocab\": {\"a\": 0}, \"merges\": [\"a a\" \"a a\"]", NULL, "model.merges"},
+        {"", "\"vocab\": {\"a\": 0, \"aa\": 1}, \"merges\": [\"a a\",]", NULL, "model.merges[1]"},
+        {"", "\"vocab\": {\"a\": 0, \"aa\": 1}, \"merges\": [\"a a\", \"\\x\"]", NULL,
+         "invalid JSON"},
+        {"", "\"vocab\": {\"a\": 0, \"aa\": 1}, \"merges\": [], \"merges\": [\"a a\"]", NULL,
+         "model.merges: is there twice"},
+        {"", "\"vocab\": {\"a\": 0, \"aa\": 1}, \"merges\": [{\"a\": \"a\"}]", NULL,
+         "model.merges[0]"},
+        {"", "\"vocab\": {\"a\": 0, \"aa\": 1}, \"merges\": [[\"a\", \"a\", \"a\"]]", NULL,
+         "model.merges[0]"},
+        {"", "\"vocab\": {\"a\": 0}, \"merges\": {}", NULL, "model.merges"},
         {"", "\"unk_token\": \"u\", \"vocab\": {\"a\": 0}, \"merges\": []", NULL,
          "model.unk_token"},
         {"\"normalizer\": {\"type\": \"NFKC\"}", LETTERS, NULL, "normalizer: type NFKC"},
