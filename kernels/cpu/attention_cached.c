@@ -93,9 +93,8 @@ VECTORISED static void queries_run(const Cached *a, float *scores, const float *
             o[i * a->ldo + j] *= (float)(1.0 / sums[i]);
 }
 
-static void cached_part(void *ud, int64_t part)
+static void head_run(const Cached *a, int64_t part)
 {
-    const Cached *a = ud;
     int64_t b = part / a->n_heads, row0 = a->cu[b], n = a->cu[b + 1] - row0, past = a->past[b];
     int head = (int)(part % a->n_heads);
     ASSERT(past >= 0 && past <= a->max_past && past + n <= a->capacity,
@@ -105,6 +104,12 @@ static void cached_part(void *ud, int64_t part)
     for (int64_t i = 0; i < n; i += QUERIES)
         queries_run(a, a->scratch + part * a->scratch_of_part, a->cache_k + at, a->cache_v + at,
                     row0 + i, n - i < QUERIES ? n - i : QUERIES, past + i + 1, head);
+}
+
+static void cached_parts(void *args, int64_t part0, int64_t part1)
+{
+    for (int64_t part = part0; part < part1; part++)
+        head_run(args, part);
 }
 
 void cpu_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *cache_k,
@@ -142,6 +147,8 @@ void cpu_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *c
     int64_t n_parts = (int64_t)docs->n_docs * n_heads;
     a.scratch = workspace_take(
         d, cpu_attention_cached_scratch(docs->n_docs, n_heads, docs->max_len, max_past));
-    pool_run(d->pool, n_parts, cached_part, &a);
+    /* Decoding a token is little work: heads go together rather than wake threads. */
+    int64_t work = docs->max_len * (max_past + docs->max_len) * dim / 4;
+    rows_run(d, n_parts, work, cached_parts, &a);
     workspace_give(d);
 }
