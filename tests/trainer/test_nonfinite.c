@@ -57,7 +57,7 @@ static void expect_line(const Training *t, const char *start, const char *part)
     cr_expect(strstr(t->err.line, part) != NULL, "%s", t->err.line);
 }
 
-Test(nonfinite, weight_is_named, .timeout = 60)
+Test(nonfinite, weight_is_named, .timeout = 200)
 {
     static const char *const tensors[] = {"model.layers.1.self_attn.k_proj.weight",
                                           "model.layers.0.mlp.up_proj.weight", "model.norm.weight",
@@ -78,7 +78,7 @@ Test(nonfinite, weight_is_named, .timeout = 60)
 }
 
 /* A weight so large that a product overflows: the weights themselves are finite. */
-Test(nonfinite, loss_or_gradient_is_named, .timeout = 60)
+Test(nonfinite, loss_or_gradient_is_named, .timeout = 200)
 {
     char *model = poisoned_model("model.norm.weight", 1e38f), *out = tmp_dir();
     Training t = run(model, out, LIST("optim.clip=0"));
@@ -92,7 +92,7 @@ Test(nonfinite, loss_or_gradient_is_named, .timeout = 60)
 }
 
 /* A rate that makes the weights explode after some good steps: the checkpoint before stays as it was and is named. */
-Test(nonfinite, last_good_checkpoint_stays, .timeout = 60)
+Test(nonfinite, last_good_checkpoint_stays, .timeout = 200)
 {
     char *model = source_path("tests/fixtures/models/llama2-d64"), *out = tmp_dir();
     Training t = run(model, out, LIST("optim={lr: 1e30, clip: 0}"));

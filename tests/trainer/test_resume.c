@@ -96,17 +96,17 @@ static void resume_ends_in_the_same_bytes(const char *const *how, const char *re
     tmp_dir_remove(cut);
 }
 
-Test(resume, full_is_bit_exact, .timeout = 60)
+Test(resume, full_is_bit_exact, .timeout = 200)
 {
     resume_ends_in_the_same_bytes(LIST("method=full"), "model.safetensors");
 }
 
-Test(resume, lora_with_dropout_is_bit_exact, .timeout = 60)
+Test(resume, lora_with_dropout_is_bit_exact, .timeout = 200)
 {
     resume_ends_in_the_same_bytes(LIST(DROP), "adapter_model.safetensors");
 }
 
-Test(resume, another_cut_into_micro_batches_may_go_on, .timeout = 60)
+Test(resume, another_cut_into_micro_batches_may_go_on, .timeout = 200)
 {
     char *out = tmp_dir();
     Training t = run_ok(out, LIST(DROP));
@@ -119,7 +119,7 @@ Test(resume, another_cut_into_micro_batches_may_go_on, .timeout = 60)
     tmp_dir_remove(out);
 }
 
-Test(resume, finished_run_changes_nothing, .timeout = 60)
+Test(resume, finished_run_changes_nothing, .timeout = 200)
 {
     char *out = tmp_dir();
     Training a = run_ok(out, LIST(DROP)), b = run_ok(out, LIST(DROP));
@@ -145,7 +145,7 @@ static void expect_refused(const char *out, const char *const *how, const char *
     training_clear(&t);
 }
 
-Test(resume, changed_config_is_refused_by_key, .timeout = 60)
+Test(resume, changed_config_is_refused_by_key, .timeout = 200)
 {
     char *out = tmp_dir();
     Training t = run_ok(out, LIST(DROP));
@@ -186,7 +186,7 @@ Test(resume, changed_config_is_refused_by_key, .timeout = 60)
     tmp_dir_remove(out);
 }
 
-Test(resume, another_base_is_refused, .timeout = 60)
+Test(resume, another_base_is_refused, .timeout = 200)
 {
     char *out = tmp_dir();
     Training t = run_ok(out, LIST(DROP));
@@ -267,7 +267,7 @@ Test(resume, damaged_checkpoint_is_passed_over, .timeout = 100)
     tmp_dir_remove(whole);
 }
 
-Test(resume, named_checkpoint_must_be_whole, .timeout = 60)
+Test(resume, named_checkpoint_must_be_whole, .timeout = 200)
 {
     char *out = tmp_dir();
     Training t = run_ok(out, LIST(DROP));
@@ -295,7 +295,7 @@ static bool has(const char *out, const char *name)
     return there;
 }
 
-Test(resume, keeps_the_newest_and_the_best, .timeout = 60)
+Test(resume, keeps_the_newest_and_the_best, .timeout = 200)
 {
     char *out = tmp_dir();
     /* a rate that rises beyond all measure: the best is early */
@@ -328,7 +328,7 @@ Test(resume, keeps_the_newest_and_the_best, .timeout = 60)
     tmp_dir_remove(out);
 }
 
-Test(resume, stops_early_and_stays_stopped, .timeout = 60)
+Test(resume, stops_early_and_stays_stopped, .timeout = 200)
 {
     char *out = tmp_dir();
     const char *const *how =
@@ -345,7 +345,7 @@ Test(resume, stops_early_and_stays_stopped, .timeout = 60)
     tmp_dir_remove(out);
 }
 
-Test(resume, constant_rate_may_train_longer, .timeout = 60)
+Test(resume, constant_rate_may_train_longer, .timeout = 200)
 {
     char *a = tmp_dir(), *b = tmp_dir();
     Training t = run_ok(a, LIST(DROP, "optim.schedule=constant", "train.max_steps=10"));

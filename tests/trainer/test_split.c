@@ -68,7 +68,7 @@ static int compare(const Way *ways, int n)
 
 #define DROP "lora={dropout: 0.1, rank: 4}"
 
-Test(split, micro_batches_do_not_change_the_loss, .timeout = 60)
+Test(split, micro_batches_do_not_change_the_loss, .timeout = 200)
 {
     static const Way full[] = {{"8 x 1", {"method=full", "batch.micro=8", NULL}},
                                {"full: 4 x 2", {"method=full", "batch.micro=4", NULL}},
@@ -86,7 +86,7 @@ Test(split, micro_batches_do_not_change_the_loss, .timeout = 60)
 }
 
 /* A step takes all 120 documents, so both ways have the same ones in it. */
-Test(split, packing_does_not_change_the_loss, .timeout = 60)
+Test(split, packing_does_not_change_the_loss, .timeout = 200)
 {
     static const Way full[] = {
         {"padded", {"method=full", "batch.global=200", NULL}},
@@ -120,7 +120,7 @@ static void expect_same_bits(const char *name, const char *const *a, const char 
 
 #define LIST(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-Test(split, recompute_changes_no_bit, .timeout = 60)
+Test(split, recompute_changes_no_bit, .timeout = 200)
 {
     expect_same_bits("full", LIST("method=full"), LIST("method=full", "train.recompute=full"));
     expect_same_bits("lora with dropout", LIST(DROP), LIST(DROP, "train.recompute=full"));
@@ -130,14 +130,14 @@ Test(split, recompute_changes_no_bit, .timeout = 60)
                      LIST("lora={layers: [1]}", "train.recompute=full"));
 }
 
-Test(split, threads_change_no_bit, .timeout = 60)
+Test(split, threads_change_no_bit, .timeout = 200)
 {
     expect_same_bits("full", LIST("method=full", "runtime.threads=1"),
                      LIST("method=full", "runtime.threads=3"));
     expect_same_bits("lora", LIST(DROP, "runtime.threads=1"), LIST(DROP, "runtime.threads=2"));
 }
 
-Test(split, seed_decides, .timeout = 60)
+Test(split, seed_decides, .timeout = 200)
 {
     char *out_a = tmp_dir(), *out_b = tmp_dir();
     Training x = run(out_a, LIST(DROP, "train.seed=1")), y = run(out_b, LIST(DROP, "train.seed=2"));
@@ -151,7 +151,7 @@ Test(split, seed_decides, .timeout = 60)
 }
 
 /* Where every step has the same shape, the second asks for no more than the first. */
-Test(split, memory_of_a_step_comes_back, .timeout = 60)
+Test(split, memory_of_a_step_comes_back, .timeout = 200)
 {
     char *out = tmp_dir(), *golden = source_path("tests/fixtures/golden/llama3-tiny");
     char *path = str_format("model.path=%s", golden),
