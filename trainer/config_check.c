@@ -1,7 +1,7 @@
 /* Rules between keys, and what follows from other keys. */
 #include "base/fs.h"
 #include "base/str.h"
-#include "trainer/config_schema.h"
+#include "trainer/config_reader.h"
 
 #include <stdlib.h>
 
@@ -9,6 +9,12 @@
 static void refuse(TrainConfig *c, Problems *p, const char *key, const char *why)
 {
     if (config_is_set(c, key)) config_problem(c, p, key, "%s", why);
+}
+
+/* Of two keys that exclude each other the command line's wins; in one place both are a slip. */
+static bool overrides(const TrainConfig *c, const char *key, const char *other)
+{
+    return c->lines[config_field_index(key)] < 0 && c->lines[config_field_index(other)] >= 0;
 }
 
 static void check_model(TrainConfig *c, Problems *p)
@@ -65,16 +71,42 @@ static void check_source(TrainConfig *c, Problems *p, const char *key, const Dat
                      at, key);
 }
 
+/* Lets go of a way to validate that another one on the command line replaces. */
+static void drop_eval(TrainConfig *c, const char *key)
+{
+    static const char *const keys[] = {"data.eval.path", "data.eval.share", "data.eval.count"};
+    bool replaced = false;
+    for (int i = 0; i < 3; i++)
+        replaced |= !str_eq(key, keys[i]) && overrides(c, keys[i], key);
+    if (!replaced) return;
+    if (str_eq(key, keys[0])) {
+        config_free_sources(c->data.eval, c->data.n_eval);
+        c->data.eval = NULL;
+        c->data.n_eval = 0;
+    } else if (str_eq(key, keys[1])) {
+        c->data.eval_share = 0;
+    } else {
+        c->data.eval_count = 0;
+    }
+}
+
+static void check_eval_source(TrainConfig *c, Problems *p)
+{
+    drop_eval(c, "data.eval.path");
+    drop_eval(c, "data.eval.share");
+    drop_eval(c, "data.eval.count");
+    if ((c->data.n_eval > 0) + (c->data.eval_share > 0) + (c->data.eval_count > 0) <= 1) return;
+    config_problem(c, p, c->data.eval_count > 0 ? "data.eval.count" : "data.eval.share",
+                   "validation is asked for twice; give one of path, share, count");
+}
+
 static void check_data(TrainConfig *c, Problems *p)
 {
     for (int i = 0; i < c->data.n_train; i++)
         check_source(c, p, "data.train", &c->data.train[i]);
     for (int i = 0; i < c->data.n_eval; i++)
         check_source(c, p, "data.eval.path", &c->data.eval[i]);
-    if ((c->data.n_eval > 0) + (c->data.eval_share > 0) + (c->data.eval_count > 0) > 1) {
-        const char *key = c->data.eval_count > 0 ? "data.eval.count" : "data.eval.share";
-        config_problem(c, p, key, "validation is asked for twice; give one of path, share, count");
-    }
+    check_eval_source(c, p);
     if (!c->data.cache_dir && c->output) c->data.cache_dir = str_format("%s/cache", c->output);
     if (str_eq(c->data.cache_dir, "off")) {
         free(c->data.cache_dir);
@@ -105,6 +137,8 @@ static void check_eval(TrainConfig *c, Problems *p)
 
 static void check_optim(TrainConfig *c, Problems *p)
 {
+    if (overrides(c, "optim.warmup_steps", "optim.warmup_ratio")) c->warmup_ratio = 0;
+    if (overrides(c, "optim.warmup_ratio", "optim.warmup_steps")) c->warmup_steps = 0;
     if (c->warmup_steps > 0 && c->warmup_ratio > 0)
         config_problem(c, p, "optim.warmup_ratio",
                        "optim.warmup_steps is set too; give one of the two");
@@ -124,7 +158,8 @@ static void check_train(TrainConfig *c, Problems *p)
     if (c->batch_global % c->batch_micro != 0)
         config_problem(c, p, "batch.micro", "must divide batch.global, which is %lld; is %lld",
                        (long long)c->batch_global, (long long)c->batch_micro);
-    if (c->max_steps > 0)
+    if (overrides(c, "train.epochs", "train.max_steps")) c->max_steps = 0;
+    if (c->max_steps > 0 && !overrides(c, "train.max_steps", "train.epochs"))
         refuse(c, p, "train.epochs", "train.max_steps is set too; give one of the two");
     if (c->recompute == RECOMPUTE_NONE)
         refuse(c, p, "train.recompute_layers", "only with train.recompute full");

@@ -56,7 +56,7 @@ refused 'an override that is none' 2 "command line: optim.lrr: unknown key; did 
 refused 'all errors at once' 2 "$tmp/run.yaml:2: lora.rank: only with method lora, and method is full
 $tmp/run.yaml:2: lora.dropout: only with method lora, and method is full
 command line: train.epochs: train.max_steps is set too; give one of the two" \
-    train "$tmp/run.yaml" method=full train.epochs=3
+    train "$tmp/run.yaml" method=full train.epochs=3 train.max_steps=4
 refused 'no such model' 2 "command line: model.path: *nowhere*" train "$tmp/run.yaml" model.path=nowhere output="$tmp/x" --quiet
 refused 'a target that matches nothing' 2 '*lora.targets: *q_prj*' train "$tmp/run.yaml" lora.targets='[q_prj]' output="$tmp/x" --quiet
 refused 'a backend that is not built in' 2 '*runtime.device: '\''abacus'\'' is not built in; there is cpu*' \

@@ -262,6 +262,27 @@ Test(config, overrides)
     problems_clear(&p);
 }
 
+Test(config, command_line_wins_over_what_excludes_it)
+{
+    TrainConfig c;
+    Problems p = {0};
+    const char *text = "model: {path: base}\ndata: {format: text, train: a, eval: {count: 5}}\n"
+                       "optim: {warmup_steps: 5}\ntrain: {epochs: 3}\noutput: out\n";
+    const char *const ways[] = {"train.max_steps=10", "optim.warmup_ratio=0.1", "data.eval=held"};
+    Status s = parse(&c, text, 3, ways, &p);
+    print_problems(&p);
+    cr_assert_eq(s, OK);
+    cr_assert_eq(c.max_steps, 10);
+    cr_assert_eq(c.warmup_steps, 0);
+    cr_assert_eq(c.warmup_ratio, 0.1);
+    cr_assert_eq(c.data.n_eval, 1);
+    cr_assert_eq(c.data.eval_count, 0);
+    config_clear(&c);
+    const char *const both[] = {"train.max_steps=10", "train.epochs=2"};
+    cr_assert_eq(parse(&c, text, 2, both, &p), E_INPUT);
+    problems_clear(&p);
+}
+
 Test(config, resolved_file_reads_back_to_itself)
 {
     const char *const texts[] = {
