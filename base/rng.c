@@ -1,39 +1,13 @@
 /* Draws of a stream: the i-th draw is made from one Philox block, so any of them can be had alone. */
 #include "base/rng.h"
 
-#include <math.h>
-
 __extension__ typedef unsigned __int128 Wide;
-
-static uint64_t word(uint32_t low, uint32_t high)
-{
-    return (uint64_t)high << 32 | low;
-}
-
-static double unit53(uint64_t bits)
-{
-    return (double)(bits >> 11) * 0x1p-53;
-}
-
-double rng_uniform(uint64_t key, uint64_t i)
-{
-    Rng4 r = philox(key, 0, i);
-    return unit53(word(r.v[0], r.v[1]));
-}
-
-/* Box and Muller's transform; 1 - u keeps the logarithm's argument in (0,1]. */
-double rng_normal(uint64_t key, uint64_t i)
-{
-    Rng4 r = philox(key, 0, i);
-    double u = unit53(word(r.v[0], r.v[1])), angle = unit53(word(r.v[2], r.v[3]));
-    return sqrt(-2.0 * log(1.0 - u)) * cos(6.283185307179586476925 * angle);
-}
 
 /* The high half of bits * n is below n and as even as 2^64 draws can be. */
 uint64_t rng_below(uint64_t key, uint64_t i, uint64_t n)
 {
     Rng4 r = philox(key, 0, i);
-    return (uint64_t)((Wide)word(r.v[0], r.v[1]) * n >> 64);
+    return (uint64_t)((Wide)rng_word(r.v[0], r.v[1]) * n >> 64);
 }
 
 void rng_permutation(uint64_t key, int64_t *perm, int64_t n)

@@ -4,6 +4,7 @@
  * as well. */
 #pragma once
 
+#include <math.h>
 #include <stdint.h>
 
 #ifdef __CUDACC__
@@ -46,13 +47,35 @@ RNG_FN float rng_unit(uint32_t bits)
     return (float)(bits >> 8) * (1.0f / 16777216.0f);
 }
 
-/* The i-th draw of the stream `key`: uniform in [0,1) with 53 bits; standard normal; integer below n
- * (n > 0, unbiased to 2^-64).  In rng.c. */
+RNG_FN uint64_t rng_word(uint32_t low, uint32_t high)
+{
+    return (uint64_t)high << 32 | low;
+}
+
+RNG_FN double rng_unit53(uint64_t bits)
+{
+    return (double)(bits >> 11) * (1.0 / 9007199254740992.0);
+}
+
+/* The i-th draw of the stream `key`: uniform in [0,1) with 53 bits. */
+RNG_FN double rng_uniform(uint64_t key, uint64_t i)
+{
+    Rng4 r = philox(key, 0, i);
+    return rng_unit53(rng_word(r.v[0], r.v[1]));
+}
+
+/* The i-th draw, standard normal: Box and Muller's transform; 1 - u keeps the logarithm's argument in (0,1]. */
+RNG_FN double rng_normal(uint64_t key, uint64_t i)
+{
+    Rng4 r = philox(key, 0, i);
+    double u = rng_unit53(rng_word(r.v[0], r.v[1])), angle = rng_unit53(rng_word(r.v[2], r.v[3]));
+    return sqrt(-2.0 * log(1.0 - u)) * cos(6.283185307179586476925 * angle);
+}
+
+/* The i-th draw, an integer below n (n > 0, unbiased to 2^-64).  In rng.c. */
 #ifdef __cplusplus
 extern "C" {
 #endif
-double rng_uniform(uint64_t key, uint64_t i);
-double rng_normal(uint64_t key, uint64_t i);
 uint64_t rng_below(uint64_t key, uint64_t i, uint64_t n);
 /* perm[0..n): a permutation of 0..n-1 that depends on key alone (Fisher-Yates). */
 void rng_permutation(uint64_t key, int64_t *perm, int64_t n);

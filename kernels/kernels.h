@@ -136,6 +136,9 @@ typedef struct Kernels {
     void (*dropout_bwd)(Device *d, Tensor *dx, float beta, const Tensor *dy,
                         const DropoutArgs *args);
 
+    /* t = mean + std * the standard normal draws 0, 1, ... of the stream `key` (base/rng.h), row after row; pitch. */
+    void (*fill_normal)(Device *d, Tensor *t, uint64_t key, double mean, double std);
+
     /* out (1) f32 = beta * out + sum of x / of x^2; summed in f64; any shape, dense. */
     void (*sum)(Device *d, Tensor *out, float beta, const Tensor *x);
     void (*sum_squares)(Device *d, Tensor *out, float beta, const Tensor *x);

@@ -30,6 +30,8 @@ typedef struct Meter {
     const Kernels *inner;
     const GpuSpec *gpu; /* of `floor`; NULL: 0 */
     bool timed;         /* waits for each kernel */
+    int repeats; /* times that a kernel runs for one call, so that waiting weighs little: the results
+                         * are then worth nothing; 1 */
     MeterCount kernels[N_KERNELS];
     MeterOp ops[METER_MAX_OPS];
     int n_ops;

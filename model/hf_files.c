@@ -174,35 +174,36 @@ Status model_load_weights(Llama *m, const char *dir, Log *log, Err *err)
 
 /* --- random weights -------------------------------------------------------------------------------- */
 
+/* Numbers that the host draws itself: only adapters' are uniform, and those are small. */
 typedef struct Draws {
     float *to;
     uint64_t key;
     double scale;
     int64_t n;
-    WeightDraw draw;
 } Draws;
 
 static void draw_chunk(void *ud, int64_t chunk)
 {
     Draws *d = ud;
     int64_t end = (chunk + 1) * CHUNK < d->n ? (chunk + 1) * CHUNK : d->n;
-    for (int64_t i = chunk * CHUNK; i < end; i++) {
-        double v = d->draw == DRAW_NORMAL ? rng_normal(d->key, (uint64_t)i)
-                                          : 2 * rng_uniform(d->key, (uint64_t)i) - 1;
-        d->to[i] = (float)(v * d->scale);
-    }
+    for (int64_t i = chunk * CHUNK; i < end; i++)
+        d->to[i] = (float)((2 * rng_uniform(d->key, (uint64_t)i) - 1) * d->scale);
 }
 
 void weight_draw(Device *d, Param *p, int slice, WeightDraw draw, double scale, uint64_t seed)
 {
     const char *name = p->slices[slice].name;
     int64_t n = param_slice_numel(p, slice);
-    float *host = xmalloc((size_t)n * sizeof *host);
-    Draws draws = {host, rng_mix(seed, hash64(name, strlen(name), 0)), scale, n, draw};
-    pool_run(d->pool, (n + CHUNK - 1) / CHUNK, draw_chunk, &draws);
     Tensor view = param_slice_view(p, slice);
-    tensor_write_f32(d, &view, host);
-    free(host);
+    Draws draws = {NULL, rng_mix(seed, hash64(name, strlen(name), 0)), scale, n};
+    if (draw == DRAW_NORMAL) {
+        d->k->fill_normal(d, &view, draws.key, 0, scale);
+        return;
+    }
+    draws.to = xmalloc((size_t)n * sizeof *draws.to);
+    pool_run(d->pool, (n + CHUNK - 1) / CHUNK, draw_chunk, &draws);
+    tensor_write_f32(d, &view, draws.to);
+    free(draws.to);
 }
 
 static void fill(Device *d, Param *p, float value)

@@ -24,6 +24,7 @@ const Kernels cpu_kernels = {
     .softmax_xent = cpu_softmax_xent,
     .dropout_fwd = cpu_dropout_fwd,
     .dropout_bwd = cpu_dropout_bwd,
+    .fill_normal = cpu_fill_normal,
     .sum = cpu_sum,
     .sum_squares = cpu_sum_squares,
     .count_nonfinite = cpu_count_nonfinite,

@@ -24,6 +24,7 @@ const Kernels cuda_kernels = {
     .softmax_xent = cuda_softmax_xent,
     .dropout_fwd = cuda_dropout_fwd,
     .dropout_bwd = cuda_dropout_bwd,
+    .fill_normal = cuda_fill_normal,
     .sum = cuda_sum,
     .sum_squares = cuda_sum_squares,
     .count_nonfinite = cuda_count_nonfinite,

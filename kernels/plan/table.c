@@ -159,6 +159,10 @@ static void p_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy,
 {
 }
 
+static void p_fill_normal(Device *d, Tensor *t, uint64_t key, double mean, double std)
+{
+}
+
 static void p_reduce(Device *d, Tensor *out, float beta, const Tensor *x)
 {
     scratch(d, plan_target(d)->cuda ? cuda_reduce_scratch() : cpu_reduce_scratch(tensor_numel(x)));
@@ -197,6 +201,7 @@ const Kernels plan_kernels = {
     .softmax_xent = p_softmax_xent,
     .dropout_fwd = p_dropout_fwd,
     .dropout_bwd = p_dropout_bwd,
+    .fill_normal = p_fill_normal,
     .sum = p_reduce,
     .sum_squares = p_reduce,
     .count_nonfinite = p_reduce,
