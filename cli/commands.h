@@ -7,6 +7,7 @@ CommandFn cmd_eval;
 CommandFn cmd_generate;
 CommandFn cmd_inspect;
 CommandFn cmd_merge;
+CommandFn cmd_bench;
 CommandFn cmd_plan;
 CommandFn cmd_tokenize;
 CommandFn cmd_train;

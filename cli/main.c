@@ -8,6 +8,7 @@
 static const Command commands[] = {
     {"train", cmd_train, "fine-tune a model as a config says"},
     {"check", cmd_check, "find every error of a config, its data and model files without training"},
+    {"bench", cmd_bench, "speed and memory of a training step of a named shape, beside its floor"},
     {"plan", cmd_plan, "memory, work and least time of a run, before it runs and without its GPU"},
     {"eval", cmd_eval, "loss and perplexity over a data set, ROUGE of generated answers"},
     {"generate", cmd_generate, "text from a model: one prompt, a chat, or JSONL to JSONL"},

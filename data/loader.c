@@ -170,19 +170,24 @@ static void batch_reserve(HostBatch *b, int64_t n_tokens, int64_t n_docs)
     b->cu_docs[0] = 0;
 }
 
-void host_batch_random(HostBatch *b, int64_t n_docs, int64_t doc_len, int64_t vocab, uint64_t seed)
+void host_batch_random(HostBatch *b, int64_t n_docs, const int32_t *lens, int64_t vocab,
+                       uint64_t seed)
 {
-    batch_reserve(b, n_docs * doc_len, n_docs);
-    for (int64_t i = 0; i < b->n_tokens; i++) {
-        b->ids[i] = (int32_t)rng_below(seed, (uint64_t)i, (uint64_t)vocab);
-        b->targets[i] = (int32_t)rng_below(seed, (uint64_t)(b->n_tokens + i), (uint64_t)vocab);
-        b->positions[i] = (int32_t)(i % doc_len);
-        b->samples[i] = i / doc_len;
+    int64_t n = 0, at = 0;
+    for (int64_t k = 0; k < n_docs; k++)
+        n += lens[k];
+    batch_reserve(b, n, n_docs);
+    for (int64_t k = 0; k < n_docs; k++) {
+        for (int32_t i = 0; i < lens[k]; i++, at++) {
+            b->ids[at] = (int32_t)rng_below(seed, (uint64_t)at, (uint64_t)vocab);
+            b->targets[at] = (int32_t)rng_below(seed, (uint64_t)(n + at), (uint64_t)vocab);
+            b->positions[at] = i;
+            b->samples[at] = k;
+        }
+        b->cu_docs[k + 1] = (int32_t)at;
+        if (lens[k] > b->max_doc) b->max_doc = lens[k];
     }
-    for (int64_t k = 0; k <= n_docs; k++)
-        b->cu_docs[k] = (int32_t)(k * doc_len);
-    b->max_doc = doc_len;
-    b->n_trained = b->n_real = b->n_tokens;
+    b->n_trained = b->n_real = n;
 }
 
 /* A second copy of a document in an epoch is a sample of its own (its dropout differs). */

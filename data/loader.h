@@ -142,8 +142,9 @@ typedef struct HostBatch {
     size_t memory_bytes;
 } HostBatch;
 void host_batch_clear(HostBatch *b);
-/* n_docs documents of doc_len random tokens each, every position trained: for plans and benchmarks without data. */
-void host_batch_random(HostBatch *b, int64_t n_docs, int64_t doc_len, int64_t vocab, uint64_t seed);
+/* n_docs documents of lens[i] random tokens, every position trained: for plans and benchmarks without data. */
+void host_batch_random(HostBatch *b, int64_t n_docs, const int32_t *lens, int64_t vocab,
+                       uint64_t seed);
 
 /* Epoch order, packing and batches over a data set.  A *row* is a packed row (PACK_BEST_FIT, PACK_CONCAT) or
  * a document (PACK_OFF); `batch_rows` rows make an optimizer step, cut into micro-batches and ranks. */

@@ -123,7 +123,11 @@ static void run_assumed(Planner *p)
     int n = (int)(c->batch_global / c->batch_micro);
     HostBatch *batches = xcalloc((size_t)n, sizeof *batches);
     HostBatch one = {0};
-    host_batch_random(&one, c->batch_micro, c->data.max_length, p->session.shape.vocab_size, 1);
+    int32_t *lens = xmalloc((size_t)c->batch_micro * sizeof *lens);
+    for (int64_t i = 0; i < c->batch_micro; i++)
+        lens[i] = (int32_t)c->data.max_length;
+    host_batch_random(&one, c->batch_micro, lens, p->session.shape.vocab_size, 1);
+    free(lens);
     for (int i = 0; i < n; i++)
         batches[i] = one;
     meter_attach(&meter, &p->session.dev, p->gpu, false);

@@ -1,0 +1,165 @@
+#include "cli/bench_print.h"
+
+#include "base/json.h"
+
+#include <string.h>
+
+static const double GIB = 1024.0 * 1024.0 * 1024.0, TERA = 1e12, GIGA = 1e9;
+
+/* The share of the peak, in percent; 0 where no peak is known. */
+static double mfu(const BenchOpts *o, const BenchResult *r, double flops)
+{
+    if (!r->gpu || o->compute != DT_BF16) return 0;
+    return 100 * flops / r->step_s / r->gpu->bf16_flops;
+}
+
+static void print_speed(StrBuf *b, const BenchOpts *o, const BenchResult *r)
+{
+    double both = r->flops_plain + r->flops_attention;
+    strbuf_printf(b,
+                  "  step       %10.4f s  median of %lld (%.4f to %.4f), %lld tokens, %lld "
+                  "documents\n",
+                  r->step_s, (long long)r->n_steps, r->step_min_s, r->step_max_s,
+                  (long long)r->n_tokens, (long long)r->n_docs);
+    strbuf_printf(b, "  speed      %10.0f tokens/s\n", (double)r->n_tokens / r->step_s);
+    strbuf_printf(b, "  work       %10.4g TFLOP/s with attention, %.4g without (%s a token)\n",
+                  both / r->step_s / TERA, r->flops_plain / r->step_s / TERA,
+                  o->method == METHOD_FULL ? "6 N" : "4 N");
+    if (mfu(o, r, both) > 0)
+        strbuf_printf(b,
+                      "  MFU        %10.1f %% with attention, %.1f %% without, of %.0f TFLOP/s\n",
+                      mfu(o, r, both), mfu(o, r, r->flops_plain), r->gpu->bf16_flops / TERA);
+    if (r->floor_s > 0)
+        strbuf_printf(b,
+                      "  floor      %10.4f s  median of %lld: base products and attention alone; "
+                      "step / floor %.3f\n",
+                      r->floor_s, (long long)r->n_floors, r->step_s / r->floor_s);
+    else
+        strbuf_puts(b, "  floor             none: no room for its buffers beside the model\n");
+}
+
+static void print_memory(StrBuf *b, const BenchResult *r)
+{
+    strbuf_printf(b, "  peak       %10.3f GiB live:", (double)r->mem.peak_total / GIB);
+    for (int c = 0; c < MEM_N; c++)
+        if (r->mem.at_peak[c] > 0)
+            strbuf_printf(b, " %s %.3f", mem_category_name((MemCategory)c),
+                          (double)r->mem.at_peak[c] / GIB);
+    strbuf_printf(b, "\n  planned    %10.3f GiB: %s", (double)r->planned_peak / GIB,
+                  r->planned_peak == r->mem.peak_total ? "the same to the byte" : "it differs");
+    strbuf_printf(b, "\n  reserved   %10.3f GiB", (double)r->region_bytes / GIB);
+    if (r->info.n_sms > 0)
+        strbuf_printf(b, "; the driver counts %.3f, of which %.3f before the reservation",
+                      (double)r->info.driver_bytes / GIB, (double)r->info.context_bytes / GIB);
+    strbuf_putc(b, '\n');
+}
+
+static void print_kernels(StrBuf *b, const BenchResult *r)
+{
+    strbuf_printf(b, "memory-bound kernels at these shapes; a copy on the device moves %.0f GB/s\n",
+                  r->copy_bandwidth / GIGA);
+    strbuf_printf(b, "  %-18s %7s %11s %10s %7s\n", "kernel", "calls", "us a call", "GB/s",
+                  "of copy");
+    for (int i = 0; i < N_KERNELS; i++) {
+        const MeterCount *c = &r->repeated.kernels[i];
+        if (c->calls == 0 || c->seconds <= 0 || meter_class(i) != METER_OTHER) continue;
+        double rate = c->bytes / c->seconds;
+        strbuf_printf(b, "  %-18s %7lld %11.1f %10.0f %5.0f %%\n", kernel_name(i),
+                      (long long)c->calls, 1e6 * c->seconds / (double)c->calls, rate / GIGA,
+                      100 * rate / r->copy_bandwidth);
+    }
+}
+
+void bench_print(StrBuf *b, const char *title, const BenchOpts *o, const BenchResult *r)
+{
+    strbuf_printf(b, "%s on %s\n", title, r->info.name);
+    strbuf_printf(b, "  model      %10.3f billion parameters, %.3f million trained; loss %.3f\n",
+                  (double)r->n_params / GIGA, (double)r->n_trained / 1e6, r->loss);
+    strbuf_printf(b, "  first step %10.2f s from the start\n", r->first_step_s);
+    print_speed(b, o, r);
+    print_memory(b, r);
+    if (o->kernels) print_kernels(b, r);
+    if (o->profile) profile_print(b, &r->meter);
+}
+
+/* ---- profile ---------------------------------------------------------------------------------- */
+
+static void profile_line(StrBuf *b, const char *name, const MeterCount *c, double all)
+{
+    strbuf_printf(b, "  %-28s %7lld %10.3f %6.1f %10.4g %10.4g %10.4g\n", name, (long long)c->calls,
+                  1e3 * c->seconds, all > 0 ? 100 * c->seconds / all : 0, c->flops / GIGA,
+                  c->flops / 2 / GIGA, c->bytes / GIGA);
+}
+
+static void profile_head(StrBuf *b, const char *what)
+{
+    strbuf_printf(b, "  %-28s %7s %10s %6s %10s %10s %10s\n", what, "kernels", "ms", "%", "GFLOP",
+                  "GMAC", "GB");
+}
+
+void profile_print(StrBuf *b, const Meter *m)
+{
+    MeterCount all = meter_sum(m, METER_CLASSES);
+    strbuf_puts(b, "one step, waiting for each kernel\n");
+    profile_head(b, "by op");
+    for (int i = 0; i < m->n_ops; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s%s", m->ops[i].name, m->ops[i].backward ? " backward" : "");
+        profile_line(b, name, &m->ops[i].count, all.seconds);
+    }
+    profile_head(b, "by kernel");
+    for (int i = 0; i < N_KERNELS; i++)
+        if (m->kernels[i].calls > 0) profile_line(b, kernel_name(i), &m->kernels[i], all.seconds);
+    profile_line(b, "all", &all, all.seconds);
+}
+
+/* ---- JSON ------------------------------------------------------------------------------------- */
+
+static void number(StrBuf *b, const char *key, double v)
+{
+    strbuf_printf(b, ", \"%s\": ", key);
+    json_write_number(b, v);
+}
+
+void bench_print_json(StrBuf *b, const char *title, const BenchOpts *o, const BenchResult *r)
+{
+    double both = r->flops_plain + r->flops_attention;
+    strbuf_puts(b, "{\"what\": ");
+    json_write_string(b, title, strlen(title));
+    strbuf_puts(b, ", \"device\": ");
+    json_write_string(b, r->info.name, strlen(r->info.name));
+    number(b, "step_s", r->step_s);
+    number(b, "steps", (double)r->n_steps);
+    number(b, "tokens", (double)r->n_tokens);
+    number(b, "documents", (double)r->n_docs);
+    number(b, "tokens_per_s", (double)r->n_tokens / r->step_s);
+    number(b, "tflops_plain", r->flops_plain / r->step_s / TERA);
+    number(b, "tflops_with_attention", both / r->step_s / TERA);
+    number(b, "mfu_plain_percent", mfu(o, r, r->flops_plain));
+    number(b, "mfu_with_attention_percent", mfu(o, r, both));
+    number(b, "floor_s", r->floor_s);
+    number(b, "step_over_floor", r->floor_s > 0 ? r->step_s / r->floor_s : 0);
+    number(b, "first_step_s", r->first_step_s);
+    number(b, "peak_bytes", (double)r->mem.peak_total);
+    number(b, "planned_bytes", (double)r->planned_peak);
+    number(b, "reserved_bytes", (double)r->region_bytes);
+    number(b, "driver_bytes", (double)r->info.driver_bytes);
+    number(b, "context_bytes", (double)r->info.context_bytes);
+    number(b, "loss", r->loss);
+    if (o->kernels) {
+        number(b, "copy_bytes_per_s", r->copy_bandwidth);
+        strbuf_puts(b, ", \"kernels\": {");
+        for (int i = 0, n = 0; i < N_KERNELS; i++) {
+            const MeterCount *c = &r->repeated.kernels[i];
+            if (c->calls == 0 || c->seconds <= 0) continue;
+            strbuf_printf(b, "%s\"%s\": {\"calls\": %lld", n++ ? ", " : "", kernel_name(i),
+                          (long long)c->calls);
+            number(b, "seconds", c->seconds);
+            number(b, "flops", c->flops);
+            number(b, "bytes", c->bytes);
+            strbuf_putc(b, '}');
+        }
+        strbuf_putc(b, '}');
+    }
+    strbuf_puts(b, "}\n");
+}

@@ -1,0 +1,217 @@
+/* lorac bench: a training step on random weights and tokens, beside its floor. */
+#include "base/fs.h"
+#include "base/opts.h"
+#include "cli/bench_print.h"
+#include "cli/commands.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_TARGETS = 16, MAX_LENGTHS = 1 << 22 };
+
+typedef struct BenchFlags {
+    const char *model, *method, *targets, *precision, *recompute, *device, *lengths;
+    int64_t rank, seq, micro, steps, threads;
+    double seconds, dropout;
+    bool kernels, profile, json;
+} BenchFlags;
+
+static Status read_choice(int *out, const char *flag, const char *value, const char *const *names,
+                          Err *err)
+{
+    for (int i = 0; names[i]; i++)
+        if (str_eq(names[i], value)) {
+            *out = i;
+            return OK;
+        }
+    StrBuf all = {0};
+    for (int i = 0; names[i]; i++)
+        strbuf_printf(&all, "%s%s", i ? ", " : "", names[i]);
+    Status s = err_set(err, E_INPUT, "--%s: must be one of %s, is '%s'", flag, all.data, value);
+    strbuf_clear(&all);
+    return s;
+}
+
+static Status read_range(const char *flag, int64_t value, int64_t least, int64_t most, Err *err)
+{
+    if (value >= least && value <= most) return OK;
+    return err_set(err, E_INPUT, "--%s: must be from %lld to %lld, is %lld", flag, (long long)least,
+                   (long long)most, (long long)value);
+}
+
+static Status read_model(LlamaConfig *shape, const char *name, Err *err)
+{
+    if (!name) return err_set(err, E_INPUT, "lorac bench: name a shape: --model llama-3-8b");
+    if (llama_config_preset(shape, name)) return OK;
+    const char *names[64];
+    int n = 0;
+    while (n < 64 && llama_preset_name(n)) {
+        names[n] = llama_preset_name(n);
+        n++;
+    }
+    const char *near = str_nearest(name, names, n);
+    if (near)
+        return err_set(err, E_INPUT, "--model: there is no '%s'; did you mean '%s'?", name, near);
+    return err_set(err, E_INPUT, "--model: there is no '%s'; --help lists them", name);
+}
+
+/* Lengths of documents, numbers between white space. */
+static Status read_lengths(BenchOpts *o, const char *path, Err *err)
+{
+    char *text;
+    size_t len;
+    TRY(file_read(&text, &len, path, err));
+    int32_t *lens = NULL;
+    int64_t n = 0, cap = 0;
+    Status s = OK;
+    for (char *at = text + strspn(text, " \t\r\n"); *at && s == OK; at += strspn(at, " \t\r\n")) {
+        char *end;
+        long v = strtol(at, &end, 10);
+        if (end == at || v < 1 || v > o->seq || n == MAX_LENGTHS)
+            s = err_set(err, E_INPUT, "%s: length %lld must be from 1 to %lld (--seq): %.20s", path,
+                        (long long)n + 1, (long long)o->seq, at);
+        if (n == cap) {
+            cap = cap ? 2 * cap : 1024;
+            lens = xrealloc(lens, (size_t)cap * sizeof *lens);
+        }
+        lens[n++] = (int32_t)v;
+        at = end;
+    }
+    free(text);
+    if (s == OK && n == 0) s = err_set(err, E_INPUT, "%s: holds no lengths", path);
+    o->lens = lens;
+    o->n_lens = n;
+    return s;
+}
+
+static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
+{
+    static const char *const methods[] = {"lora", "full", NULL},
+                             *const precisions[] = {"fp32", "bf16", NULL},
+                             *const recomputes[] = {"none", "full", NULL};
+    int method, precision, recompute;
+    bool cpu = str_eq(f->device, "cpu");
+    if (!f->precision) f->precision = cpu ? "fp32" : "bf16";
+    TRY(read_model(&o->shape, f->model, err));
+    TRY(read_choice(&method, "method", f->method, methods, err));
+    TRY(read_choice(&precision, "precision", f->precision, precisions, err));
+    TRY(read_choice(&recompute, "recompute", f->recompute, recomputes, err));
+    if (cpu && precision == 1)
+        return err_set(err, E_INPUT, "--precision: the CPU computes in fp32; leave it out");
+    TRY(read_range("rank", f->rank, 1, 65536, err));
+    TRY(read_range("seq", f->seq, 2, 1 << 24, err));
+    TRY(read_range("micro", f->micro, 1, (1 << 30) / f->seq, err));
+    TRY(read_range("steps", f->steps, 1, 1000000, err));
+    TRY(read_range("threads", f->threads, 0, 4096, err));
+    if (!(f->seconds >= 0 && f->seconds <= 3600))
+        return err_set(err, E_INPUT, "--seconds: must be from 0 to 3600, is %g", f->seconds);
+    if (!(f->dropout >= 0 && f->dropout < 1))
+        return err_set(err, E_INPUT, "--dropout: must be from 0 to below 1, is %g", f->dropout);
+    o->device = f->device;
+    o->threads = (int)f->threads;
+    o->compute = precision == 1 ? DT_BF16 : DT_F32;
+    o->method = method == 0 ? METHOD_LORA : METHOD_FULL;
+    o->lora.rank = f->rank;
+    o->lora.alpha = 2.0 * (double)f->rank;
+    o->lora.dropout = f->dropout;
+    o->seq = f->seq;
+    o->micro = f->micro;
+    o->recompute = recompute == 1;
+    o->seconds = f->seconds;
+    o->steps = f->steps;
+    o->profile = f->profile;
+    o->kernels = f->kernels;
+    return f->lengths ? read_lengths(o, f->lengths, err) : OK;
+}
+
+static Status bench(BenchFlags *f, Err *err)
+{
+    BenchOpts o = {0};
+    BenchResult *r = xcalloc(1, sizeof *r);
+    char *names = xstrdup(f->targets), *targets[MAX_TARGETS], *rest = NULL;
+    for (char *t = strtok_r(names, ",", &rest); t && o.lora.n_targets < MAX_TARGETS;
+         t = strtok_r(NULL, ",", &rest))
+        targets[o.lora.n_targets++] = t;
+    o.lora.targets = targets;
+    StrBuf title = {0}, b = {0};
+    Status s = read_flags(&o, f, err);
+    if (s == OK) s = bench_run(r, &o, err);
+    if (s == OK) {
+        strbuf_printf(&title, "%s %s", f->model, f->method);
+        if (o.method == METHOD_LORA)
+            strbuf_printf(&title, " r%lld %s", (long long)f->rank, f->targets);
+        strbuf_printf(&title, " %s, %lld x %lld%s%s", f->precision, (long long)f->micro,
+                      (long long)f->seq, o.recompute ? ", recompute" : "",
+                      o.n_lens ? ", packed documents" : "");
+        if (f->json)
+            bench_print_json(&b, title.data, &o, r);
+        else
+            bench_print(&b, title.data, &o, r);
+        s = command_print(&b, err);
+    }
+    strbuf_clear(&title);
+    free((void *)(uintptr_t)o.lens);
+    free(names);
+    free(r);
+    return s;
+}
+
+static void print_help(const Opt *opts)
+{
+    StrBuf about = {0};
+    strbuf_puts(&about,
+                "Times the training step of a named shape on random weights and tokens, and its "
+                "floor in turns\nwith it: the base model's products and attention alone.  Every "
+                "token is trained.\nShapes:");
+    for (int i = 0; llama_preset_name(i); i++)
+        strbuf_printf(&about, " %s", llama_preset_name(i));
+    opts_help(stdout, "lorac bench --model SHAPE [OPTIONS]", about.data, opts);
+    strbuf_clear(&about);
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    BenchFlags f = {.method = "lora",
+                    .targets = "all-linear",
+                    .recompute = "none",
+                    .device = backend_find("cuda") ? "cuda" : "cpu",
+                    .rank = 16,
+                    .seq = 4096,
+                    .micro = 1,
+                    .steps = 3,
+                    .seconds = 10};
+    bool help = false;
+    const Opt opts[] = {
+        {"model", OPT_STRING, &f.model, "SHAPE", "a named shape"},
+        {"method", OPT_STRING, &f.method, "NAME", "lora (default) or full"},
+        {"targets", OPT_STRING, &f.targets, "NAMES",
+         "modules with an adapter, q_proj,v_proj,... (default all-linear)"},
+        {"rank", OPT_INT, &f.rank, "N", "of the adapters (default 16)"},
+        {"dropout", OPT_NUMBER, &f.dropout, "P", "of the adapters (default 0)"},
+        {"seq", OPT_INT, &f.seq, "N", "tokens in a row (default 4096)"},
+        {"micro", OPT_INT, &f.micro, "N", "rows in a step (default 1)"},
+        {"lengths", OPT_STRING, &f.lengths, "FILE",
+         "document lengths, packed into the rows; default: a row is a document"},
+        {"precision", OPT_STRING, &f.precision, "NAME", "bf16 (default on cuda) or fp32"},
+        {"recompute", OPT_STRING, &f.recompute, "NAME", "none (default) or full"},
+        {"seconds", OPT_NUMBER, &f.seconds, "S", "of steps, and of the floor (default 10)"},
+        {"steps", OPT_INT, &f.steps, "N", "at least so many of each (default 3)"},
+        {"device", OPT_STRING, &f.device, "NAME", "cuda where built in, or cpu"},
+        {"threads", OPT_INT, &f.threads, "N", "on the CPU; default: all"},
+        {"kernels", OPT_FLAG, &f.kernels, NULL,
+         "bandwidth of each memory-bound kernel, beside a copy's"},
+        {"profile", OPT_FLAG, &f.profile, NULL,
+         "time, operations and bytes of one step by op and by kernel"},
+        {"json", OPT_FLAG, &f.json, NULL, "one JSON object"},
+        {0}};
+    const char *args[1];
+    int n_args = 0;
+    Err err = {0};
+    Status status = opts_parse(opts, argc, argv, args, &n_args, 0, &help, &err);
+    if (help) {
+        print_help(opts);
+        return EXIT_DONE;
+    }
+    if (status == OK) status = bench(&f, &err);
+    return command_end(status, &err);
+}

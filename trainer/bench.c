@@ -1,0 +1,301 @@
+/* Steps and floors in turns, so that both see the same warm card. */
+#include "trainer/bench.h"
+
+#include "base/clock.h"
+#include "base/str.h"
+#include "data/pack.h"
+#include "model/hf_files.h"
+#include "tensor/region.h"
+#include "trainer/apply.h"
+#include "trainer/floor.h"
+#include "trainer/plan.h"
+#include "trainer/step.h"
+
+#include <stdlib.h>
+
+enum { WARM_UP = 2, TURNS = 5, KERNEL_REPEATS = 20, MAX_TIMES = 100000 };
+
+typedef struct Times {
+    double *s;
+    int64_t n, cap;
+    double sum;
+} Times;
+
+static void times_add(Times *t, double s)
+{
+    if (t->n == t->cap) {
+        t->cap = t->cap ? 2 * t->cap : 64;
+        t->s = xrealloc(t->s, (size_t)t->cap * sizeof *t->s);
+    }
+    t->s[t->n++] = s;
+    t->sum += s;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double times_median(Times *t)
+{
+    if (t->n == 0) return 0;
+    qsort(t->s, (size_t)t->n, sizeof *t->s, by_value);
+    return t->n % 2 ? t->s[t->n / 2] : 0.5 * (t->s[t->n / 2 - 1] + t->s[t->n / 2]);
+}
+
+typedef struct Bench {
+    const BenchOpts *opts;
+    Device dev;
+    Llama model;
+    LoraSet lora;
+    Comm comm;
+    ShardSet shards;
+    Stepper *stepper;
+    HostBatch batch;
+    int64_t t; /* steps so far */
+    bool has_model, has_lora;
+} Bench;
+
+static const uint64_t SEED = 1;
+
+/* The first `micro` rows that best-fit packing makes of the documents. */
+static void pack_batch(Bench *b)
+{
+    const BenchOpts *o = b->opts;
+    PackedRows rows;
+    pack_best_fit(&rows, o->lens, o->n_lens, o->seq, PACK_MAX_DOCUMENTS);
+    int64_t n_rows = o->micro < rows.n_rows ? o->micro : rows.n_rows, n = rows.first[n_rows];
+    int32_t *lens = xmalloc((size_t)n * sizeof *lens);
+    for (int64_t i = 0; i < n; i++)
+        lens[i] = o->lens[rows.items[i]];
+    host_batch_random(&b->batch, n, lens, o->shape.vocab_size, SEED);
+    free(lens);
+    packed_rows_clear(&rows);
+}
+
+static void full_batch(Bench *b)
+{
+    const BenchOpts *o = b->opts;
+    int32_t *lens = xmalloc((size_t)o->micro * sizeof *lens);
+    for (int64_t i = 0; i < o->micro; i++)
+        lens[i] = (int32_t)o->seq;
+    host_batch_random(&b->batch, o->micro, lens, o->shape.vocab_size, SEED);
+    free(lens);
+}
+
+static Status open_model(Bench *b, Err *err)
+{
+    const BenchOpts *o = b->opts;
+    llama_init(&b->model, &o->shape, &b->dev, o->seq);
+    b->has_model = true;
+    if (o->method == METHOD_LORA) {
+        TRY(lora_attach(&b->lora, &b->model, &o->lora, err));
+        b->has_lora = true;
+    } else {
+        apply_full(&b->model);
+    }
+    for (int64_t i = 0; i < o->shape.n_layers; i++)
+        b->model.segments[i].recompute = o->recompute;
+    b->comm = comm_self();
+    shards_init(&b->shards, &b->dev, &b->comm, &b->model.params);
+    model_init_random(&b->model, SEED);
+    if (b->has_lora) lora_init_weights(&b->lora, &b->dev, SEED);
+    shards_master_from_working(&b->shards);
+    StepOpts step = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8},
+                     .clip = 1,
+                     .micro_rows = o->micro,
+                     .seed = SEED};
+    b->stepper = stepper_new(&b->model, &b->shards, NULL, &step, NULL);
+    return OK;
+}
+
+static void close_bench(Bench *b)
+{
+    stepper_free(b->stepper);
+    host_batch_clear(&b->batch);
+    shards_clear(&b->shards);
+    if (b->has_lora) lora_detach(&b->lora, &b->model);
+    if (b->has_model) llama_clear(&b->model);
+    if (b->dev.backend) device_close(&b->dev);
+}
+
+static double run_step(Bench *b, BenchResult *out)
+{
+    double began = seconds_monotonic();
+    StepResult r = stepper_run_batches(b->stepper, &b->batch, 1, 1e-5, ++b->t);
+    out->loss = r.loss;
+    return seconds_monotonic() - began;
+}
+
+static void run_steps(Bench *b, BenchResult *out, Times *t, double until, int64_t n)
+{
+    while (t->sum < until || t->n < n)
+        times_add(t, run_step(b, out));
+}
+
+/* False: its buffers do not fit beside the model. */
+static bool run_floors(Bench *b, Times *t, double until, int64_t n)
+{
+    Floor f;
+    if (t->sum >= until && t->n >= n) return true;
+    if (!floor_open(&f, &b->model, b->opts->method == METHOD_FULL, &b->batch)) return false;
+    floor_run(&f); /* its first products choose their algorithms; the caches are another's */
+    b->dev.backend->sync(&b->dev);
+    while (t->sum < until || t->n < n) {
+        double began = seconds_monotonic();
+        floor_run(&f);
+        b->dev.backend->sync(&b->dev);
+        times_add(t, seconds_monotonic() - began);
+    }
+    floor_close(&f);
+    return true;
+}
+
+static void measure(Bench *b, BenchResult *out)
+{
+    const BenchOpts *o = b->opts;
+    Times steps = {0}, floors = {0};
+    for (int i = 1; i < WARM_UP; i++)
+        run_step(b, out);
+    device_reset_peak(&b->dev);
+    bool room = true;
+    for (int turn = 1; turn <= TURNS; turn++) {
+        double until = o->seconds * turn / TURNS;
+        int64_t n = (o->steps * turn + TURNS - 1) / TURNS;
+        run_steps(b, out, &steps, until, n > 0 ? n : 1);
+        if (turn == 1) out->mem = b->dev.mem;
+        if (room) room = run_floors(b, &floors, until, n > 0 ? n : 1);
+    }
+    out->step_s = times_median(&steps);
+    out->step_min_s = steps.s[0];
+    out->step_max_s = steps.s[steps.n - 1];
+    out->floor_s = times_median(&floors);
+    out->n_steps = steps.n;
+    out->n_floors = floors.n;
+    free(steps.s);
+    free(floors.s);
+}
+
+static void count_work(Bench *b, BenchResult *out)
+{
+    const BenchOpts *o = b->opts;
+    const LlamaConfig *c = &o->shape;
+    double C = (double)c->hidden_size, q = (double)(c->n_heads * c->head_dim);
+    double kv = (double)(c->n_kv_heads * c->head_dim), F = (double)c->intermediate_size;
+    double layers = (double)c->n_layers, squares = 0;
+    double n = layers * (C * (2 * q + 2 * kv) + 3 * C * F) + (double)c->vocab_size * C;
+    for (int i = 0; i < b->batch.n_docs; i++) {
+        double len = b->batch.cu_docs[i + 1] - b->batch.cu_docs[i];
+        squares += len * len;
+    }
+    out->n_tokens = b->batch.n_tokens;
+    out->n_docs = b->batch.n_docs;
+    out->flops_plain = (o->method == METHOD_FULL ? 6 : 4) * n * (double)out->n_tokens;
+    out->flops_attention = 6 * squares * q * layers;
+    for (int i = 0; i < b->model.params.n; i++)
+        out->n_params += tensor_numel(&b->model.params.items[i]->t);
+    out->n_trained = shards_numel(&b->shards);
+}
+
+/* Bytes a second of a copy on the device, read and written. */
+static double copy_bandwidth(Device *d)
+{
+    size_t half = region_largest_free(d->region) / 2;
+    int64_t n = (int64_t)(half < ((size_t)512 << 20) ? half : (size_t)512 << 20) / 4;
+    if (d->pool) n = n < (16 << 20) ? n : 16 << 20; /* a host has no caches of this size either */
+    Tensor x = tensor_alloc(d, DT_F32, 1, &n, MEM_WORKSPACE);
+    Tensor y = tensor_alloc(d, DT_F32, 1, &n, MEM_WORKSPACE);
+    double best = 0;
+    for (int i = 0; i < 5; i++) {
+        d->backend->sync(d);
+        double began = seconds_monotonic();
+        for (int k = 0; k < 10; k++)
+            d->backend->copy(d, tensor_data(&y), tensor_data(&x), (size_t)n * 4, COPY_ON_DEVICE);
+        d->backend->sync(d);
+        double rate = 10 * 8 * (double)n / (seconds_monotonic() - began);
+        if (rate > best) best = rate;
+    }
+    tensor_clear(&x);
+    tensor_clear(&y);
+    return best;
+}
+
+static void look_inside(Bench *b, BenchResult *out)
+{
+    if (b->opts->profile) {
+        meter_attach(&out->meter, &b->dev, out->gpu, true);
+        run_step(b, out);
+        meter_op(&out->meter, "optimizer", false);
+        meter_detach(&out->meter, &b->dev);
+    }
+    if (!b->opts->kernels) return;
+    out->copy_bandwidth = copy_bandwidth(&b->dev);
+    meter_attach(&out->repeated, &b->dev, out->gpu, true);
+    out->repeated.repeats = KERNEL_REPEATS;
+    stepper_run_batches(b->stepper, &b->batch, 1, 0, ++b->t);
+    meter_detach(&out->repeated, &b->dev);
+}
+
+static void make_batch(Bench *b)
+{
+    if (b->opts->n_lens > 0)
+        pack_batch(b);
+    else
+        full_batch(b);
+}
+
+/* The same steps on a plan device: whether they fit, and what the peak will be. */
+static Status plan_steps(BenchResult *out, const BenchOpts *opts, const Device *real, Err *err)
+{
+    PlanTarget target = plan_target_of(real);
+    Bench b = {.opts = opts};
+    TRY(device_open(&b.dev, backend_find("plan"), &(DeviceOpts){.target = &target}, opts->compute,
+                    err));
+    Status status = open_model(&b, err);
+    if (status == OK) {
+        make_batch(&b);
+        for (int i = 0; i < WARM_UP; i++)
+            run_step(&b, out);
+        device_reset_peak(&b.dev);
+        run_step(&b, out);
+        out->planned_peak = b.dev.mem.peak_total;
+        size_t need = region_extent(b.dev.region);
+        if (need > real->region_bytes)
+            status = err_set(
+                err, E_INPUT,
+                "the step needs %.2f GiB and there are %.2f; take a smaller --micro, or "
+                "--recompute full",
+                (double)need / (double)(1 << 30), (double)real->region_bytes / (double)(1 << 30));
+    }
+    close_bench(&b);
+    return status;
+}
+
+Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
+{
+    *out = (BenchResult){0};
+    Bench b = {.opts = opts};
+    double began = seconds_monotonic();
+    const Backend *backend = backend_find(opts->device);
+    if (!backend || str_eq(opts->device, "plan"))
+        return err_set(err, E_INPUT, "--device: '%s' is not built in; there is %s", opts->device,
+                       backend_names());
+    DeviceOpts device = {.threads = opts->threads};
+    TRY(device_open(&b.dev, backend, &device, opts->compute, err));
+    Status status = plan_steps(out, opts, &b.dev, err);
+    if (status == OK) status = open_model(&b, err);
+    if (status == OK) {
+        make_batch(&b);
+        count_work(&b, out);
+        run_step(&b, out);
+        out->first_step_s = seconds_monotonic() - began;
+        measure(&b, out);
+        backend->info(&b.dev, &out->info);
+        out->gpu = out->info.n_sms > 0 ? gpu_match(out->info.name) : NULL;
+        out->region_bytes = b.dev.region_bytes;
+        look_inside(&b, out);
+    }
+    close_bench(&b);
+    return status;
+}

@@ -1,0 +1,47 @@
+/* How fast a training step is, beside the bare products and attention that it cannot do without: on random weights and
+ * tokens, without files.  The step is the trainer's own. */
+#pragma once
+
+#include "kernels/meter.h"
+#include "trainer/config.h"
+
+typedef struct BenchOpts {
+    const char *device;
+    int threads; /* cpu; 0: all */
+    LlamaConfig shape;
+    DType compute;
+    int method; /* Method */
+    LoraOpts lora;
+    int64_t seq,
+        micro; /* `micro` full rows of `seq` tokens at once, an optimizer step after each */
+    const int32_t *lens;   /* or rows packed from documents of these lengths */
+    int64_t n_lens;        /* 0: each row is one document */
+    bool recompute;        /* train.recompute: full */
+    double seconds;        /* of steps, and as long of the floor; in turns */
+    int64_t steps;         /* at least so many steps, and floors */
+    bool profile, kernels; /* one step more: timed kernel by kernel; each kernel many times */
+} BenchOpts;
+
+typedef struct BenchResult {
+    DeviceInfo info;
+    const GpuSpec *gpu;                    /* NULL: not in the table, or no GPU */
+    int64_t n_params, n_trained;           /* of the model, adapters included */
+    int64_t n_tokens, n_docs;              /* of a step */
+    double first_step_s;                   /* from the start to the end of the first step */
+    double step_s, step_min_s, step_max_s; /* median, after warm-up */
+    double floor_s;                        /* median; 0: there was no room for its buffers */
+    int64_t n_steps, n_floors;
+    double flops_plain, flops_attention; /* of a step, by convention: see below */
+    double loss;                         /* of the last step */
+    MemStats mem;                        /* of the steps alone */
+    size_t planned_peak;                 /* of mem, as the same steps on a plan device tell it */
+    size_t region_bytes;                 /* reserved */
+    double copy_bandwidth;               /* bytes a second, read and written; with kernels */
+    Meter meter;                         /* of the step that was profiled */
+    Meter repeated;                      /* of the step whose kernels were repeated */
+} BenchResult;
+
+/* Conventions.  flops_plain: 4 N a token for LoRA, 6 N for full tuning, N the parameters of the products, the
+ * head's among them; recompute and the adapters' own products do not count.  flops_attention: 6 L H D for each token
+ * of a document of L tokens and each layer (the causal half of the square, forward and twice that backward). */
+Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err) MUST_CHECK;
