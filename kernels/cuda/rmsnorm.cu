@@ -170,8 +170,7 @@ void cuda_rmsnorm_bwd(Device *d, Tensor *dx, float beta, Tensor *dw, float dw_be
         if (dw && dw_beta == 0) tensor_zero(d, dw);
         return;
     }
-    float *part =
-        dw ? (float *)workspace_take(d, cuda_rmsnorm_scratch(rows, cols, n_sms)) : NULL;
+    float *part = dw ? (float *)workspace_take(d, cuda_rmsnorm_scratch(rows, cols, n_sms)) : NULL;
     DISPATCH(x, T, {
         bool fits = vectors_fit<T>(x) && vectors_fit<T>(dy) && vectors_fit<T>(w) &&
                     (!dx || vectors_fit<T>(dx)) && cols / Vec<T>::N <= THREADS * MAX_VECS;
