@@ -2,6 +2,7 @@
  * how the run ended. */
 #include "base/opts.h"
 #include "base/str.h"
+#include "cli/bench_print.h"
 #include "cli/commands.h"
 #include "cli/train_data.h"
 #include "trainer/run.h"
@@ -21,9 +22,10 @@ static void print_result(const TrainConfig *c, const RunResult *r)
            (unsigned)(r->hash & 0xFFFFFFFFu));
 }
 
-static int train(TrainConfig *c, Log *log, Problems *problems)
+static int train(TrainConfig *c, bool profile, Log *log, Problems *problems)
 {
-    Session s = {0};
+    Meter meter = {0};
+    Session s = {.profile = profile ? &meter : NULL};
     RunResult result;
     Err err = {0};
     Status status = session_open_data(&s, c, log, problems);
@@ -37,6 +39,11 @@ static int train(TrainConfig *c, Log *log, Problems *problems)
         fflush(stdout);
         status = trainer_run(&s, log_on_terminal(log), &result, problems, &err);
     }
+    if (status == OK && meter.inner) {
+        StrBuf b = {0};
+        profile_print(&b, &meter);
+        status = command_print(&b, &err);
+    }
     if (status == OK) print_result(c, &result);
     session_close(&s);
     return command_end_problems(status, problems, &err);
@@ -44,10 +51,12 @@ static int train(TrainConfig *c, Log *log, Problems *problems)
 
 int cmd_train(int argc, char **argv)
 {
-    bool verbose = false, quiet = false, help = false;
+    bool verbose = false, quiet = false, profile = false, help = false;
     const Opt opts[] = {
         {"verbose", OPT_FLAG, &verbose, NULL, "more notes, and the first row as a table of tokens"},
         {"quiet", OPT_FLAG, &quiet, NULL, "warnings only, no progress"},
+        {"profile", OPT_FLAG, &profile, NULL,
+         "at the end: time, operations and bytes of the third step by op and by kernel"},
         {0}};
     const char *args[MAX_ARGS];
     int n_args = 0;
@@ -69,7 +78,7 @@ int cmd_train(int argc, char **argv)
     Problems problems = {0};
     status = config_load(&c, args[0], args + 1, n_args - 1, true, &problems);
     if (status != OK) return command_end_problems(status, &problems, NULL);
-    int code = train(&c, &log, &problems);
+    int code = train(&c, profile, &log, &problems);
     config_clear(&c);
     return code;
 }

@@ -48,9 +48,10 @@ void meter_op(Meter *m, const char *name, bool backward)
 
 /* ---- around a kernel -------------------------------------------------------------------------- */
 
-static const Kernels *begin(Device *d)
+static const Kernels *begin(Device *d, const char *kernel)
 {
     Meter *m = d->meter;
+    if (d->backend->range) d->backend->range(d, kernel);
     if (m->timed) {
         d->backend->sync(d);
         m->began = seconds_monotonic();
@@ -78,15 +79,16 @@ static void end(Device *d, int kernel, double flops, double bytes)
         d->backend->sync(d);
         c.seconds = (seconds_monotonic() - m->began) / m->repeats;
     }
+    if (d->backend->range) d->backend->range(d, NULL);
     meter_add(&m->kernels[kernel], &c);
     meter_add(&m->pending, &c);
 }
 
-#define RUN(d, call)                                                                               \
+#define RUN(d, kernel, args)                                                                       \
     do {                                                                                           \
-        const Kernels *inner_ = begin(d);                                                          \
+        const Kernels *inner_ = begin(d, #kernel);                                                 \
         for (int run_ = 0; run_ < (d)->meter->repeats; run_++)                                     \
-            inner_->call;                                                                          \
+            inner_->kernel args;                                                                   \
     } while (0)
 
 static double size(const Tensor *t)
@@ -114,44 +116,44 @@ static double squares(const Docs *docs)
 
 static void m_matmul(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulArgs args)
 {
-    RUN(d, matmul(d, c, a, b, args));
+    RUN(d, matmul, (d, c, a, b, args));
     double k = (double)(args.trans_a ? tensor_rows(a) : tensor_cols(a));
     end(d, ID(matmul), 2 * (double)tensor_numel(c) * k, size(a) + size(b) + size_out(c, args.beta));
 }
 
 static void m_copy(Device *d, Tensor *y, const Tensor *src)
 {
-    RUN(d, copy(d, y, src));
+    RUN(d, copy, (d, y, src));
     end(d, ID(copy), 0, size(y) + size(src));
 }
 
 static void m_axpy(Device *d, Tensor *y, float alpha, const Tensor *x)
 {
-    RUN(d, axpy(d, y, alpha, x));
+    RUN(d, axpy, (d, y, alpha, x));
     end(d, ID(axpy), 2 * (double)tensor_numel(x), 2 * size(y) + size(x));
 }
 
 static void m_bias_fwd(Device *d, Tensor *y, const Tensor *bias)
 {
-    RUN(d, bias_fwd(d, y, bias));
+    RUN(d, bias_fwd, (d, y, bias));
     end(d, ID(bias_fwd), (double)tensor_numel(y), 2 * size(y) + size(bias));
 }
 
 static void m_bias_bwd(Device *d, Tensor *db, float beta, const Tensor *dy)
 {
-    RUN(d, bias_bwd(d, db, beta, dy));
+    RUN(d, bias_bwd, (d, db, beta, dy));
     end(d, ID(bias_bwd), (double)tensor_numel(dy), size_out(db, beta) + size(dy));
 }
 
 static void m_embedding_fwd(Device *d, Tensor *y, const Tensor *w, const Tensor *ids)
 {
-    RUN(d, embedding_fwd(d, y, w, ids));
+    RUN(d, embedding_fwd, (d, y, w, ids));
     end(d, ID(embedding_fwd), 0, 2 * size(y) + size(ids));
 }
 
 static void m_embedding_bwd(Device *d, Tensor *dw, float beta, const Tensor *dy, const Tensor *ids)
 {
-    RUN(d, embedding_bwd(d, dw, beta, dy, ids));
+    RUN(d, embedding_bwd, (d, dw, beta, dy, ids));
     double rows = 2 * (double)tensor_numel(dy) * (double)dtype_bytes(dw->dtype);
     end(d, ID(embedding_bwd), (double)tensor_numel(dy),
         (beta == 0 ? size(dw) : 0) + rows + size(dy) + size(ids));
@@ -160,14 +162,14 @@ static void m_embedding_bwd(Device *d, Tensor *dw, float beta, const Tensor *dy,
 static void m_rmsnorm_fwd(Device *d, Tensor *y, Tensor *rstd, const Tensor *x, const Tensor *w,
                           float eps)
 {
-    RUN(d, rmsnorm_fwd(d, y, rstd, x, w, eps));
+    RUN(d, rmsnorm_fwd, (d, y, rstd, x, w, eps));
     end(d, ID(rmsnorm_fwd), 4 * (double)tensor_numel(x), size(y) + size(x) + size(rstd) + size(w));
 }
 
 static void m_rmsnorm_bwd(Device *d, Tensor *dx, float beta, Tensor *dw, float dw_beta,
                           const Tensor *dy, const Tensor *x, const Tensor *rstd, const Tensor *w)
 {
-    RUN(d, rmsnorm_bwd(d, dx, beta, dw, dw_beta, dy, x, rstd, w));
+    RUN(d, rmsnorm_bwd, (d, dx, beta, dw, dw_beta, dy, x, rstd, w));
     end(d, ID(rmsnorm_bwd), 8 * (double)tensor_numel(x),
         size_out(dx, beta) + size_out(dw, dw_beta) + size(dy) + size(x) + size(rstd) + size(w));
 }
@@ -177,8 +179,9 @@ static void m_split_rope_fwd(Device *d, Tensor *q, Tensor *k, Tensor *v, Tensor 
                              const Tensor *rope, const Tensor *q_norm, const Tensor *k_norm,
                              int n_heads, int n_kv_heads, float eps)
 {
-    RUN(d, split_rope_fwd(d, q, k, v, rstd_q, rstd_k, qkv, positions, rope, q_norm, k_norm, n_heads,
-                          n_kv_heads, eps));
+    RUN(d, split_rope_fwd,
+        (d, q, k, v, rstd_q, rstd_k, qkv, positions, rope, q_norm, k_norm, n_heads, n_kv_heads,
+         eps));
     end(d, ID(split_rope_fwd), 3 * (double)(tensor_numel(q) + tensor_numel(k)),
         2 * size(qkv) + size(rstd_q) + size(rstd_k));
 }
@@ -190,9 +193,9 @@ static void m_split_rope_bwd(Device *d, Tensor *dqkv, float beta, Tensor *dq_nor
                              const Tensor *positions, const Tensor *rope, const Tensor *q_norm,
                              const Tensor *k_norm, int n_heads, int n_kv_heads)
 {
-    RUN(d,
-        split_rope_bwd(d, dqkv, beta, dq_norm, dq_norm_beta, dk_norm, dk_norm_beta, dq, dk, dv, qkv,
-                       rstd_q, rstd_k, positions, rope, q_norm, k_norm, n_heads, n_kv_heads));
+    RUN(d, split_rope_bwd,
+        (d, dqkv, beta, dq_norm, dq_norm_beta, dk_norm, dk_norm_beta, dq, dk, dv, qkv, rstd_q,
+         rstd_k, positions, rope, q_norm, k_norm, n_heads, n_kv_heads));
     end(d, ID(split_rope_bwd), 3 * (double)(tensor_numel(dq) + tensor_numel(dk)),
         size_out(dqkv, beta) + size(dq) + size(dk) + size(dv) + (q_norm ? size(qkv) : 0));
 }
@@ -201,7 +204,7 @@ static void m_attention_fwd(Device *d, Tensor *o, Tensor *lse, const Tensor *q, 
                             const Tensor *v, int n_heads, int n_kv_heads, const Docs *docs,
                             float scale)
 {
-    RUN(d, attention_fwd(d, o, lse, q, k, v, n_heads, n_kv_heads, docs, scale));
+    RUN(d, attention_fwd, (d, o, lse, q, k, v, n_heads, n_kv_heads, docs, scale));
     end(d, ID(attention_fwd), 2 * squares(docs) * (double)tensor_cols(q),
         size(o) + size(lse) + size(q) + size(k) + size(v));
 }
@@ -211,7 +214,7 @@ static void m_attention_bwd(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const
                             const Tensor *lse, int n_heads, int n_kv_heads, const Docs *docs,
                             float scale)
 {
-    RUN(d, attention_bwd(d, dq, dk, dv, d_o, q, k, v, o, lse, n_heads, n_kv_heads, docs, scale));
+    RUN(d, attention_bwd, (d, dq, dk, dv, d_o, q, k, v, o, lse, n_heads, n_kv_heads, docs, scale));
     end(d, ID(attention_bwd), 4 * squares(docs) * (double)tensor_cols(q),
         size(d_o) + size(o) + size(lse) + 2 * (size(q) + size(k) + size(v)));
 }
@@ -219,7 +222,7 @@ static void m_attention_bwd(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const
 static void m_kv_append(Device *d, Tensor *cache_k, Tensor *cache_v, const Tensor *k,
                         const Tensor *v, const Docs *docs, const Tensor *past)
 {
-    RUN(d, kv_append(d, cache_k, cache_v, k, v, docs, past));
+    RUN(d, kv_append, (d, cache_k, cache_v, k, v, docs, past));
     end(d, ID(kv_append), 0, 2 * (size(k) + size(v)));
 }
 
@@ -228,8 +231,8 @@ static void m_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tens
                                const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
                                const Tensor *past, int64_t max_past, float scale)
 {
-    RUN(d, attention_cached(d, o, q, cache_k, cache_v, n_heads, n_kv_heads, docs, past, max_past,
-                            scale));
+    RUN(d, attention_cached,
+        (d, o, q, cache_k, cache_v, n_heads, n_kv_heads, docs, past, max_past, scale));
     double seen = (double)(max_past + docs->max_len);
     double row = (double)(tensor_cols(q) / n_heads * n_kv_heads) * (double)dtype_bytes(q->dtype);
     end(d, ID(attention_cached), 4 * (double)tensor_numel(q) * seen,
@@ -238,85 +241,85 @@ static void m_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tens
 
 static void m_swiglu_fwd(Device *d, Tensor *h, const Tensor *gu)
 {
-    RUN(d, swiglu_fwd(d, h, gu));
+    RUN(d, swiglu_fwd, (d, h, gu));
     end(d, ID(swiglu_fwd), 5 * (double)tensor_numel(h), size(h) + size(gu));
 }
 
 static void m_swiglu_bwd(Device *d, Tensor *dgu, float beta, const Tensor *dh, const Tensor *gu)
 {
-    RUN(d, swiglu_bwd(d, dgu, beta, dh, gu));
+    RUN(d, swiglu_bwd, (d, dgu, beta, dh, gu));
     end(d, ID(swiglu_bwd), 10 * (double)tensor_numel(dh),
         size_out(dgu, beta) + size(dh) + size(gu));
 }
 
 static void m_gather_rows(Device *d, Tensor *y, const Tensor *x, const Tensor *rows)
 {
-    RUN(d, gather_rows(d, y, x, rows));
+    RUN(d, gather_rows, (d, y, x, rows));
     end(d, ID(gather_rows), 0, 2 * size(y) + size(rows));
 }
 
 static void m_scatter_rows(Device *d, Tensor *dx, float beta, const Tensor *dy, const Tensor *rows)
 {
-    RUN(d, scatter_rows(d, dx, beta, dy, rows));
+    RUN(d, scatter_rows, (d, dx, beta, dy, rows));
     end(d, ID(scatter_rows), 0, (beta == 0 ? size(dx) : size(dy)) + size(dy) + size(rows));
 }
 
 static void m_softmax_xent(Device *d, Tensor *loss, Tensor *logits, const Tensor *targets,
                            float grad_scale)
 {
-    RUN(d, softmax_xent(d, loss, logits, targets, grad_scale));
+    RUN(d, softmax_xent, (d, loss, logits, targets, grad_scale));
     end(d, ID(softmax_xent), 6 * (double)tensor_numel(logits),
         size(loss) + size(logits) * (grad_scale != 0 ? 3 : 1) + size(targets));
 }
 
 static void m_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args)
 {
-    RUN(d, dropout_fwd(d, y, x, args));
+    RUN(d, dropout_fwd, (d, y, x, args));
     end(d, ID(dropout_fwd), (double)tensor_numel(x), size(y) + size(x));
 }
 
 static void m_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy,
                           const DropoutArgs *args)
 {
-    RUN(d, dropout_bwd(d, dx, beta, dy, args));
+    RUN(d, dropout_bwd, (d, dx, beta, dy, args));
     end(d, ID(dropout_bwd), (double)tensor_numel(dy), size_out(dx, beta) + size(dy));
 }
 
 static void m_fill_normal(Device *d, Tensor *t, uint64_t key, double mean, double std)
 {
-    RUN(d, fill_normal(d, t, key, mean, std));
+    RUN(d, fill_normal, (d, t, key, mean, std));
     end(d, ID(fill_normal), 0, size(t));
 }
 
 static void m_sum(Device *d, Tensor *out, float beta, const Tensor *x)
 {
-    RUN(d, sum(d, out, beta, x));
+    RUN(d, sum, (d, out, beta, x));
     end(d, ID(sum), (double)tensor_numel(x), size(x));
 }
 
 static void m_sum_squares(Device *d, Tensor *out, float beta, const Tensor *x)
 {
-    RUN(d, sum_squares(d, out, beta, x));
+    RUN(d, sum_squares, (d, out, beta, x));
     end(d, ID(sum_squares), 2 * (double)tensor_numel(x), size(x));
 }
 
 static void m_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x)
 {
-    RUN(d, count_nonfinite(d, count, beta, x));
+    RUN(d, count_nonfinite, (d, count, beta, x));
     end(d, ID(count_nonfinite), 0, size(x));
 }
 
 static void m_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
                            float clip)
 {
-    RUN(d, step_scalars(d, step, sum_squares, loss, clip));
+    RUN(d, step_scalars, (d, step, sum_squares, loss, clip));
     end(d, ID(step_scalars), 0, size(step));
 }
 
 static void m_adamw(Device *d, Tensor *w, Tensor *working, Tensor *m, Tensor *v, const Tensor *grad,
                     const Tensor *step, AdamwArgs args)
 {
-    RUN(d, adamw(d, w, working, m, v, grad, step, args));
+    RUN(d, adamw, (d, w, working, m, v, grad, step, args));
     end(d, ID(adamw), 14 * (double)tensor_numel(w),
         2 * (size(w) + size(m) + size(v)) + size(grad) + size(working));
 }

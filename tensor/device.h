@@ -42,6 +42,8 @@ typedef struct Backend {
     void (*zero)(Device *d, void *dst, size_t bytes);
     void (*sync)(Device *d); /* until everything issued so far is done */
     void (*info)(const Device *d, DeviceInfo *out);
+    /* Begins a range of that name for the vendor's profiler, NULL ends the last; NULL where there is none. */
+    void (*range)(Device *d, const char *name);
     const struct Kernels *kernels;
 } Backend;
 

@@ -6,6 +6,7 @@
 #include "base/fs.h"
 #include "base/str.h"
 #include "infer/perplexity.h"
+#include "kernels/meter.h"
 #include "trainer/final.h"
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
@@ -13,6 +14,8 @@
 
 #include <math.h>
 #include <stdlib.h>
+
+enum { PROFILED_STEP = 3 }; /* the first ones choose algorithms */
 
 typedef struct Run {
     Session *s;
@@ -23,6 +26,7 @@ typedef struct Run {
     Schedule schedule;
     RunState state;
     int64_t total;
+    int64_t to_profile;   /* steps until the one that is timed, when asked for */
     int64_t evaluated_at; /* step of the last evaluation, -1: none in this process */
 } Run;
 
@@ -118,6 +122,8 @@ static Status run_open(Run *r, Session *s, bool terminal, Problems *problems, Er
     TRY(dir_make(c->output, err));
     TRY(resume(r, problems, err));
     TRY(write_config(c, err));
+    int64_t left = r->total - r->state.step;
+    r->to_profile = left < PROFILED_STEP ? left : PROFILED_STEP;
     StepOpts opts = {.adamw = {.beta1 = c->beta1,
                                .beta2 = c->beta2,
                                .eps = c->eps,
@@ -171,7 +177,13 @@ static Status step(Run *r, Err *err)
         st->epoch_step = 0;
     }
     double lr = schedule_rate(&r->schedule, st->step), began = seconds_monotonic();
+    Meter *profile = r->to_profile-- == 1 ? r->s->profile : NULL;
+    if (profile) meter_attach(profile, &r->s->dev, NULL, true);
     StepResult res = stepper_run(r->stepper, st->epoch, st->epoch_step, lr, st->step + 1);
+    if (profile) {
+        meter_op(profile, "optimizer", false);
+        meter_detach(profile, &r->s->dev);
+    }
     if (!res.finite) return not_finite(r, &res, err);
     st->recent[st->step % RECENT_LOSSES] = res.loss;
     st->step++;

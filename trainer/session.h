@@ -20,6 +20,7 @@ typedef struct Session {
     Comm comm;
     ShardSet shards;
     Trace *trace;
+    struct Meter *profile; /* or NULL: filled by one step, the third of the process or its last */
     bool has_model, has_lora;
 } Session;
 

@@ -4,6 +4,7 @@
 #include "base/str.h"
 #include "kernels/cuda/table.h"
 
+#include <nvtx3/nvToolsExt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,6 +97,15 @@ static void cuda_info(const Device *d, DeviceInfo *out)
     snprintf(out->name, sizeof out->name, "%.63s", impl->name);
 }
 
+static void cuda_range(Device *d, const char *name)
+{
+    (void)d;
+    if (name)
+        nvtxRangePushA(name);
+    else
+        nvtxRangePop();
+}
+
 const Backend cuda_backend = {
     .name = "cuda",
     .open = cuda_open,
@@ -104,5 +114,6 @@ const Backend cuda_backend = {
     .zero = cuda_zero,
     .sync = cuda_sync,
     .info = cuda_info,
+    .range = cuda_range,
     .kernels = &cuda_kernels,
 };

@@ -68,6 +68,9 @@ printf '{"input_ids": [1, 2, 999], "labels": [1, 2, 3]}\n' >"$tmp/big.jsonl"
 refused 'a token beyond the vocabulary' 2 "$tmp/big.jsonl:1: token 999 is beyond the model's vocabulary of 256; *" \
     train "$tmp/run.yaml" data.train="$tmp/big.jsonl" output="$tmp/x" --quiet
 
+done_by 'a step timed kernel by kernel' train "$tmp/run.yaml" --profile --quiet output="$tmp/profiled"
+said 'by op and by kernel' '*one step, waiting for each kernel*attention backward*optimizer*by kernel*matmul*all*100.0*steps  loss*'
+
 # a folder that cannot be written is the machine's failure, not the input's
 checks=$((checks + 1))
 : >"$tmp/file"
