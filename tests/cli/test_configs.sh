@@ -1,0 +1,24 @@
+# Every config of the tree is a whole one, and the quick start's pair trains, merges and is measured: a few steps of
+# what scripts/quickstart.sh does.
+. "$(dirname "$0")/lib.sh"
+case $lorac in /*) ;; *) lorac=$PWD/$lorac ;; esac
+cd "$root" || exit 1 # the paths in a config are relative to where it is run
+
+made=$tmp/made
+done_by 'the base, two steps' train configs/quickstart/base.yaml train.max_steps=2 data.shuffle=false output="$made/base"
+for config in $(find configs -name '*.yaml' | sort); do
+    # a config that goes on from another's output is checked against the one just made
+    case $config in
+    configs/quickstart/lora.yaml) done_by "$config" check "$config" model.path="$made/base" ;;
+    *) done_by "$config" check "$config" ;;
+    esac
+done
+done_by 'the adapter, two steps' train configs/quickstart/lora.yaml train.max_steps=2 model.path="$made/base" output="$made/lora"
+done_by 'the merge' merge --model "$made/base" --adapter "$made/lora" --out "$made/merged"
+heldout=configs/quickstart/data/heldout.jsonl
+done_by 'measured' eval --model "$made/merged" --data $heldout --format samsum --rouge --max-new-tokens 4 --limit 3 --json --quiet
+said 'loss and ROUGE-L, as scripts/quickstart.sh reads them' '*"loss": *"rougeL": {*"f": *}*'
+done_by 'the first turn' eval --baseline first-turn --data $heldout --format samsum --json --quiet
+said 'ROUGE without a loss' '{"rows": 60, "rouge1": {*"f": *}*'
+
+finish
