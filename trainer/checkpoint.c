@@ -116,8 +116,10 @@ Status checkpoint_clean(const TrainConfig *c, Err *err)
     TRY(dir_list(&names, &n, c->output, err));
     Status s = OK;
     for (int i = 0; i < n && s == OK; i++) {
-        bool left = str_starts(names[i], ".checkpoint-") &&
-                    (str_ends(names[i], ".tmp") || str_ends(names[i], ".old"));
+        bool left = (str_starts(names[i], ".checkpoint-") &&
+                     (str_ends(names[i], ".tmp") || str_ends(names[i], ".old"))) ||
+                    str_starts(names[i], "config.yaml.tmp.") ||
+                    str_starts(names[i], "metrics.jsonl.tmp.") || str_eq(names[i], ".result.tmp");
         char *path = path_join(c->output, names[i]);
         if (left) s = dir_remove(path, err);
         free(path);

@@ -29,7 +29,7 @@ char *checkpoint_path(const TrainConfig *c, int64_t step);
 Status checkpoint_save(const Session *s, const RunState *run, Err *err) MUST_CHECK;
 /* Removes all but the newest save.keep and the best. */
 Status checkpoint_prune(const TrainConfig *c, const RunState *run, Err *err) MUST_CHECK;
-/* What an interrupted save left behind. */
+/* Removes what an interrupted run left behind half written. */
 Status checkpoint_clean(const TrainConfig *c, Err *err) MUST_CHECK;
 
 /* The newest whole checkpoint of OUTPUT; damaged ones are told and passed over.  *path NULL: there is none. */

@@ -10,6 +10,7 @@
 #include "trainer/final.h"
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
+#include "trainer/run_lock.h"
 #include "trainer/step.h"
 
 #include <math.h>
@@ -26,8 +27,8 @@ typedef struct Run {
     Schedule schedule;
     RunState state;
     int64_t total;
-    int64_t to_profile;   /* steps until the one that is timed, when asked for */
-    int64_t evaluated_at; /* step of the last evaluation, -1: none in this process */
+    int64_t to_profile; /* steps until the one that is timed, when asked for */
+    int lock;
 } Run;
 
 /* ---- before the first step -------------------------------------------------------------------- */
@@ -115,11 +116,12 @@ static Status write_config(const TrainConfig *c, Err *err)
 static Status run_open(Run *r, Session *s, bool terminal, Problems *problems, Err *err)
 {
     const TrainConfig *c = s->cfg;
-    *r = (Run){.s = s, .c = c, .evaluated_at = -1};
+    *r = (Run){.s = s, .c = c, .lock = -1};
     r->loader = loader_new(s->train, &c->data, (uint64_t)c->seed, c->batch_global);
     r->total = count_steps(r->loader, c);
     r->schedule = make_schedule(c, r->total);
     TRY(dir_make(c->output, err));
+    TRY(run_lock_take(&r->lock, c->output, err));
     TRY(resume(r, problems, err));
     TRY(write_config(c, err));
     int64_t left = r->total - r->state.step;
@@ -141,6 +143,7 @@ static Status run_close(Run *r, Status s, Err *err)
     Status closed = metrics_close(r->metrics, &closing);
     stepper_free(r->stepper);
     loader_free(r->loader);
+    run_lock_give(r->lock);
     if (s != OK || closed == OK) return s;
     return err_set(err, closed, "%s", closing.line);
 }
@@ -228,7 +231,6 @@ static Status evaluate(Run *r, bool *improved, Err *err)
                                            .loss = p.loss,
                                            .tokens = p.n_trained,
                                            .time = seconds_monotonic() - began});
-    r->evaluated_at = st->step;
     perplexity_clear(&p);
     return OK;
 }

@@ -5,6 +5,7 @@
 #include "tests/support/shared.h"
 #include "tests/support/tmp.h"
 #include "tests/trainer/training.h"
+#include "trainer/run_lock.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
@@ -213,6 +214,24 @@ Test(resume, another_base_is_refused, .timeout = 200)
     free(line), free(path), free(bytes), free(weights), free(copy), free(from), free(to),
         free(model);
     tmp_dir_remove(base);
+    tmp_dir_remove(out);
+}
+
+Test(resume, one_run_a_folder, .timeout = 200)
+{
+    char *out = tmp_dir();
+    int lock;
+    Err err = {0};
+    cr_assert_eq(run_lock_take(&lock, out, &err), OK, "%s", err.line);
+    Training t = run(out, LIST(DROP));
+    char *line = str_format("%s: another run is writing to this folder", out);
+    cr_expect_eq(t.status, E_FAILED);
+    cr_expect_str_eq(t.err.line, line);
+    training_clear(&t);
+    run_lock_give(lock);
+    t = run_ok(out, LIST(DROP, "train.max_steps=2"));
+    training_clear(&t);
+    free(line);
     tmp_dir_remove(out);
 }
 
