@@ -8,8 +8,9 @@
 enum { DH, DW };
 enum { H, W };
 
-/* Logits of a chunk, in elements: enough rows for the products to run well, little beside the model. */
-enum { CHUNK_ELEMENTS = 1 << 25, CHUNK_ROWS_MIN = 128 };
+/* Logits of a chunk, in elements: enough rows for the products to run well, little beside the model.  A GPU wants
+ * thousands of rows (2,093 at a vocabulary of 128,256: half a GiB in bf16). */
+enum { CHUNK_ELEMENTS_F32 = 1 << 25, CHUNK_ELEMENTS_BF16 = 1 << 28, CHUNK_ROWS_MIN = 128 };
 
 static void hand_on(Ctx *c, Tensor *to, const Tensor *grad)
 {
@@ -70,7 +71,8 @@ Tensor *op_linear_xent(Ctx *c, Tensor *h, Tensor *w, const Tensor *targets, floa
 {
     int64_t rows = tensor_rows(h), vocab = tensor_rows(w), one = 1;
     if (chunk_rows == 0) {
-        chunk_rows = CHUNK_ELEMENTS / vocab;
+        chunk_rows =
+            (c->dev->compute == DT_BF16 ? CHUNK_ELEMENTS_BF16 : CHUNK_ELEMENTS_F32) / vocab;
         if (chunk_rows < CHUNK_ROWS_MIN) chunk_rows = CHUNK_ROWS_MIN;
     }
     ASSERT(!c->tape || grad_scale != 0 || !(h->needs_grad || w->needs_grad),
