@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/train_data.h"
 #include "trainer/run.h"
+#include "trainer/stop.h"
 
 #include <stdlib.h>
 #include <unistd.h>
@@ -28,6 +29,7 @@ static int train(TrainConfig *c, bool profile, Log *log, Problems *problems)
     Session s = {.profile = profile ? &meter : NULL};
     RunResult result;
     Err err = {0};
+    stop_listen(c->save_before_end);
     Status status = session_open_data(&s, c, log, problems);
     if (status == OK) {
         print_data(&s, c);
@@ -44,9 +46,15 @@ static int train(TrainConfig *c, bool profile, Log *log, Problems *problems)
         profile_print(&b, &meter);
         status = command_print(&b, &err);
     }
-    if (status == OK) print_result(c, &result);
+    bool again = status == OK && result.stop_request;
+    if (again)
+        printf("stopped by %s after step %lld; checkpoint-%lld in %s is where the next start goes "
+               "on\n",
+               result.stop_request, (long long)result.steps, (long long)result.steps, c->output);
+    else if (status == OK)
+        print_result(c, &result);
     session_close(&s);
-    return command_end_problems(status, problems, &err);
+    return again ? EXIT_AGAIN : command_end_problems(status, problems, &err);
 }
 
 int cmd_train(int argc, char **argv)

@@ -5,7 +5,8 @@
 #include "base/log.h"
 #include "base/str.h"
 
-enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+/* EXIT_AGAIN (EX_TEMPFAIL of sysexits.h): stopped on request with everything saved; the same command goes on. */
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_AGAIN = 75 };
 
 /* argv[0] is the command's name.  Returns the exit code. */
 typedef int CommandFn(int argc, char **argv);

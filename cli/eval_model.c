@@ -66,14 +66,15 @@ static Status read_data(Work *w, Err *err)
     return OK;
 }
 
-static void on_progress(void *ud, int64_t done, int64_t total)
+static bool on_progress(void *ud, int64_t done, int64_t total)
 {
     Log *log = ud;
-    if (!log_on_terminal(log)) return;
+    if (!log_on_terminal(log)) return true;
     fprintf(log->to, "\r\033[Kloss: %lld/%lld", (long long)done, (long long)total);
     if (done == total) fputs("\r\033[K", log->to);
     fflush(log->to);
     log->line_open = done < total;
+    return true;
 }
 
 static Status measure_loss(Work *w, Err *err)

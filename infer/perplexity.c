@@ -122,7 +122,7 @@ Status perplexity_of(Perplexity *out, Llama *m, const Dataset *d, const DataOpts
     if (together < 1) together = 1;
     int64_t n_rows = loader_rows(loader, 0);
     Status s = OK;
-    for (int64_t row = 0; s == OK && row < n_rows; row += together) {
+    for (int64_t row = 0; s == OK && !out->given_up && row < n_rows; row += together) {
         int64_t n = n_rows - row < together ? n_rows - row : together;
         loader_rows_fill(loader, 0, row, n, &pass.batch);
         if (pass.batch.n_trained > 0) {
@@ -131,7 +131,7 @@ Status perplexity_of(Perplexity *out, Llama *m, const Dataset *d, const DataOpts
         }
         out->n_tokens += pass.batch.n_real;
         out->n_docs += pass.batch.n_docs;
-        if (opts->progress) opts->progress(opts->ud, row + n, n_rows);
+        out->given_up = opts->progress && !opts->progress(opts->ud, row + n, n_rows);
     }
     double sum = 0;
     for (int64_t i = 0; i < n_docs; i++)

@@ -8,6 +8,7 @@ typedef struct Perplexity {
     double loss, perplexity;
     int64_t n_trained, n_tokens,
         n_docs;           /* what the loss is over; tokens without padding; documents */
+    bool given_up;        /* progress said so: nothing else here means anything */
     double *doc_loss;     /* (dataset_size) sum over the document's trained tokens */
     int64_t *doc_trained; /* (dataset_size) */
 } Perplexity;
@@ -16,7 +17,8 @@ void perplexity_clear(Perplexity *p);
 typedef struct PerplexityOpts {
     int64_t
         tokens_per_pass; /* rows go together up to this many tokens; 0: 4096.  One row at least */
-    void (*progress)(void *ud, int64_t done, int64_t total); /* rows; may be NULL */
+    /* rows; may be NULL.  false: give up */
+    bool (*progress)(void *ud, int64_t done, int64_t total);
     void *ud;
 } PerplexityOpts;
 

@@ -18,7 +18,8 @@ typedef struct RunState {
     int64_t samples;           /* documents consumed */
     double best_loss;          /* of evaluations; best_step 0: none yet */
     int64_t best_step, evals_since_best;
-    bool stopped; /* early: no step follows */
+    int64_t evaluated; /* step after which the last whole evaluation was; 0: none */
+    bool stopped;      /* early: no step follows */
     double
         recent[RECENT_LOSSES]; /* losses of the last steps, a ring: step s at s % RECENT_LOSSES */
 } RunState;

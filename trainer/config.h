@@ -50,8 +50,9 @@ typedef struct TrainConfig {
 
     int64_t save_every, save_keep; /* steps, 0: no checkpoints; how many besides the best */
     bool save_best;
-    int save_final; /* FinalWeights */
-    int save_dtype; /* index into config_save_dtype */
+    int64_t save_before_end; /* seconds before a Slurm job ends; 0: not looked at */
+    int save_final;          /* FinalWeights */
+    int save_dtype;          /* index into config_save_dtype */
 
     char *device;
     int precision;   /* Precision; never auto after loading */

@@ -160,6 +160,10 @@ const ConfigField config_fields[] = {
     {"save.dtype", FIELD_ENUM, AT(save_dtype), .fallback = "fp32", CHOICES("fp32", "bf16", "fp16"),
      .doc = "of the written weights; what a run resumes from is always fp32"},
 
+    {"save.before_end", FIELD_INT, AT(save_before_end), .fallback = "120", RANGE(0, MANY),
+     .doc = "in a Slurm job: save and stop so many seconds before its time limit "
+            "(SLURM_JOB_END_TIME), with exit code 75; 0: run into it"},
+
     {"runtime.device", FIELD_STRING, AT(device), .fallback = "cpu",
      .doc = "backend that computes (`lorac --version` lists those built in)"},
     {"runtime.precision", FIELD_ENUM, AT(precision), .fallback = "auto", .math = true,

@@ -93,8 +93,11 @@ static void write_run(StrBuf *b, const RunState *r)
                   (long long)r->step, (long long)r->epoch, (long long)r->epoch_step,
                   (long long)r->samples, (long long)r->best_step);
     json_write_number(b, r->best_loss);
-    strbuf_printf(b, ",\n  \"evals_since_best\": %lld,\n  \"stopped\": %s,\n  \"recent\": [",
-                  (long long)r->evals_since_best, r->stopped ? "true" : "false");
+    strbuf_printf(b,
+                  ",\n  \"evals_since_best\": %lld,\n  \"evaluated\": %lld,\n  \"stopped\": %s,\n"
+                  "  \"recent\": [",
+                  (long long)r->evals_since_best, (long long)r->evaluated,
+                  r->stopped ? "true" : "false");
     for (int i = 0; i < RECENT_LOSSES; i++) {
         if (i) strbuf_puts(b, ", ");
         json_write_number(b, r->recent[i]);
@@ -159,6 +162,7 @@ Status manifest_run(RunState *run, const Json *m, const char *dir, Err *err)
               json_int(json_get(m, "best_step"), &r.best_step) &&
               json_number(json_get(m, "best_loss"), &r.best_loss) &&
               json_int(json_get(m, "evals_since_best"), &r.evals_since_best) &&
+              json_int(json_get(m, "evaluated"), &r.evaluated) &&
               json_bool(json_get(m, "stopped"), &r.stopped);
     for (int i = 0; i < RECENT_LOSSES; i++)
         ok = ok && json_number(json_at(recent, (size_t)i), &r.recent[i]);

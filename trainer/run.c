@@ -12,6 +12,7 @@
 #include "trainer/progress.h"
 #include "trainer/run_lock.h"
 #include "trainer/step.h"
+#include "trainer/stop.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -27,6 +28,7 @@ typedef struct Run {
     Schedule schedule;
     RunState state;
     int64_t total;
+    int64_t saved;      /* step of the newest checkpoint; -1: none */
     int64_t to_profile; /* steps until the one that is timed, when asked for */
     int lock;
 } Run;
@@ -95,9 +97,11 @@ static Status resume(Run *r, Problems *problems, Err *err)
             path, (long long)r->state.step, r->c->output, (long long)highest);
         s = E_INPUT;
     }
-    if (s == OK)
+    if (s == OK) {
+        r->saved = r->state.step;
         log_info(r->s->log, "continuing from %s, step %lld of %lld", path, (long long)r->state.step,
                  (long long)r->total);
+    }
     free(path);
     return s;
 }
@@ -116,7 +120,7 @@ static Status write_config(const TrainConfig *c, Err *err)
 static Status run_open(Run *r, Session *s, bool terminal, Problems *problems, Err *err)
 {
     const TrainConfig *c = s->cfg;
-    *r = (Run){.s = s, .c = c, .lock = -1};
+    *r = (Run){.s = s, .c = c, .saved = -1, .lock = -1};
     r->loader = loader_new(s->train, &c->data, (uint64_t)c->seed, c->batch_global);
     r->total = count_steps(r->loader, c);
     r->schedule = make_schedule(c, r->total);
@@ -207,15 +211,27 @@ static Status step(Run *r, Err *err)
 
 /* ---- evaluation and checkpoints --------------------------------------------------------------- */
 
-/* *improved: the lowest loss so far. */
+static bool unless_stopped(void *ud, int64_t done, int64_t total)
+{
+    (void)ud, (void)done, (void)total;
+    return stop_requested() == NULL;
+}
+
+/* *improved: the lowest loss so far.  A request to stop ends it without a trace: the next start evaluates anew. */
 static Status evaluate(Run *r, bool *improved, Err *err)
 {
     RunState *st = &r->state;
     double began = seconds_monotonic();
-    PerplexityOpts opts = {.tokens_per_pass = r->c->eval_tokens};
+    PerplexityOpts opts = {.tokens_per_pass = r->c->eval_tokens, .progress = unless_stopped};
     Perplexity p;
     Status s = perplexity_of(&p, &r->s->model, r->s->eval, &r->c->data, &opts, err);
     if (s != OK) return err_wrap(err, s, "evaluation after step %lld", (long long)st->step);
+    if (p.given_up) {
+        *improved = false;
+        perplexity_clear(&p);
+        return OK;
+    }
+    st->evaluated = st->step;
     *improved = st->best_step == 0 || p.loss < st->best_loss;
     if (st->step == 0) {
         *improved = false; /* nothing is trained yet: a point to compare with */
@@ -240,12 +256,26 @@ static bool due(int64_t every, int64_t step)
     return every > 0 && step % every == 0;
 }
 
+static bool evaluation_due(const Run *r)
+{
+    const RunState *st = &r->state;
+    return r->s->eval && st->evaluated < st->step &&
+           (due(r->c->eval_every, st->step) || (st->step >= r->total && r->c->eval_at_end));
+}
+
+static Status save(Run *r, Err *err)
+{
+    TRY(checkpoint_save(r->s, &r->state, err));
+    r->saved = r->state.step;
+    return checkpoint_prune(r->c, &r->state, err);
+}
+
 static Status after_step(Run *r, Err *err)
 {
     const TrainConfig *c = r->c;
     RunState *st = &r->state;
     bool last = st->step >= r->total, improved = false;
-    if (r->s->eval && (due(c->eval_every, st->step) || (last && c->eval_at_end))) {
+    if (evaluation_due(r)) {
         TRY(evaluate(r, &improved, err));
         st->stopped =
             !last && c->early_stop_patience > 0 && st->evals_since_best >= c->early_stop_patience;
@@ -253,10 +283,9 @@ static Status after_step(Run *r, Err *err)
             log_info(r->s->log, "no better evaluation since step %lld: stopping early",
                      (long long)st->best_step);
     }
-    bool save = due(c->save_every, st->step) || (c->save_every > 0 && (last || st->stopped));
-    if (!save && !(c->save_best && improved)) return OK;
-    TRY(checkpoint_save(r->s, st, err));
-    return checkpoint_prune(c, st, err);
+    bool wanted = due(c->save_every, st->step) || (c->save_every > 0 && (last || st->stopped)) ||
+                  (c->save_best && improved);
+    return wanted ? save(r, err) : OK;
 }
 
 /* ---- the whole -------------------------------------------------------------------------------- */
@@ -283,15 +312,23 @@ static Status finish(Run *r, RunResult *out, Err *err)
     return OK;
 }
 
-static Status train(Run *r, Err *err)
+static bool at_end(const Run *r)
+{
+    return (r->state.step >= r->total || r->state.stopped) && !evaluation_due(r);
+}
+
+/* To the last step, or to *request (NULL otherwise) with a checkpoint of where the run stands. */
+static Status train(Run *r, const char **request, Err *err)
 {
     bool ignored;
+    *request = NULL;
     if (r->state.step == 0 && r->c->eval_at_start && r->s->eval) TRY(evaluate(r, &ignored, err));
-    while (r->state.step < r->total && !r->state.stopped) {
+    if (evaluation_due(r)) TRY(after_step(r, err)); /* that a request to stop cut short */
+    while (!at_end(r) && !(*request = stop_requested())) {
         TRY(step(r, err));
         TRY(after_step(r, err));
     }
-    return OK;
+    return *request && r->saved != r->state.step ? save(r, err) : OK;
 }
 
 Status trainer_run(Session *s, bool terminal, RunResult *out, Problems *problems, Err *err)
@@ -300,7 +337,11 @@ Status trainer_run(Session *s, bool terminal, RunResult *out, Problems *problems
     *out = (RunResult){0};
     Status status = run_open(&r, s, terminal, problems, err);
     out->resumed_from = r.state.step;
-    if (status == OK) status = train(&r, err);
-    if (status == OK) status = finish(&r, out, err);
+    stop_listen_terminal();
+    if (status == OK) status = train(&r, &out->stop_request, err);
+    if (status == OK && out->stop_request)
+        out->steps = r.state.step;
+    else if (status == OK)
+        status = finish(&r, out, err);
     return run_close(&r, status, err);
 }

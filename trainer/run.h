@@ -12,7 +12,10 @@ typedef struct RunResult {
     uint64_t hash; /* of the trained parameters as written */
     bool stopped_early;
     int64_t resumed_from; /* step; 0: from the start */
-    int64_t best_step;    /* 0: no evaluation */
+    const char *
+        stop_request; /* what asked to stop before the end; NULL: the run is at its end.  Only steps,
+                                 resumed_from and best_* are set beside it */
+    int64_t best_step; /* 0: no evaluation */
     double best_loss;
 } RunResult;
 

@@ -1,0 +1,16 @@
+/* Requests to stop that come from outside: a signal, or the end of a Slurm job's time.  A run answers them at the next
+ * step boundary with a checkpoint. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* From now on SIGTERM and SIGUSR1 are requests instead of ends.  before_end: so is the time so many seconds before
+ * SLURM_JOB_END_TIME (Unix seconds), where Slurm sets it; 0: that is not looked at. */
+void stop_listen(int64_t before_end);
+/* SIGINT too; a second one ends the process at once. */
+void stop_listen_terminal(void);
+/* What asked, as a phrase ("SIGUSR1", "the near end of the Slurm job"); NULL: nothing did.  Cheap. */
+const char *stop_requested(void);
+/* Forgets a request and gives the signals back: for a process that goes on. */
+void stop_forget(void);
