@@ -25,7 +25,7 @@ alone() # HEADER LANGUAGE COMPILER FLAGS...
 }
 
 for h in $headers; do
-    alone "$h" c "$cc" -std=gnu17 -Wpedantic
+    alone "$h" c $cc -std=gnu17 -Wpedantic
 done
 if command -v "$cxx" >/dev/null; then
     for h in $for_cuda; do
