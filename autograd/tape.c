@@ -189,6 +189,42 @@ Tensor *grad_into(Ctx *c, Tensor *t, float *beta)
     return t->grad;
 }
 
+/* A saved value's memory as the gradient of t; NULL where t has one already or others hold the value. */
+static Tensor *grad_from_saved(Ctx *c, Node *n, int slot, Tensor *t)
+{
+    Tensor *saved = n->saved[slot];
+    if (!t || !t->needs_grad || t->is_param || t->grad || saved->is_param) return NULL;
+    if (saved->storage->refs > 1 || saved->ld != t->ld || !tensor_same_shape(saved, t)) return NULL;
+    Tensor *g = arena_alloc(c->arena, sizeof *g);
+    *g = *saved;
+    g->needs_grad = false;
+    storage_ref(g->storage);
+    return t->grad = g;
+}
+
+Tensor *grad_over(Ctx *c, Node *n, int slot, Tensor *t, float *beta)
+{
+    *beta = 0;
+    Tensor *g = grad_from_saved(c, n, slot, t);
+    return g ? g : grad_into(c, t, beta);
+}
+
+static void grad_add(Ctx *c, Tensor *t, const Tensor *g)
+{
+    float beta;
+    Tensor *into = grad_into(c, t, &beta);
+    if (!into) return;
+    if (beta == 0)
+        c->dev->k->copy(c->dev, into, g);
+    else
+        c->dev->k->axpy(c->dev, into, 1, g);
+}
+
+void grad_give(Ctx *c, Node *n, int slot, Tensor *t)
+{
+    if (n->saved[slot] && !grad_from_saved(c, n, slot, t)) grad_add(c, t, n->saved[slot]);
+}
+
 void tensor_drop_grad(Tensor *t)
 {
     if (!t->grad || t->is_param) return;
@@ -211,10 +247,5 @@ void grad_pass(Ctx *c, Node *n, int out, Tensor *t)
         n->out[out]->grad = NULL;
         return;
     }
-    float beta;
-    Tensor *into = grad_into(c, t, &beta);
-    if (beta == 0)
-        c->dev->k->copy(c->dev, into, g);
-    else
-        c->dev->k->axpy(c->dev, into, 1, g);
+    grad_add(c, t, g);
 }

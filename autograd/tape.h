@@ -74,6 +74,12 @@ void tensor_seed_grad(Ctx *c, Tensor *t, float value);
  * nobody wants it (t NULL or frozen).  For a parameter the buffer is the optimizer's.  The caller must write
  * all of it. */
 Tensor *grad_into(Ctx *c, Tensor *t, float *beta);
+/* As grad_into, but where t has no gradient yet and nobody else holds what the rule saved in `slot` (of t's shape), the
+ * gradient takes over that memory: the kernel overwrites what it reads, and the value is gone. */
+Tensor *grad_over(Ctx *c, Node *n, int slot, Tensor *t, float *beta);
+/* Hands saved[slot], which holds the finished gradient of t, on to it: the memory itself where that is possible as above,
+ * a copy or a sum otherwise.  NULL in the slot: nothing. */
+void grad_give(Ctx *c, Node *n, int slot, Tensor *t);
 /* Frees the gradient of a leaf that is no parameter (tests, a segment's input). */
 void tensor_drop_grad(Tensor *t);
 /* The gradient that reached an output; NULL when none did. */

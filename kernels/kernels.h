@@ -87,7 +87,8 @@ typedef struct Kernels {
      * q_norm, k_norm (D) are given (Qwen3; rstd_q (N,H), rstd_k (N,K) f32 kept, else NULL) and rotated: the
      * pair (i, i + D/2) of each head turns by the angle of positions (N) i32 in rope (P, D) f32 =
      * [cos (D/2), sin (D/2)].
-     * Backward: dqkv (pitch) = beta * dqkv + ...; dq_norm, dk_norm (D) may be NULL. */
+     * Backward: dqkv (pitch) = beta * dqkv + ...; dq_norm, dk_norm (D) may be NULL; qkv is read for the norms alone
+     * and may be NULL without them. */
     void (*split_rope_fwd)(Device *d, Tensor *q, Tensor *k, Tensor *v, Tensor *rstd_q,
                            Tensor *rstd_k, const Tensor *qkv, const Tensor *positions,
                            const Tensor *rope, const Tensor *q_norm, const Tensor *k_norm,
@@ -118,7 +119,8 @@ typedef struct Kernels {
                              const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
                              const Tensor *past, int64_t max_past, float scale);
 
-    /* gu (N,2F) = [gate, up], pitch.  h (N,F) = silu(gate) * up, pitch.     dgu from dh; pitch: all. */
+    /* gu (N,2F) = [gate, up], pitch.  h (N,F) = silu(gate) * up, pitch.     dgu from dh, perhaps in
+     * place of gu; pitch: all. */
     void (*swiglu_fwd)(Device *d, Tensor *h, const Tensor *gu);
     void (*swiglu_bwd)(Device *d, Tensor *dgu, float beta, const Tensor *dh, const Tensor *gu);
 

@@ -27,8 +27,8 @@ static void split_rope_backward(Ctx *c, Node *n)
     Tensor *dq_norm = grad_into(c, n->in[Q_NORM], &q_beta);
     Tensor *dk_norm = grad_into(c, n->in[K_NORM], &k_beta);
     if (!dqkv) { /* only the norms are trained; the kernel computes both in one pass */
-        dqkv = rule_scratch(c, n->saved[QKV]->dtype, tensor_rows(n->saved[QKV]),
-                            tensor_cols(n->saved[QKV]));
+        const Tensor *qkv = n->saved[QKV];
+        dqkv = rule_scratch(c, qkv->dtype, tensor_rows(qkv), tensor_cols(qkv));
         beta = 0;
     }
     c->dev->k->split_rope_bwd(c->dev, dqkv, beta, dq_norm, q_beta, dk_norm, k_beta,
@@ -62,7 +62,7 @@ void op_split_rope(Ctx *c, Tensor *qkv, const Tensor *positions, const Tensor *r
         SplitArgs *args = arena_alloc(c->arena, sizeof *args);
         *args = (SplitArgs){positions, rope, n_heads, n_kv_heads};
         n->args = args;
-        tape_save(n, QKV, qkv);
+        if (q_norm) tape_save(n, QKV, qkv); /* the rotation alone is turned back without it */
         tape_save(n, Q_NORM, q_norm);
         tape_save(n, K_NORM, k_norm);
         tape_save(n, RSTD_Q, rstd_q);

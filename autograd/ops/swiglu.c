@@ -1,11 +1,13 @@
 /* silu(gate) * up of the fused product [gate, up]. */
 #include "autograd/ops.h"
 
+enum { GATE_UP };
+
 static void swiglu_backward(Ctx *c, Node *n)
 {
     float beta;
-    Tensor *dgu = grad_into(c, n->in[0], &beta);
-    if (dgu) c->dev->k->swiglu_bwd(c->dev, dgu, beta, grad_of(n, 0), n->saved[0]);
+    Tensor *dgu = grad_over(c, n, GATE_UP, n->in[0], &beta); /* element by element: in place */
+    if (dgu) c->dev->k->swiglu_bwd(c->dev, dgu, beta, grad_of(n, 0), n->saved[GATE_UP]);
 }
 
 static const Op swiglu_op = {"swiglu", swiglu_backward, false};
@@ -16,6 +18,6 @@ Tensor *op_swiglu(Ctx *c, Tensor *gate_up, int64_t pad)
     c->dev->k->swiglu_fwd(c->dev, h, gate_up);
 
     Node *n = tape_record(c, &swiglu_op, 1, (Tensor *[]){h}, 1, (Tensor *[]){gate_up});
-    if (n) tape_save(n, 0, gate_up);
+    if (n) tape_save(n, GATE_UP, gate_up);
     return h;
 }

@@ -35,28 +35,28 @@ static Split split_of(const Tensor *q, const Tensor *k, const Tensor *v, const T
                       const Tensor *rope, const Tensor *q_norm, const Tensor *k_norm, int n_heads,
                       int n_kv_heads)
 {
-    int64_t n = tensor_rows(qkv), dim = tensor_cols(rope);
-    check_matrix(qkv, n, (n_heads + 2 * n_kv_heads) * dim, "split_rope: qkv");
+    int64_t n = tensor_rows(q), dim = tensor_cols(rope);
+    if (qkv) check_matrix(qkv, n, (n_heads + 2 * n_kv_heads) * dim, "split_rope: qkv");
     check_matrix(q, n, n_heads * dim, "split_rope: q");
     check_matrix(k, n, n_kv_heads * dim, "split_rope: k");
     check_matrix(v, n, n_kv_heads * dim, "split_rope: v");
     bool fits = dim % 2 == 0 && dim <= MAX_HEAD_DIM;
     ASSERT(fits, "split_rope: head width %lld", (long long)dim);
-    ASSERT(!q_norm == !k_norm && (!q_norm || (rstd_q && rstd_k)),
-           "split_rope: both heads' norms or none, with their rstd");
+    ASSERT(!q_norm == !k_norm && (!q_norm || (qkv && rstd_q && rstd_k)),
+           "split_rope: both heads' norms or none, with their rstd and qkv");
     return (Split){
         .q = dense_f32(q),
         .k = dense_f32(k),
         .v = dense_f32(v),
         .rstd_q = q_norm ? dense_f32(rstd_q) : NULL,
         .rstd_k = q_norm ? dense_f32(rstd_k) : NULL,
-        .qkv = data_f32(qkv),
+        .qkv = qkv ? data_f32(qkv) : NULL,
         .positions = data_i32(positions),
         .rope = dense_f32(rope),
         .q_norm = q_norm ? dense_f32(q_norm) : NULL,
         .k_norm = k_norm ? dense_f32(k_norm) : NULL,
         .n = n,
-        .ld = qkv->ld,
+        .ld = qkv ? qkv->ld : 0,
         .n_angles = tensor_rows(rope),
         .n_heads = n_heads,
         .n_kv_heads = n_kv_heads,
@@ -145,14 +145,14 @@ VECTORISED static void bwd_part(void *ud, int64_t part)
     for (int i = 0; dwq && i < 2 * dim; i++)
         dwq[i] = 0;
     for (int64_t r = row0; r < row1 && r < a->n; r++) {
-        const float *x = a->qkv + r * a->ld, *angles = angles_of(a, r);
+        const float *x = a->q_norm ? a->qkv + r * a->ld : NULL, *angles = angles_of(a, r);
         float *dx = a->dqkv + r * a->lddqkv;
-        for (int h = 0; h < H; h++, x += dim, dx += dim)
-            head_bwd(dx, a->beta, dwq, a->q + (r * H + h) * dim, x,
-                     a->q_norm ? a->rstd_q[r * H + h] : 1.0f, a->q_norm, angles, dim);
-        for (int h = 0; h < K; h++, x += dim, dx += dim)
-            head_bwd(dx, a->beta, dwk, a->k + (r * K + h) * dim, x,
-                     a->k_norm ? a->rstd_k[r * K + h] : 1.0f, a->k_norm, angles, dim);
+        for (int h = 0; h < H; h++, dx += dim)
+            head_bwd(dx, a->beta, dwq, a->q + (r * H + h) * dim, x ? x + h * dim : NULL,
+                     x ? a->rstd_q[r * H + h] : 1.0f, a->q_norm, angles, dim);
+        for (int h = 0; h < K; h++, dx += dim)
+            head_bwd(dx, a->beta, dwk, a->k + (r * K + h) * dim, x ? x + (H + h) * dim : NULL,
+                     x ? a->rstd_k[r * K + h] : 1.0f, a->k_norm, angles, dim);
         const float *dv = a->v + r * K * dim;
         for (int i = 0; i < K * dim; i++)
             dx[i] = a->beta == 0 ? dv[i] : a->beta * dx[i] + dv[i];
@@ -182,15 +182,15 @@ void cpu_split_rope_bwd(Device *d, Tensor *dqkv, float beta, Tensor *dq_norm, fl
 {
     Split a = split_of(dq, dk, dv, qkv, rstd_q, rstd_k, positions, rope, q_norm, k_norm, n_heads,
                        n_kv_heads);
-    check_matrix(dqkv, a.n, tensor_cols(qkv), "split_rope: dqkv");
+    check_matrix(dqkv, a.n, (n_heads + 2 * n_kv_heads) * a.head_dim, "split_rope: dqkv");
     a.dqkv = data_f32(dqkv);
     a.lddqkv = dqkv->ld;
     a.beta = beta;
-    a.rows_per_part = cpu_part_rows(a.n, 4 * tensor_cols(qkv));
+    a.rows_per_part = cpu_part_rows(a.n, 4 * tensor_cols(dqkv));
     int64_t n_parts = (a.n + a.rows_per_part - 1) / a.rows_per_part;
     bool want_dw = dq_norm || dk_norm;
     if (want_dw)
-        a.dw = workspace_take(d, cpu_split_rope_scratch(a.n, tensor_cols(qkv), a.head_dim));
+        a.dw = workspace_take(d, cpu_split_rope_scratch(a.n, tensor_cols(dqkv), a.head_dim));
     pool_run(d->pool, n_parts, bwd_part, &a);
     if (!want_dw) return;
     sum_parts(dq_norm, dq_norm_beta, a.dw, n_parts, a.head_dim);

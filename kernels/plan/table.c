@@ -78,7 +78,7 @@ static void p_split_rope_bwd(Device *d, Tensor *dqkv, float beta, Tensor *dq_nor
     const PlanTarget *t = plan_target(d);
     int64_t rows = tensor_rows(dq), width = tensor_cols(rope);
     if (!t->cuda) {
-        if (dq_norm || dk_norm) scratch(d, cpu_split_rope_scratch(rows, tensor_cols(qkv), width));
+        if (dq_norm || dk_norm) scratch(d, cpu_split_rope_scratch(rows, tensor_cols(dqkv), width));
         return;
     }
     if (rows == 0) return;

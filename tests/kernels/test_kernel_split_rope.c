@@ -164,8 +164,9 @@ static void check(Bed *b, const HeadsCase *t, bool norm, float beta)
     }
     float *hdq = bed_read(b, dq), *hdk = bed_read(b, dk), *hdv = bed_read(b, dv);
     backward(&host, hdq, hdk, hdv, edqkv, edw);
-    b->dev.k->split_rope_bwd(&b->dev, dqkv, beta, dw[0], beta, dw[1], beta, dq, dk, dv, qkv,
-                             rstd[0], rstd[1], docs.positions, rope, w[0], w[1], (int)H, (int)K);
+    b->dev.k->split_rope_bwd(&b->dev, dqkv, beta, dw[0], beta, dw[1], beta, dq, dk, dv,
+                             norm ? qkv : NULL, rstd[0], rstd[1], docs.positions, rope, w[0], w[1],
+                             (int)H, (int)K);
     float *got = bed_read(b, dqkv);
     cr_expect(close_enough(t->name, got, edqkv, n * all, tolerance), "dqkv");
     cr_expect(bed_pad_intact(b, dqkv), "%s: wrote the pad", t->name);

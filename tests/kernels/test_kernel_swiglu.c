@@ -6,6 +6,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void check(Bed *b, const RowsCase *t, float beta, double sigma)
 {
@@ -33,6 +34,13 @@ static void check(Bed *b, const RowsCase *t, float beta, double sigma)
     cr_expect(close_enough(t->name, gh, eh, n, close_tolerance(DT_F32, 1)), "h");
     cr_expect(close_enough(t->name, gd, ed, 2 * n, close_tolerance(DT_F32, 1)), "dgu");
     cr_expect(bed_pad_intact(b, h) && bed_pad_intact(b, dgu), "%s: wrote the pad", t->name);
+    if (beta == 0) { /* in place, the same bits */
+        b->dev.k->swiglu_bwd(&b->dev, gu, 0, dh, gu);
+        float *in_place = bed_read(b, gu);
+        cr_expect_eq(memcmp(in_place, gd, (size_t)(2 * n) * sizeof *gd), 0, "%s: in place",
+                     t->name);
+        free(in_place);
+    }
     free(hgu), free(hdh), free(old), free(eh), free(ed), free(gh), free(gd);
 }
 
