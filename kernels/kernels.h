@@ -21,6 +21,7 @@ extern "C" {
 typedef struct MatmulArgs {
     bool trans_a, trans_b;
     float alpha, beta;
+    const Tensor *add; /* (m,n): what beta multiplies; NULL: the output itself */
 } MatmulArgs;
 
 /* What decides a dropout mask: element (row, col) of the input is dropped by Philox of
@@ -57,8 +58,9 @@ typedef struct AdamwArgs {
 } AdamwArgs;
 
 typedef struct Kernels {
-    /* c (m,n) = alpha * op(a) op(b) + beta * c; op transposes where said.  pitch: a, b, c.  a and b of one
-     * dtype; c may be f32 beside bf16 operands. */
+    /* c (m,n) = alpha * op(a) op(b) + beta * (args.add, or c where that is NULL); op transposes where said.
+     * pitch: a, b, c, add.  a and b of one dtype; c may be f32 beside bf16 operands; add is of c's dtype and shares no
+     * memory with it. */
     void (*matmul)(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulArgs args);
 
     /* y (N,C) = src (N,C), rows by pitch, dtypes converted. */

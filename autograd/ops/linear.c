@@ -25,9 +25,9 @@ Tensor *op_linear(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual)
 {
     const Kernels *k = c->dev->k;
     Tensor *y = tensor_new_matrix(c, tensor_rows(x), tensor_rows(w));
-    if (residual) k->copy(c->dev, y, residual);
-    k->matmul(c->dev, y, x, w,
-              (MatmulArgs){.trans_b = true, .alpha = 1, .beta = residual ? 1.0f : 0.0f});
+    k->matmul(
+        c->dev, y, x, w,
+        (MatmulArgs){.trans_b = true, .alpha = 1, .beta = residual ? 1.0f : 0.0f, .add = residual});
     if (bias) k->bias_fwd(c->dev, y, bias);
 
     Node *n = tape_record(c, &linear_op, 1, (Tensor *[]){y}, 4, (Tensor *[]){x, w, bias, residual});

@@ -109,13 +109,13 @@ Tensor *op_linear_augmented(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *
     if (refresh) write_adapters(c, w, args);
 
     Tensor *y = tensor_new_padded(c, rows, out, lora_pad(args->rank));
-    if (residual) k->copy(c->dev, y, residual);
     Tensor u = around(x, 0, rows, in, args->rank), a = around(w, out, args->rank, 0, in);
     k->matmul(c->dev, &u, x, &a, (MatmulArgs){.trans_b = true, .alpha = 1});
     Tensor x_u = around(x, 0, rows, 0, in + args->rank);
     Tensor w_sb = around(w, 0, out, 0, in + args->rank);
-    k->matmul(c->dev, y, &x_u, &w_sb,
-              (MatmulArgs){.trans_b = true, .alpha = 1, .beta = residual ? 1.0f : 0.0f});
+    k->matmul(
+        c->dev, y, &x_u, &w_sb,
+        (MatmulArgs){.trans_b = true, .alpha = 1, .beta = residual ? 1.0f : 0.0f, .add = residual});
     if (bias) k->bias_fwd(c->dev, y, bias);
 
     Node *n = tape_record(c, &linear_augmented_op, 1, (Tensor *[]){y}, A0 + 2 * n_lora, inputs);

@@ -114,9 +114,9 @@ Tensor *op_linear_lora(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *resid
     ASSERT(n_lora >= 1 && n_lora <= LORA_MAX_SLICES, "linear_lora: %d adapters", n_lora);
     const Kernels *k = c->dev->k;
     Tensor *y = tensor_new_matrix(c, tensor_rows(x), tensor_rows(w));
-    if (residual) k->copy(c->dev, y, residual);
-    k->matmul(c->dev, y, x, w,
-              (MatmulArgs){.trans_b = true, .alpha = 1, .beta = residual ? 1.0f : 0.0f});
+    k->matmul(
+        c->dev, y, x, w,
+        (MatmulArgs){.trans_b = true, .alpha = 1, .beta = residual ? 1.0f : 0.0f, .add = residual});
     if (bias) k->bias_fwd(c->dev, y, bias);
 
     LoraArgs *args = arena_alloc(c->arena, sizeof *args);

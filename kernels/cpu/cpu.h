@@ -24,7 +24,8 @@ void check_matrix(const Tensor *t, int64_t rows, int64_t cols, const char *argum
 typedef void RowsFn(void *args, int64_t row0, int64_t row1);
 void rows_run(Device *d, int64_t n_rows, int64_t work, RowsFn *fn, void *args);
 
-/* c (m,n) = alpha * op(a) op(b) + beta * c on the calling thread; lda, ldb, ldc are row pitches. */
+/* c (m,n) = alpha * op(a) op(b) + beta * (add, or c where that is NULL) on the calling thread; lda, ldb, ldc, ldadd
+ * are row pitches. */
 typedef struct Gemm {
     bool trans_a, trans_b;
     int64_t m, n, k;
@@ -32,6 +33,8 @@ typedef struct Gemm {
     float *c;
     int64_t lda, ldb, ldc;
     float alpha, beta;
+    const float *add;
+    int64_t ldadd;
 } Gemm;
 void gemm_run(const Gemm *g);
 /* Makes OpenBLAS leave threads to the pool: once, when a device is opened. */

@@ -3,6 +3,7 @@
 #include "kernels/cpu/cpu.h"
 
 #include <cblas.h>
+#include <string.h>
 
 void gemm_setup(void)
 {
@@ -24,6 +25,8 @@ static void gemv_run(const Gemm *g)
 void gemm_run(const Gemm *g)
 {
     if (g->m == 0 || g->n == 0) return;
+    for (int64_t i = 0; g->add && g->beta != 0 && i < g->m; i++)
+        memcpy(g->c + i * g->ldc, g->add + i * g->ldadd, (size_t)g->n * sizeof *g->c);
     if (g->m == 1 && g->k > 0) {
         gemv_run(g);
         return;
@@ -76,6 +79,7 @@ static void tile_run(void *ud, int64_t i)
     g.a += g.trans_a ? row : row * g.lda;
     g.b += g.trans_b ? col * g.ldb : col;
     g.c += row * g.ldc + col;
+    if (g.add) g.add += row * g.ldadd + col;
     gemm_run(&g);
 }
 
@@ -86,6 +90,7 @@ void cpu_matmul(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulAr
     check_matrix(a, args.trans_a ? k : m, args.trans_a ? m : k, "matmul: a");
     check_matrix(b, args.trans_b ? n : k, args.trans_b ? k : n, "matmul: b");
     check_matrix(c, m, n, "matmul: c");
+    if (args.add) check_matrix(args.add, m, n, "matmul: add");
     ASSERT(a->ld <= INT32_MAX && b->ld <= INT32_MAX && c->ld <= INT32_MAX && m <= INT32_MAX &&
                k <= INT32_MAX,
            "matmul: (%lld,%lld) by k %lld is beyond 32 bits", (long long)m, (long long)n,
@@ -104,6 +109,8 @@ void cpu_matmul(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulAr
         .ldc = c->ld,
         .alpha = args.alpha,
         .beta = args.beta,
+        .add = args.add ? data_f32(args.add) : NULL,
+        .ldadd = args.add ? args.add->ld : 0,
     };
     if (m == 0 || n == 0) return;
     Tiles t = tiles_of(&g);

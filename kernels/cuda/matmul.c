@@ -18,8 +18,8 @@ enum { CANDIDATES = 8, TIMED_RUNS = 3 };
 static const size_t WORKSPACE_BYTES = (size_t)32 << 20; /* what NVIDIA recommends on Hopper */
 
 typedef struct Key {
-    int64_t m, n, k, ld_a, ld_b, ld_c;
-    int32_t trans_a, trans_b, in, out, add, align;
+    int64_t m, n, k, ld_a, ld_b, ld_c, ld_add; /* ld_add 0: nothing is added, or c itself */
+    int32_t trans_a, trans_b, in, out, beta, align;
 } Key;
 
 typedef struct Choice { /* as it stands in the file */
@@ -30,7 +30,7 @@ typedef struct Choice { /* as it stands in the file */
 typedef struct Plan {
     Key key;
     cublasLtMatmulDesc_t op;
-    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatrixLayout_t a, b, c, add; /* add is c where nothing else is added */
     cublasLtMatmulAlgo_t algo;
 } Plan;
 
@@ -68,7 +68,13 @@ static char *choices_path(const Device *d)
     return path;
 }
 
-/* The file: choices one after the other, then a hash of them all; anything else is ignored. */
+/* The file: choices one after the other, then a hash of them all; anything else is ignored.  The seed keeps files of
+ * another layout of Choice apart. */
+static uint64_t choices_hash(const void *choices, size_t bytes)
+{
+    return hash64(choices, bytes, sizeof(Choice));
+}
+
 static void choices_load(Matmul *mm)
 {
     char *data;
@@ -79,7 +85,7 @@ static void choices_load(Matmul *mm)
     uint64_t hash;
     if (len == n * sizeof(Choice) + sizeof hash) {
         memcpy(&hash, data + n * sizeof(Choice), sizeof hash);
-        if (hash == hash64(data, n * sizeof(Choice), 0)) {
+        if (hash == choices_hash(data, n * sizeof(Choice))) {
             mm->choices = xmalloc(n * sizeof(Choice));
             memcpy(mm->choices, data, n * sizeof(Choice));
             mm->n_choices = mm->n_saved = (int)n;
@@ -94,7 +100,7 @@ static void choices_save(Matmul *mm)
     StrBuf b = {0};
     size_t bytes = (size_t)mm->n_choices * sizeof(Choice);
     strbuf_append(&b, (const char *)mm->choices, bytes);
-    uint64_t hash = hash64(mm->choices, bytes, 0);
+    uint64_t hash = choices_hash(mm->choices, bytes);
     strbuf_append(&b, (const char *)&hash, sizeof hash);
     Err err;
     if (file_write_atomic(mm->path, b.data, b.len, &err) == OK) mm->n_saved = mm->n_choices;
@@ -123,6 +129,7 @@ void cuda_matmul_close(Device *d)
         cublasLtMatmulDescDestroy(p->op);
         cublasLtMatrixLayoutDestroy(p->a);
         cublasLtMatrixLayoutDestroy(p->b);
+        if (p->add != p->c) cublasLtMatrixLayoutDestroy(p->add);
         cublasLtMatrixLayoutDestroy(p->c);
     }
     CUDA_CHECK(cudaFree(mm->workspace));
@@ -147,26 +154,27 @@ static cublasLtMatrixLayout_t layout_of(DType t, int64_t rows, int64_t cols, int
     return l;
 }
 
-/* The largest power of two up to 256 that divides all three addresses. */
-static int32_t alignment(const void *a, const void *b, const void *c)
-{
-    uintptr_t bits = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | 256;
-    return (int32_t)(bits & (~bits + 1));
-}
-
 typedef struct Call {
-    const void *a, *b;
+    const void *a, *b, *add; /* add is c where nothing else is added */
     void *c;
     float alpha, beta;
 } Call;
+
+/* The largest power of two up to 256 that divides all addresses. */
+static int32_t alignment(const Call *call)
+{
+    uintptr_t bits =
+        (uintptr_t)call->a | (uintptr_t)call->b | (uintptr_t)call->add | (uintptr_t)call->c | 256;
+    return (int32_t)(bits & (~bits + 1));
+}
 
 static cublasStatus_t run(Matmul *mm, const Plan *p, const Call *call, void *out,
                           const cublasLtMatmulAlgo_t *algo, cudaStream_t stream)
 {
     /* operands change places: see the head of the file */
     return cublasLtMatmul(mm->handle, p->op, &call->alpha, call->b, p->b, call->a, p->a,
-                          &call->beta, call->c, p->c, out, p->c, algo, mm->workspace,
-                          WORKSPACE_BYTES, stream);
+                          &call->beta, call->add == call->c ? out : call->add, p->add, out, p->c,
+                          algo, mm->workspace, WORKSPACE_BYTES, stream);
 }
 
 static float time_candidate(Matmul *mm, const Plan *p, const Call *call, void *out,
@@ -183,7 +191,7 @@ static float time_candidate(Matmul *mm, const Plan *p, const Call *call, void *o
     return ms;
 }
 
-/* Picks p->algo.  A product that adds to c is timed into memory of its own; when there is none, or for a
+/* Picks p->algo.  A product that adds to its own output is timed into memory of its own; when there is none, or for a
  * single candidate, the heuristic's first answer stands. */
 static void choose(Matmul *mm, Plan *p, const Call *call, cudaStream_t stream)
 {
@@ -199,7 +207,7 @@ static void choose(Matmul *mm, Plan *p, const Call *call, cudaStream_t stream)
         LT_CHECK(cublasLtMatmulPreferenceSetAttribute(pref, aligns[i], &align, sizeof align));
     cublasLtMatmulHeuristicResult_t found[CANDIDATES];
     int n = 0;
-    LT_CHECK(cublasLtMatmulAlgoGetHeuristic(mm->handle, p->op, p->b, p->a, p->c, p->c, pref,
+    LT_CHECK(cublasLtMatmulAlgoGetHeuristic(mm->handle, p->op, p->b, p->a, p->add, p->c, pref,
                                             CANDIDATES, found, &n));
     cublasLtMatmulPreferenceDestroy(pref);
     ASSERT(n > 0, "cuBLASLt has no algorithm for %lld x %lld x %lld", (long long)p->key.m,
@@ -209,7 +217,7 @@ static void choose(Matmul *mm, Plan *p, const Call *call, cudaStream_t stream)
 
     size_t bytes = (size_t)p->key.m * (size_t)p->key.ld_c * dtype_bytes((DType)p->key.out);
     void *out = call->c;
-    if (call->beta != 0 && cudaMalloc(&out, bytes) != cudaSuccess) {
+    if (call->beta != 0 && call->add == call->c && cudaMalloc(&out, bytes) != cudaSuccess) {
         (void)cudaGetLastError();
         return;
     }
@@ -254,7 +262,7 @@ static void grow(Matmul *mm)
 }
 
 static Plan *plan_of(Matmul *mm, const Key *key, const Tensor *c, const Tensor *a, const Tensor *b,
-                     const Call *call, cudaStream_t stream)
+                     const Tensor *add, const Call *call, cudaStream_t stream)
 {
     Plan *p = slot_of(mm, key);
     if (p->op) return p;
@@ -274,6 +282,7 @@ static Plan *plan_of(Matmul *mm, const Key *key, const Tensor *c, const Tensor *
     p->a = layout_of(a->dtype, tensor_rows(a), tensor_cols(a), a->ld);
     p->b = layout_of(b->dtype, tensor_rows(b), tensor_cols(b), b->ld);
     p->c = layout_of(c->dtype, tensor_rows(c), tensor_cols(c), c->ld);
+    p->add = add ? layout_of(c->dtype, tensor_rows(c), tensor_cols(c), add->ld) : p->c;
     for (int i = 0; i < mm->n_choices; i++)
         if (memcmp(&mm->choices[i].key, key, sizeof *key) == 0) {
             p->algo = mm->choices[i].algo;
@@ -294,12 +303,17 @@ void cuda_matmul(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulA
            "matmul: shapes (%lld,%lld) (%lld,%lld) -> (%lld,%lld)", (long long)tensor_rows(a),
            (long long)tensor_cols(a), (long long)tensor_rows(b), (long long)tensor_cols(b),
            (long long)m, (long long)n);
+    const Tensor *add = args.beta != 0 ? args.add : NULL;
+    ASSERT(!add || (tensor_same_shape(add, c) && add->dtype == c->dtype),
+           "matmul: add is not as the output is");
     if (m == 0 || n == 0) return;
     if (k == 0) {
+        if (add) cuda_copy(d, c, add);
         if (args.beta == 0) tensor_zero(d, c);
         return;
     }
-    Call call = {tensor_data(a), tensor_data(b), tensor_data(c), args.alpha, args.beta};
+    Call call = {tensor_data(a), tensor_data(b), tensor_data(add ? add : c),
+                 tensor_data(c), args.alpha,     args.beta};
     Key key;
     memset(&key, 0, sizeof key); /* padding is part of the hash */
     key = (Key){m,
@@ -308,12 +322,13 @@ void cuda_matmul(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulA
                 a->ld,
                 b->ld,
                 c->ld,
+                add ? add->ld : 0,
                 args.trans_a,
                 args.trans_b,
                 (int32_t)a->dtype,
                 (int32_t)c->dtype,
                 args.beta != 0,
-                alignment(call.a, call.b, call.c)};
-    Plan *p = plan_of(mm, &key, c, a, b, &call, cuda_stream(d));
+                alignment(&call)};
+    Plan *p = plan_of(mm, &key, c, a, b, add, &call, cuda_stream(d));
     LT_CHECK(run(mm, p, &call, call.c, &p->algo, cuda_stream(d)));
 }

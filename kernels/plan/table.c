@@ -20,6 +20,7 @@ static void p_matmul(Device *d, Tensor *c, const Tensor *a, const Tensor *b, Mat
            "matmul: shapes (%lld,%lld) (%lld,%lld) -> (%lld,%lld)", (long long)tensor_rows(a),
            (long long)tensor_cols(a), (long long)tensor_rows(b), (long long)tensor_cols(b),
            (long long)tensor_rows(c), (long long)tensor_cols(c));
+    ASSERT(!args.add || tensor_same_shape(args.add, c), "matmul: add is not of the output's shape");
 }
 
 static void p_copy(Device *d, Tensor *y, const Tensor *src)

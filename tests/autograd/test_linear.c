@@ -1,4 +1,5 @@
 #include "autograd/ops.h"
+#include "kernels/meter.h"
 #include "tests/support/gradcheck.h"
 
 #include <criterion/criterion.h>
@@ -70,6 +71,34 @@ Test(linear, residual_chain)
 {
     const GradCase g = {"chain", .in = {{"x", 4, 5, .sigma = 0.5}, {"w", 5, 5, .sigma = 0.5}}};
     cr_expect(gradcheck(&g, chain));
+}
+
+/* The residual is an operand of the product and its gradient the output's: nobody copies it. */
+Test(linear, residual_costs_no_copy)
+{
+    Bed b;
+    bed_open(&b, 1);
+    Tensor *x = bed_fill(&b, bed_matrix(&b, 9, 16, 0), 1, 1, 0);
+    Tensor *w = bed_fill(&b, bed_matrix(&b, 8, 16, 0), 2, 1, 0);
+    Tensor *skip = bed_fill(&b, bed_matrix(&b, 9, 8, 0), 3, 1, 0);
+    x->needs_grad = skip->needs_grad = true;
+    w->is_param = true;
+    b.ctx.tape = tape_new(b.arena);
+    Meter meter;
+    meter_attach(&meter, &b.dev, NULL, false);
+    scope_push(b.scope);
+    Tensor *y = op_linear(&b.ctx, x, w, NULL, skip);
+    tensor_seed_grad(&b.ctx, y, 1);
+    scope_pop(b.scope, NULL);
+    tape_backward(&b.ctx);
+    cr_expect_eq(meter_sum(&meter, METER_PRODUCTS).calls, 2);
+    cr_expect_eq(meter_sum(&meter, METER_OTHER).calls, 0);
+    cr_expect(skip->grad && x->grad);
+    meter_detach(&meter, &b.dev);
+    tensor_drop_grad(x);
+    tensor_drop_grad(skip);
+    tape_free(b.ctx.tape);
+    bed_close(&b);
 }
 
 /* What a frozen side saves for the other is not kept: LoRA's memory depends on it. */

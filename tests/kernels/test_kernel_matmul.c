@@ -7,16 +7,20 @@
 #include <math.h>
 #include <stdlib.h>
 
-static void check(Bed *b, const MatmulCase *t)
+/* separate: what beta multiplies lies elsewhere, in rows of another pitch. */
+static void check(Bed *b, const MatmulCase *t, bool separate)
 {
     Tensor *a = bed_matrix(b, t->trans_a ? t->k : t->m, t->trans_a ? t->m : t->k, t->pad);
     Tensor *w = bed_matrix(b, t->trans_b ? t->n : t->k, t->trans_b ? t->k : t->n, t->pad);
     Tensor *c = bed_matrix(b, t->m, t->n, t->pad);
     bed_fill(b, a, 1, 1, 0);
     bed_fill(b, w, 2, 1, 0);
-    if (t->beta != 0) bed_fill(b, c, 3, 1, 0);
-    float *ha = bed_read(b, a), *hw = bed_read(b, w), *before = bed_read(b, c);
-    b->dev.k->matmul(&b->dev, c, a, w, (MatmulArgs){t->trans_a, t->trans_b, t->alpha, t->beta});
+    Tensor *add = separate ? bed_matrix(b, t->m, t->n, t->pad ? 0 : 8) : c;
+    if (t->beta != 0) bed_fill(b, add, 3, 1, 0);
+    float *ha = bed_read(b, a), *hw = bed_read(b, w), *before = bed_read(b, add);
+    b->dev.k->matmul(
+        &b->dev, c, a, w,
+        (MatmulArgs){t->trans_a, t->trans_b, t->alpha, t->beta, separate ? add : NULL});
     float *got = bed_read(b, c);
     double *want = xmalloc((size_t)(t->m * t->n) * sizeof *want);
     for (int64_t i = 0; i < t->m; i++) {
@@ -39,7 +43,16 @@ Test(kernel_matmul, equals_sums_in_double)
     Bed b;
     bed_open(&b, 2);
     for (int i = 0; i < n_matmul_cases; i++)
-        check(&b, &matmul_cases[i]);
+        check(&b, &matmul_cases[i], false);
+    bed_close(&b);
+}
+
+Test(kernel_matmul, adds_what_lies_elsewhere)
+{
+    Bed b;
+    bed_open(&b, 2);
+    for (int i = 0; i < n_matmul_cases; i++)
+        check(&b, &matmul_cases[i], true);
     bed_close(&b);
 }
 

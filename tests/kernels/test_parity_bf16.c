@@ -199,9 +199,16 @@ static void product(Bench *b, int64_t m, int64_t n, int64_t k, bool ta, bool tb,
     Pair *a = matrix(b, ta ? k : m, ta ? m : k, pad), *bb = matrix(b, tb ? n : k, tb ? k : n, pad);
     Pair *c = f32_out ? fill(b, make(b, DT_F32, DT_F32, 2, (int64_t[]){m, n}, pad), 1, 0)
                       : matrix(b, m, n, pad);
-    MatmulArgs args = {ta, tb, 0.5f, beta};
+    MatmulArgs args = {ta, tb, 0.5f, beta, NULL};
     BOTH(b, matmul, (&b->cpu, &c->cpu, &a->cpu, &bb->cpu, args),
          (&b->gpu, &c->gpu, &a->gpu, &bb->gpu, args));
+    same(b, what, c, f32_out ? 1e-5 : BF16);
+    /* what is added lies elsewhere, in rows of another pitch */
+    DType out = f32_out ? DT_F32 : DT_BF16;
+    Pair *add = fill(b, make(b, out, DT_F32, 2, (int64_t[]){m, n}, pad ? 0 : 8), 1, 0);
+    MatmulArgs cpu_args = {ta, tb, 0.5f, 1, &add->cpu}, gpu_args = {ta, tb, 0.5f, 1, &add->gpu};
+    BOTH(b, matmul, (&b->cpu, &c->cpu, &a->cpu, &bb->cpu, cpu_args),
+         (&b->gpu, &c->gpu, &a->gpu, &bb->gpu, gpu_args));
     same(b, what, c, f32_out ? 1e-5 : BF16);
     drop_all(b);
 }
