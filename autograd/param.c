@@ -2,6 +2,7 @@
 #include "autograd/param.h"
 
 #include "base/str.h"
+#include "tensor/convert.h"
 
 #include <stdlib.h>
 
@@ -45,6 +46,7 @@ void param_clear(Param *p)
     slices_clear(p);
     free(p->name);
     storage_unref(p->t.storage);
+    storage_unref(p->low.storage);
     *p = (Param){0};
 }
 
@@ -68,6 +70,64 @@ void param_set_room(Param *p, int64_t rows, int64_t cols)
 void param_changed(Param *p)
 {
     p->version++;
+}
+
+static Tensor slice_of(const Tensor *t, const ParamSlice *s)
+{
+    if (t->n_dims == 2) return tensor_slice_rows(t, s->row0, s->rows);
+    Tensor v = *t;
+    v.offset += (size_t)s->row0 * dtype_bytes(v.dtype);
+    v.shape[0] = v.ld = s->rows;
+    return v;
+}
+
+Tensor param_slice_view(const Param *p, int slice)
+{
+    return slice_of(&p->t, &p->slices[slice]);
+}
+
+Tensor param_slice_low(const Param *p, int slice)
+{
+    return p->low.storage ? slice_of(&p->low, &p->slices[slice]) : (Tensor){0};
+}
+
+int64_t param_slice_numel(const Param *p, int slice)
+{
+    return p->slices[slice].rows * (p->t.n_dims == 2 ? p->t.shape[1] : 1);
+}
+
+void param_read(Device *d, const Param *p, int slice, float *host)
+{
+    Tensor view = param_slice_view(p, slice), low = param_slice_low(p, slice);
+    if (!low.storage) {
+        tensor_read_f32(d, &view, host);
+        return;
+    }
+    int64_t n = param_slice_numel(p, slice);
+    uint16_t *hi = xmalloc((size_t)n * sizeof *hi);
+    int16_t *rest = xmalloc((size_t)n * sizeof *rest);
+    tensor_read(d, &view, hi);
+    tensor_read(d, &low, rest);
+    convert_join(host, hi, rest, n);
+    free(hi);
+    free(rest);
+}
+
+void param_write(Device *d, Param *p, int slice, const float *host)
+{
+    Tensor view = param_slice_view(p, slice), low = param_slice_low(p, slice);
+    if (!low.storage) {
+        tensor_write_f32(d, &view, host);
+        return;
+    }
+    int64_t n = param_slice_numel(p, slice);
+    uint16_t *hi = xmalloc((size_t)n * sizeof *hi);
+    int16_t *rest = xmalloc((size_t)n * sizeof *rest);
+    convert_split(hi, rest, host, n);
+    tensor_write(d, &view, hi);
+    tensor_write(d, &low, rest);
+    free(hi);
+    free(rest);
 }
 
 void param_set_trained(Param *p, bool trained)

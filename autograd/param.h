@@ -13,8 +13,12 @@ typedef struct ParamSlice {
     int64_t row0, rows;
 } ParamSlice;
 
+/* A trained parameter of a bf16 device has an fp32 master copy without a second array of floats: t holds it rounded to the
+ * nearest bf16, `low` the 16 bits that this leaves (convert_split), together every bit of it.  On an f32 device t is the
+ * master.  Whoever reads or writes values goes through param_read and param_write, and so through the master. */
 typedef struct Param {
     Tensor t;   /* the working copy; first, so that &p->t is what ops take */
+    Tensor low; /* i16, of t's shape; no storage: t is all there is */
     char *name; /* "model.layers.0.self_attn.qkv.weight"; t.name points here */
     ParamSlice slices[PARAM_MAX_SLICES];
     int n_slices;
@@ -47,6 +51,15 @@ void param_set_room(Param *p, int64_t rows, int64_t cols);
 void param_changed(Param *p);
 /* A storage of its own category by p->adapter.  The room is zero, the other contents are undefined. */
 void param_alloc(Device *d, Param *p);
+/* Checkpoint tensor `slice` as a tensor of its own: valid while the Param is.  Of t, and of low (no storage where there is
+ * none). */
+Tensor param_slice_view(const Param *p, int slice);
+Tensor param_slice_low(const Param *p, int slice);
+int64_t param_slice_numel(const Param *p, int slice);
+/* The values of a slice, dense, as float on the host: read from the master copy, and written to it and the working copy.
+ * Waits for the device. */
+void param_read(Device *d, const Param *p, int slice, float *host);
+void param_write(Device *d, Param *p, int slice, const float *host);
 /* Sets trained and t.needs_grad. */
 void param_set_trained(Param *p, bool trained);
 

@@ -152,13 +152,13 @@ static void step(Bench *b, int64_t t)
         ParamShard *sh = &b->shards.items[i];
         Tensor *grad = &sh->grad;
         clip_by_global_norm(d, &b->scalars, &b->sum_squares, &grad, 1, &b->loss_sum, 1);
-        AdamwRange all = {.master = sh->master,
+        AdamwArray all = {.weights = sh->weights,
                           .grad = sh->grad,
                           .m = sh->m,
                           .v = sh->v,
-                          .lr_scale = 1,
-                          .decay = true};
-        adamw_update(d, &all, 1, &b->scalars, &opts);
+                          .args = adamw_args(&opts)};
+        adamw_add_range(&all.args, &opts, sh->numel, 1, true);
+        adamw_update(d, &all, &b->scalars);
     }
 }
 

@@ -1,5 +1,5 @@
 /* The flat arrays of trained parameters.  Besides scope.c and tape.c this is the third place that counts
- * owners of a storage, once: a parameter shares its master array's. */
+ * owners of a storage: a parameter shares its arrays'. */
 #include "dist/shard.h"
 
 #include "autograd/tape.h"
@@ -9,20 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool shares_master(const ShardSet *s)
-{
-    return s->dev->compute == DT_F32;
-}
-
 static int64_t round_up(int64_t n)
 {
     return (n + SHARD_ALIGN - 1) / SHARD_ALIGN * SHARD_ALIGN;
-}
-
-static int64_t slice_numel(const Param *p, int slice)
-{
-    int64_t cols = p->t.n_dims == 1 ? 1 : tensor_cols(&p->t);
-    return p->slices[slice].rows * cols;
 }
 
 static int64_t slice_start(const Param *p, int slice)
@@ -38,46 +27,54 @@ static void add_param(ParamShard *sh, Param *p)
         sh->ranges[sh->n_ranges++] = (ShardRange){.param = p,
                                                   .slice = i,
                                                   .offset = sh->numel + slice_start(p, i),
-                                                  .numel = slice_numel(p, i),
+                                                  .numel = param_slice_numel(p, i),
                                                   .lr_scale = p->lr_scale,
                                                   .decay = p->decay};
     sh->numel += round_up(tensor_numel(&p->t));
 }
 
-static Tensor flat_array(Device *d, int64_t numel, MemCategory category, bool zero)
+static Tensor flat_array(Device *d, DType dtype, int64_t numel, MemCategory category)
 {
-    Tensor t = tensor_alloc(d, DT_F32, 1, &numel, category);
-    if (zero) tensor_zero(d, &t);
+    Tensor t = tensor_alloc(d, dtype, 1, &numel, category);
+    tensor_zero(d, &t);
     return t;
 }
 
 static void alloc_shard(ShardSet *s, ParamShard *sh)
 {
+    Device *d = s->dev;
     bool adapter = sh->ranges[0].param->adapter;
-    MemCategory weights = adapter ? MEM_ADAPTER : MEM_WEIGHT;
-    sh->master = flat_array(s->dev, sh->numel, shares_master(s) ? weights : MEM_OPTIMIZER, true);
-    sh->grad = flat_array(s->dev, sh->numel, MEM_GRAD, true);
-    sh->m = flat_array(s->dev, sh->numel, MEM_OPTIMIZER, true);
-    sh->v = flat_array(s->dev, sh->numel, MEM_OPTIMIZER, true);
+    sh->weights = flat_array(d, d->compute, sh->numel, adapter ? MEM_ADAPTER : MEM_WEIGHT);
+    if (d->compute != DT_F32) sh->low = flat_array(d, DT_I16, sh->numel, MEM_OPTIMIZER);
+    sh->grad = flat_array(d, DT_F32, sh->numel, MEM_GRAD);
+    sh->m = flat_array(d, DT_F32, sh->numel, MEM_OPTIMIZER);
+    sh->v = flat_array(d, DT_F32, sh->numel, MEM_OPTIMIZER);
+}
+
+/* A view of p's shape into a flat array, `at` elements from its start. */
+static Tensor part_of(const Tensor *flat, const Param *p, int64_t at)
+{
+    Tensor t = tensor_shape(flat->dtype, p->t.n_dims, p->t.shape);
+    t.storage = flat->storage;
+    t.offset = flat->offset + (size_t)at * dtype_bytes(flat->dtype);
+    t.name = p->name;
+    return t;
 }
 
 /* Points p at its part of the arrays; range: the first of its slices. */
-static void bind_param(ShardSet *s, ParamShard *sh, const ShardRange *range, Tensor *grad)
+static void bind_param(ParamShard *sh, const ShardRange *range, Tensor *grad)
 {
     Param *p = range->param;
-    size_t at = (size_t)range->offset * sizeof(float);
     ASSERT(!p->t.storage && tensor_is_dense(&p->t), "%s has a storage or a pitch", p->name);
-    if (shares_master(s)) {
-        p->t.storage = sh->master.storage;
-        p->t.offset = sh->master.offset + at;
-        storage_ref(p->t.storage);
-    } else {
-        param_alloc(s->dev, p);
+    Tensor weights = part_of(&sh->weights, p, range->offset);
+    p->t.storage = weights.storage;
+    p->t.offset = weights.offset;
+    storage_ref(p->t.storage);
+    if (sh->low.storage) {
+        p->low = part_of(&sh->low, p, range->offset);
+        storage_ref(p->low.storage);
     }
-    *grad = tensor_shape(DT_F32, p->t.n_dims, p->t.shape);
-    grad->storage = sh->grad.storage;
-    grad->offset = sh->grad.offset + at;
-    grad->name = p->name;
+    *grad = part_of(&sh->grad, p, range->offset);
     p->t.grad = grad;
 }
 
@@ -94,7 +91,7 @@ static void build_shard(ShardSet *s, ParamShard *sh, int unit, int *n_bound)
             add_param(sh, s->params->items[i]);
     alloc_shard(s, sh);
     for (int i = 0; i < n; i++)
-        if (sh->ranges[i].slice == 0) bind_param(s, sh, &sh->ranges[i], &s->grads[(*n_bound)++]);
+        if (sh->ranges[i].slice == 0) bind_param(sh, &sh->ranges[i], &s->grads[(*n_bound)++]);
 }
 
 void shards_init(ShardSet *s, Device *d, Comm *comm, const ParamSet *params)
@@ -123,7 +120,8 @@ void shards_clear(ShardSet *s)
         if (s->params->items[i]->trained) s->params->items[i]->t.grad = NULL;
     for (int i = 0; i < s->n; i++) {
         ParamShard *sh = &s->items[i];
-        tensor_clear(&sh->master);
+        tensor_clear(&sh->weights);
+        tensor_clear(&sh->low);
         tensor_clear(&sh->grad);
         tensor_clear(&sh->m);
         tensor_clear(&sh->v);
@@ -142,44 +140,9 @@ Tensor shard_view(const Tensor *flat, const ShardRange *r)
     return t;
 }
 
-Tensor shard_working_view(const ShardRange *r)
-{
-    const Param *p = r->param;
-    Tensor t = tensor_shape(p->t.dtype, 1, &r->numel);
-    t.storage = p->t.storage;
-    t.offset = p->t.offset + (size_t)slice_start(p, r->slice) * dtype_bytes(p->t.dtype);
-    return t;
-}
-
 const char *shard_range_name(const ShardRange *r)
 {
     return r->param->slices[r->slice].name;
-}
-
-static void copy_working(ShardSet *s, bool to_master)
-{
-    if (shares_master(s)) return;
-    for (int i = 0; i < s->n; i++)
-        for (int k = 0; k < s->items[i].n_ranges; k++) {
-            const ShardRange *r = &s->items[i].ranges[k];
-            Tensor master = shard_view(&s->items[i].master, r);
-            Tensor working = shard_working_view(r);
-            if (to_master)
-                s->dev->k->copy(s->dev, &master, &working);
-            else
-                s->dev->k->copy(s->dev, &working, &master);
-        }
-}
-
-void shards_master_from_working(ShardSet *s)
-{
-    copy_working(s, true);
-}
-
-void shards_working_from_master(ShardSet *s)
-{
-    copy_working(s, false);
-    shards_changed(s);
 }
 
 void shards_changed(ShardSet *s)
@@ -219,9 +182,8 @@ uint64_t shards_hash(const ShardSet *s)
     for (int i = 0; i < s->n; i++)
         for (int k = 0; k < s->items[i].n_ranges; k++) {
             const ShardRange *r = &s->items[i].ranges[k];
-            Tensor view = shard_view(&s->items[i].master, r);
             float *host = xmalloc((size_t)r->numel * sizeof *host);
-            tensor_read(s->dev, &view, host);
+            param_read(s->dev, r->param, r->slice, host);
             h = hash64(shard_range_name(r), strlen(shard_range_name(r)), h);
             h = hash64(host, (size_t)r->numel * sizeof *host, h);
             free(host);

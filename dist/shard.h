@@ -1,9 +1,9 @@
-/* ParamShard: the trained parameters of one unit (embedding, a block, the head) as flat f32 arrays with a
+/* ParamShard: the trained parameters of one unit (embedding, a block, the head) as flat arrays with a
  * table of ranges, one a checkpoint tensor.  Optimizer, gradient reduction and checkpoints walk the
  * ranges and know neither model nor layout.
  *
- * On an f32 device the parameters' storage IS the master array; on others they keep a working copy of
- * their own.  Frozen parameters have no range and none of these arrays. */
+ * The parameters' storage is the array of weights.  On a bf16 device a second one has the low halves of the fp32 master
+ * copies (autograd/param.h).  Frozen parameters have no range and none of these arrays. */
 #pragma once
 
 #include "autograd/param.h"
@@ -23,8 +23,11 @@ typedef struct ParamShard {
     int unit;
     ShardRange *ranges;
     int n_ranges;
-    int64_t numel;             /* a multiple of SHARD_ALIGN; what lies between parameters is 0 */
-    Tensor master, grad, m, v; /* (numel) f32 */
+    int64_t numel;  /* a multiple of SHARD_ALIGN; what lies between parameters is 0 */
+    Tensor weights; /* (numel) of the compute dtype: the parameters */
+    Tensor
+        low; /* (numel) i16 beside bf16 weights, else without storage: bits = (weights << 16) + low */
+    Tensor grad, m, v; /* (numel) f32 */
 } ParamShard;
 
 typedef struct ShardSet {
@@ -41,11 +44,6 @@ typedef struct ShardSet {
 void shards_init(ShardSet *s, Device *d, Comm *comm, const ParamSet *params);
 void shards_clear(ShardSet *s); /* before the parameters go */
 
-/* After the working copies were filled: master = working (a no-op on f32 devices). */
-void shards_master_from_working(ShardSet *s);
-/* And the other way, after the masters were filled. */
-void shards_working_from_master(ShardSet *s);
-
 /* After the optimizer: the trained parameters' versions count up. */
 void shards_changed(ShardSet *s);
 
@@ -56,10 +54,8 @@ void shards_finish_grads(ShardSet *s);
 
 /* A range of one of its shard's flat arrays. */
 Tensor shard_view(const Tensor *flat, const ShardRange *r);
-/* A range of the parameter as the model computes with it (dense). */
-Tensor shard_working_view(const ShardRange *r);
 const char *shard_range_name(const ShardRange *r);
 /* Trained elements, gaps not counted. */
 int64_t shards_numel(const ShardSet *s);
-/* A fingerprint of the trained parameters' f32 values, in order and by name. */
+/* A fingerprint of the trained parameters' f32 values (the master copies'), in order and by name. */
 uint64_t shards_hash(const ShardSet *s);

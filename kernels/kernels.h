@@ -53,8 +53,19 @@ typedef struct Docs {
 /* Scalars of an optimizer step in device memory, f32, so that no kernel argument changes from step to step. */
 enum { STEP_LR, STEP_BIAS1, STEP_BIAS2, STEP_GRAD_SCALE, STEP_SKIP, STEP_N };
 
+/* Elements of a flat array, from the end of the range before to `end`, that are updated alike.  All ends but the last are
+ * multiples of 8. */
+typedef struct AdamwRange {
+    int64_t end;
+    float lr_scale, weight_decay;
+} AdamwRange;
+
+enum { ADAMW_MAX_RANGES = 32 };
+
 typedef struct AdamwArgs {
-    float beta1, beta2, eps, weight_decay, lr_scale;
+    float beta1, beta2, eps;
+    int n_ranges;
+    AdamwRange ranges[ADAMW_MAX_RANGES];
 } AdamwArgs;
 
 typedef struct Kernels {
@@ -140,8 +151,9 @@ typedef struct Kernels {
     void (*dropout_bwd)(Device *d, Tensor *dx, float beta, const Tensor *dy,
                         const DropoutArgs *args);
 
-    /* t = mean + std * the standard normal draws 0, 1, ... of the stream `key` (base/rng.h), row after row; pitch. */
-    void (*fill_normal)(Device *d, Tensor *t, uint64_t key, double mean, double std);
+    /* t = mean + std * the standard normal draws 0, 1, ... of the stream `key` (base/rng.h), row after row; pitch.  low
+     * (i16, dense as t then is; or NULL): what rounding to bf16 leaves of each, as adamw's. */
+    void (*fill_normal)(Device *d, Tensor *t, Tensor *low, uint64_t key, double mean, double std);
 
     /* out (1) f32 = beta * out + sum of x / of x^2; summed in f64; any shape, dense. */
     void (*sum)(Device *d, Tensor *out, float beta, const Tensor *x);
@@ -154,13 +166,16 @@ typedef struct Kernels {
     void (*step_scalars)(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
                          float clip);
 
-    /* Decoupled weight decay as torch.optim.AdamW (Loshchilov & Hutter 2019), dense, n elements; w, m, v f32:
+    /* Decoupled weight decay as torch.optim.AdamW (Loshchilov & Hutter 2019); dense, n elements; m, v f32; grad f32 or
+     * bf16; per range of args, in one pass:
      *   g = grad * step[GRAD_SCALE];  lr = step[LR] * lr_scale;  w -= lr * weight_decay * w
      *   m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
      *   w -= lr * (m / step[BIAS1]) / (sqrt(v / step[BIAS2]) + eps),   BIASi = 1 - beta_i^t
-     * `working` (or NULL) receives w in the compute dtype.  Nothing happens when step[SKIP] != 0. */
-    void (*adamw)(Device *d, Tensor *w, Tensor *working, Tensor *m, Tensor *v, const Tensor *grad,
-                  const Tensor *step, AdamwArgs args);
+     * w is f32 and low NULL; or w is the bf16 working copy and low (i16) what it lacks of the f32 master, whose bits are
+     * (w << 16) + low: the master is put together, updated and split again (convert_split), so that it takes 16 bits
+     * beside the working copy and not one bit of it is lost.  Nothing happens when step[SKIP] != 0. */
+    void (*adamw)(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+                  const Tensor *step, const AdamwArgs *args);
 } Kernels;
 
 /* The backends that were built in.  NULL when there is none of that name. */

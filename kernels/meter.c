@@ -285,10 +285,10 @@ static void m_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy,
     end(d, ID(dropout_bwd), (double)tensor_numel(dy), size_out(dx, beta) + size(dy));
 }
 
-static void m_fill_normal(Device *d, Tensor *t, uint64_t key, double mean, double std)
+static void m_fill_normal(Device *d, Tensor *t, Tensor *low, uint64_t key, double mean, double std)
 {
-    RUN(d, fill_normal, (d, t, key, mean, std));
-    end(d, ID(fill_normal), 0, size(t));
+    RUN(d, fill_normal, (d, t, low, key, mean, std));
+    end(d, ID(fill_normal), 0, size(t) + size(low));
 }
 
 static void m_sum(Device *d, Tensor *out, float beta, const Tensor *x)
@@ -316,12 +316,12 @@ static void m_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, c
     end(d, ID(step_scalars), 0, size(step));
 }
 
-static void m_adamw(Device *d, Tensor *w, Tensor *working, Tensor *m, Tensor *v, const Tensor *grad,
-                    const Tensor *step, AdamwArgs args)
+static void m_adamw(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+                    const Tensor *step, const AdamwArgs *args)
 {
-    RUN(d, adamw, (d, w, working, m, v, grad, step, args));
+    RUN(d, adamw, (d, w, low, m, v, grad, step, args));
     end(d, ID(adamw), 14 * (double)tensor_numel(w),
-        2 * (size(w) + size(m) + size(v)) + size(grad) + size(working));
+        2 * (size(w) + size(low) + size(m) + size(v)) + size(grad));
 }
 
 static const Kernels meter_kernels = {

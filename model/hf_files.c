@@ -13,21 +13,6 @@
 
 /* --- one slice ------------------------------------------------------------------------------------- */
 
-Tensor param_slice_view(const Param *p, int slice)
-{
-    const ParamSlice *s = &p->slices[slice];
-    if (p->t.n_dims == 2) return tensor_slice_rows(&p->t, s->row0, s->rows);
-    Tensor v = p->t;
-    v.offset += (size_t)s->row0 * dtype_bytes(v.dtype);
-    v.shape[0] = v.ld = s->rows;
-    return v;
-}
-
-int64_t param_slice_numel(const Param *p, int slice)
-{
-    return p->slices[slice].rows * (p->t.n_dims == 2 ? p->t.shape[1] : 1);
-}
-
 static void describe_shape(StrBuf *b, const int64_t *shape, int n_dims)
 {
     strbuf_putc(b, '[');
@@ -91,12 +76,12 @@ void weight_write(const SafeTensor *t, Device *d, Param *p, int slice)
     Tensor view = param_slice_view(p, slice);
     DType dtype = DT_F32;
     safe_dtype_to_tensor(t->dtype, &dtype);
-    if (dtype == view.dtype) {
+    if (dtype == view.dtype && !p->low.storage) {
         tensor_write(d, &view, t->data);
         return;
     }
     float *f = weight_read_f32(t, d->pool);
-    tensor_write_f32(d, &view, f);
+    param_write(d, p, slice, f);
     free(f);
 }
 
@@ -194,25 +179,25 @@ void weight_draw(Device *d, Param *p, int slice, WeightDraw draw, double scale, 
 {
     const char *name = p->slices[slice].name;
     int64_t n = param_slice_numel(p, slice);
-    Tensor view = param_slice_view(p, slice);
     Draws draws = {NULL, rng_mix(seed, hash64(name, strlen(name), 0)), scale, n};
     if (draw == DRAW_NORMAL) {
-        d->k->fill_normal(d, &view, draws.key, 0, scale);
+        Tensor view = param_slice_view(p, slice), low = param_slice_low(p, slice);
+        d->k->fill_normal(d, &view, low.storage ? &low : NULL, draws.key, 0, scale);
         return;
     }
     draws.to = xmalloc((size_t)n * sizeof *draws.to);
     pool_run(d->pool, (n + CHUNK - 1) / CHUNK, draw_chunk, &draws);
-    tensor_write_f32(d, &view, draws.to);
+    param_write(d, p, slice, draws.to);
     free(draws.to);
 }
 
-static void fill(Device *d, Param *p, float value)
+static void fill(Device *d, Param *p, int slice, float value)
 {
-    int64_t n = tensor_numel(&p->t);
+    int64_t n = param_slice_numel(p, slice);
     float *host = xmalloc((size_t)n * sizeof *host);
     for (int64_t i = 0; i < n; i++)
         host[i] = value;
-    tensor_write_f32(d, &p->t, host);
+    param_write(d, p, slice, host);
     free(host);
 }
 
@@ -221,11 +206,11 @@ void model_init_random(Llama *m, uint64_t seed)
     for (int i = 0; i < m->params.n; i++) {
         Param *p = m->params.items[i];
         if (p->adapter || !p->t.storage) continue;
-        if (p->t.n_dims == 2)
-            for (int s = 0; s < p->n_slices; s++)
+        for (int s = 0; s < p->n_slices; s++)
+            if (p->t.n_dims == 2)
                 weight_draw(m->dev, p, s, DRAW_NORMAL, m->cfg.initializer_range, seed);
-        else
-            fill(m->dev, p, str_ends(p->name, ".bias") ? 0.0f : 1.0f);
+            else
+                fill(m->dev, p, s, str_ends(p->name, ".bias") ? 0.0f : 1.0f);
     }
 }
 
@@ -238,9 +223,8 @@ Status weight_source(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     Param *p = paramset_find(s->params, t->name + strlen(s->prefix), &slice);
     ASSERT(p && p->t.storage, "%s has no weights to save", t->name);
     int64_t n = param_slice_numel(p, slice);
-    Tensor view = param_slice_view(p, slice);
     float *host = xmalloc((size_t)n * sizeof *host);
-    tensor_read_f32(s->dev, &view, host);
+    param_read(s->dev, p, slice, host);
     if (s->dtype == DT_F32) {
         file_out_write(f, host, (size_t)n * sizeof *host);
     } else {

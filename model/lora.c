@@ -207,6 +207,7 @@ void lora_init_weights(LoraSet *s, Device *d, uint64_t seed)
         else
             weight_draw(d, &x->a, 0, DRAW_UNIFORM, 1.0 / sqrt((double)in), seed);
         tensor_zero(d, &x->b.t);
+        if (x->b.low.storage) tensor_zero(d, &x->b.low);
         param_changed(&x->a);
         param_changed(&x->b);
     }

@@ -5,15 +5,11 @@
 #include "autograd/param.h"
 #include "tensor/safetensors.h"
 
-/* The rows of a slice as a tensor of their own: valid while the Param is. */
-Tensor param_slice_view(const Param *p, int slice);
-int64_t param_slice_numel(const Param *p, int slice);
-
 /* Whether a file's tensor has the slice's shape and a dtype that converts. */
 Status weight_check(const SafeTensor *t, const Param *p, int slice, Err *err) MUST_CHECK;
 /* Its numbers as float; the caller frees.  pool may be NULL. */
 float *weight_read_f32(const SafeTensor *t, Pool *pool);
-/* Into the slice, converted to its dtype. */
+/* Into the slice: its master copy and, rounded to its dtype, its working copy. */
 void weight_write(const SafeTensor *t, Device *d, Param *p, int slice);
 
 /* Fills a slice with normal (0, scale) or uniform [-scale, scale) draws, each a function of seed, the slice's name and

@@ -1,4 +1,4 @@
-/* AdamW: the scalars of a step and a walk over ranges. */
+/* AdamW: the scalars of a step, tables of ranges. */
 #include "optim/adamw.h"
 
 #include <math.h>
@@ -14,16 +14,27 @@ void adamw_begin(Device *d, Tensor *step, const AdamwOpts *opts, double lr, int6
     tensor_write(d, step, host);
 }
 
-void adamw_update(Device *d, AdamwRange *ranges, int n, const Tensor *step, const AdamwOpts *opts)
+AdamwArgs adamw_args(const AdamwOpts *opts)
 {
-    for (int i = 0; i < n; i++) {
-        AdamwRange *r = &ranges[i];
-        AdamwArgs args = {.beta1 = (float)opts->beta1,
-                          .beta2 = (float)opts->beta2,
-                          .eps = (float)opts->eps,
-                          .weight_decay = r->decay ? (float)opts->weight_decay : 0.0f,
-                          .lr_scale = r->lr_scale};
-        d->k->adamw(d, &r->master, r->working.storage ? &r->working : NULL, &r->m, &r->v, &r->grad,
-                    step, args);
+    return (AdamwArgs){
+        .beta1 = (float)opts->beta1, .beta2 = (float)opts->beta2, .eps = (float)opts->eps};
+}
+
+bool adamw_add_range(AdamwArgs *a, const AdamwOpts *opts, int64_t n, float lr_scale, bool decay)
+{
+    float weight_decay = decay ? (float)opts->weight_decay : 0.0f;
+    AdamwRange *last = a->n_ranges > 0 ? &a->ranges[a->n_ranges - 1] : NULL;
+    if (last && last->lr_scale == lr_scale && last->weight_decay == weight_decay) {
+        last->end += n;
+        return true;
     }
+    if (a->n_ranges == ADAMW_MAX_RANGES) return false;
+    a->ranges[a->n_ranges++] = (AdamwRange){(last ? last->end : 0) + n, lr_scale, weight_decay};
+    return true;
+}
+
+void adamw_update(Device *d, AdamwArray *a, const Tensor *step)
+{
+    d->k->adamw(d, &a->weights, a->low.storage ? &a->low : NULL, &a->m, &a->v, &a->grad, step,
+                &a->args);
 }

@@ -9,15 +9,19 @@ typedef struct AdamwOpts {
     double beta1, beta2, eps, weight_decay;
 } AdamwOpts;
 
-/* n elements with one learning-rate scale and one decision about decay; dense f32 views of one shape. */
-typedef struct AdamwRange {
-    Tensor master, grad, m, v;
-    Tensor working; /* storage NULL: the master copy is what the model computes with */
-    float lr_scale;
-    bool decay;
-} AdamwRange;
+/* A flat array that is updated in one go: views of the weights, of what they lack of their master copies (storage NULL on
+ * an f32 device), of gradient and states; all dense (n), the ranges end at n. */
+typedef struct AdamwArray {
+    Tensor weights, low, grad, m, v;
+    AdamwArgs args;
+} AdamwArray;
+
+/* Without ranges. */
+AdamwArgs adamw_args(const AdamwOpts *opts);
+/* n more elements; joined with the last range when they are updated like it.  False: ADAMW_MAX_RANGES are there. */
+bool adamw_add_range(AdamwArgs *a, const AdamwOpts *opts, int64_t n, float lr_scale, bool decay);
 
 /* The scalars of update t (from 1): writes STEP_LR, STEP_BIAS1 and STEP_BIAS2 of step (STEP_N) f32. */
 void adamw_begin(Device *d, Tensor *step, const AdamwOpts *opts, double lr, int64_t t);
 /* Nothing happens when step[STEP_SKIP] is not 0. */
-void adamw_update(Device *d, AdamwRange *ranges, int n, const Tensor *step, const AdamwOpts *opts);
+void adamw_update(Device *d, AdamwArray *a, const Tensor *step);

@@ -56,6 +56,22 @@ float f16_to_f32(uint16_t h)
     return sign ? -value : value;
 }
 
+void convert_split(uint16_t *hi, int16_t *low, const float *src, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t u = bits_of(src[i]);
+        u = (u & 0x7fffffffu) > 0x7f800000u ? 0x7fc00000u : u;
+        hi[i] = (uint16_t)((u + 0x8000u) >> 16);
+        low[i] = (int16_t)(uint16_t)u;
+    }
+}
+
+void convert_join(float *dst, const uint16_t *hi, const int16_t *low, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        dst[i] = float_of(((uint32_t)hi[i] << 16) + (uint32_t)(int32_t)low[i]);
+}
+
 /* Byte by byte as far as C knows: tensors in a mapped file begin anywhere. */
 static uint16_t load16(const unsigned char *p)
 {

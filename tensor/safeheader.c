@@ -48,7 +48,7 @@ int safe_dtype_bits(SafeDType t)
 
 static const SafeDType of_tensor[DT_N] = {
     [DT_F32] = ST_F32, [DT_BF16] = ST_BF16, [DT_F16] = ST_F16, [DT_I32] = ST_I32,
-    [DT_I64] = ST_I64, [DT_U8] = ST_U8,     [DT_I8] = ST_I8,
+    [DT_I64] = ST_I64, [DT_U8] = ST_U8,     [DT_I8] = ST_I8,   [DT_I16] = ST_I16,
 };
 
 SafeDType safe_dtype_from_tensor(DType t)

@@ -9,7 +9,7 @@ static const struct {
     size_t bytes;
 } dtypes[DT_N] = {
     [DT_F32] = {"f32", 4}, [DT_BF16] = {"bf16", 2}, [DT_F16] = {"f16", 2}, [DT_I32] = {"i32", 4},
-    [DT_I64] = {"i64", 8}, [DT_U8] = {"u8", 1},     [DT_I8] = {"i8", 1},
+    [DT_I64] = {"i64", 8}, [DT_U8] = {"u8", 1},     [DT_I8] = {"i8", 1},   [DT_I16] = {"i16", 2},
 };
 
 size_t dtype_bytes(DType t)

@@ -12,7 +12,7 @@ extern "C" {
 
 typedef struct Device Device;
 
-typedef enum DType { DT_F32, DT_BF16, DT_F16, DT_I32, DT_I64, DT_U8, DT_I8, DT_N } DType;
+typedef enum DType { DT_F32, DT_BF16, DT_F16, DT_I32, DT_I64, DT_U8, DT_I8, DT_I16, DT_N } DType;
 size_t dtype_bytes(DType t);
 const char *dtype_name(DType t); /* "f32", "bf16", ... */
 

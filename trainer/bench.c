@@ -101,7 +101,6 @@ static Status open_model(Bench *b, Err *err)
     shards_init(&b->shards, &b->dev, &b->comm, &b->model.params);
     model_init_random(&b->model, SEED);
     if (b->has_lora) lora_init_weights(&b->lora, &b->dev, SEED);
-    shards_master_from_working(&b->shards);
     StepOpts step = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8},
                      .clip = 1,
                      .micro_rows = o->micro,

@@ -62,7 +62,7 @@ bool floor_open(Floor *f, const Llama *m, bool full, const HostBatch *batch)
         Tensor *t = &f->buffers[i];
         t->storage = storage_new(f->dev, tensor_bytes(t), MEM_WORKSPACE);
         /* random data: zeros would run up to 13 % faster */
-        f->dev->k->fill_normal(f->dev, t, (uint64_t)i + 1, 0, 0.02);
+        f->dev->k->fill_normal(f->dev, t, NULL, (uint64_t)i + 1, 0, 0.02);
     }
     int64_t n_cu = batch->n_docs + 1;
     f->cu = tensor_alloc(f->dev, DT_I32, 1, &n_cu, MEM_WORKSPACE);

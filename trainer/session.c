@@ -149,7 +149,6 @@ static Status fill_weights(Session *s, Problems *p)
         lora_init_weights(&s->lora, &s->dev, (uint64_t)c->seed);
     }
     if (status != OK) config_problem(c, p, key, "%s", err.line);
-    shards_master_from_working(&s->shards);
     return status;
 }
 

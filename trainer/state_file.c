@@ -13,7 +13,7 @@ enum { N_ARRAYS = 3 };
 static const char *const array_names[N_ARRAYS] = {"master", "m", "v"};
 
 typedef struct Entry {
-    Tensor view; /* on the device */
+    Tensor view; /* on the device; no storage: the master copy */
     const ShardRange *range;
     char *name;
     int64_t shape[2];
@@ -29,22 +29,33 @@ typedef struct Entries {
     float *buffer;
 } Entries;
 
-static const Tensor *array_of(const ParamShard *sh, int which)
-{
-    const Tensor *arrays[N_ARRAYS] = {&sh->master, &sh->m, &sh->v};
-    return arrays[which];
-}
-
 static void add(Entries *e, const ParamShard *sh, const ShardRange *r, int which)
 {
+    const Tensor *arrays[N_ARRAYS] = {NULL, &sh->m, &sh->v};
     const Param *p = r->param;
     Entry *x = &e->items[e->n++];
-    *x = (Entry){.view = shard_view(array_of(sh, which), r),
+    *x = (Entry){.view = arrays[which] ? shard_view(arrays[which], r) : (Tensor){0},
                  .range = r,
                  .name = str_format("%s.%s", array_names[which], shard_range_name(r)),
                  .shape = {p->slices[r->slice].rows, p->t.n_dims == 1 ? 0 : tensor_cols(&p->t)},
                  .n_dims = p->t.n_dims};
     if (r->numel > e->largest) e->largest = r->numel;
+}
+
+static void entry_read(Entries *e, const Entry *x)
+{
+    if (x->view.storage)
+        tensor_read(e->dev, &x->view, e->buffer);
+    else
+        param_read(e->dev, x->range->param, x->range->slice, e->buffer);
+}
+
+static void entry_write(Entries *e, Entry *x)
+{
+    if (x->view.storage)
+        tensor_write(e->dev, &x->view, e->buffer);
+    else
+        param_write(e->dev, x->range->param, x->range->slice, e->buffer);
 }
 
 static void entries_open(Entries *e, const Session *s, int n_arrays)
@@ -65,7 +76,7 @@ static void entries_open(Entries *e, const Session *s, int n_arrays)
                                      .dtype = ST_F32,
                                      .n_dims = e->items[i].n_dims,
                                      .shape = e->items[i].shape,
-                                     .bytes = tensor_bytes(&e->items[i].view)};
+                                     .bytes = (size_t)e->items[i].range->numel * sizeof(float)};
     e->buffer = xmalloc((size_t)e->largest * sizeof *e->buffer);
 }
 
@@ -83,7 +94,7 @@ static Status write_tensor(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     Entries *e = ud;
     for (int i = 0; i < e->n; i++) {
         if (!str_eq(e->items[i].name, t->name)) continue;
-        tensor_read(e->dev, &e->items[i].view, e->buffer);
+        entry_read(e, &e->items[i]);
         file_out_write(f, e->buffer, t->bytes);
         return OK;
     }
@@ -119,7 +130,7 @@ static Status read_entries(Entries *e, const SafeTensors *f, const char *path, E
             return err_set(err, E_INPUT, "%s: %s has another shape than the model's", path,
                            x->name);
         memcpy(e->buffer, t->data, t->bytes); /* the file's bytes may be unaligned */
-        tensor_write(e->dev, &x->view, e->buffer);
+        entry_write(e, x);
     }
     return OK;
 }
@@ -135,7 +146,7 @@ Status state_file_read(Session *s, const char *dir, StateParts parts, Err *err)
     if (status == OK && parts == STATE_ALL && safetensors_count(f) != e.n)
         status = err_set(err, E_INPUT, "%s: holds %d tensors, the model trains %d", path,
                          safetensors_count(f) / N_ARRAYS, e.n / N_ARRAYS);
-    if (status == OK) shards_working_from_master(&s->shards);
+    if (status == OK) shards_changed(&s->shards);
     entries_close(&e);
     safetensors_close(f);
     free(path);

@@ -18,8 +18,8 @@ struct Stepper {
     Arena *arena;
     HostBatch host;
     BatchScratch scratch;
-    AdamwRange *ranges;
-    int n_ranges;
+    AdamwArray *arrays;
+    int n_arrays;
     Tensor **grads; /* the shards' flat gradients */
     Tensor scalars; /* (STEP_N) f32 */
     Tensor loss_sum, sum_squares, count;
@@ -31,30 +31,43 @@ static Tensor scalar(Device *d)
     return tensor_alloc(d, DT_F32, 1, &one, MEM_OPTIMIZER);
 }
 
-/* Neighbours that are updated alike go as one range: gaps hold zeros and stay zero. */
-static void add_ranges(Stepper *s, ParamShard *sh)
+static Tensor flat_part(const Tensor *flat, int64_t begin, int64_t end)
 {
-    bool separate = s->dev->compute != DT_F32; /* working copies are not one array */
-    for (int i = 0; i < sh->n_ranges;) {
-        const ShardRange *first = &sh->ranges[i];
-        ShardRange r = *first;
-        int k = i + 1;
-        while (!separate && k < sh->n_ranges && sh->ranges[k].decay == first->decay &&
-               sh->ranges[k].lr_scale == first->lr_scale)
-            k++;
-        int64_t end = k < sh->n_ranges ? sh->ranges[k].offset : sh->numel;
-        if (!separate) r.numel = end - first->offset;
-        s->ranges[s->n_ranges++] = (AdamwRange){
-            .master = shard_view(&sh->master, &r),
-            .grad = shard_view(&sh->grad, &r),
-            .m = shard_view(&sh->m, &r),
-            .v = shard_view(&sh->v, &r),
-            .working = separate ? shard_working_view(&r) : (Tensor){0},
-            .lr_scale = first->lr_scale,
-            .decay = first->decay,
-        };
-        i = k;
+    if (!flat->storage) return (Tensor){0};
+    return shard_view(flat, &(ShardRange){.offset = begin, .numel = end - begin});
+}
+
+static void add_array(Stepper *s, const ParamShard *sh, const AdamwArgs *args, int64_t begin,
+                      int64_t end)
+{
+    s->arrays = xrealloc(s->arrays, (size_t)(s->n_arrays + 1) * sizeof *s->arrays);
+    s->arrays[s->n_arrays++] = (AdamwArray){.weights = flat_part(&sh->weights, begin, end),
+                                            .low = flat_part(&sh->low, begin, end),
+                                            .grad = flat_part(&sh->grad, begin, end),
+                                            .m = flat_part(&sh->m, begin, end),
+                                            .v = flat_part(&sh->v, begin, end),
+                                            .args = *args};
+}
+
+/* A unit is one array, or several where a table of ranges is full.  The gap behind a parameter goes with it: it holds
+ * zeros, which stay. */
+static void add_arrays(Stepper *s, const ParamShard *sh)
+{
+    const AdamwOpts *opts = &s->opts.adamw;
+    AdamwArgs args = adamw_args(opts);
+    int64_t begin = 0, at = 0;
+    for (int i = 0; i < sh->n_ranges; i++) {
+        const ShardRange *r = &sh->ranges[i];
+        int64_t end = i + 1 < sh->n_ranges ? r[1].offset : sh->numel;
+        if (!adamw_add_range(&args, opts, end - at, r->lr_scale, r->decay)) {
+            add_array(s, sh, &args, begin, at);
+            args = adamw_args(opts);
+            begin = at;
+            adamw_add_range(&args, opts, end - at, r->lr_scale, r->decay);
+        }
+        at = end;
     }
+    add_array(s, sh, &args, begin, at);
 }
 
 Stepper *stepper_new(Llama *m, ShardSet *shards, Loader *loader, const StepOpts *opts, Trace *trace)
@@ -72,13 +85,9 @@ Stepper *stepper_new(Llama *m, ShardSet *shards, Loader *loader, const StepOpts 
     s->loss_sum = scalar(s->dev);
     s->sum_squares = scalar(s->dev);
     s->count = scalar(s->dev);
-    int total = 0;
-    for (int i = 0; i < shards->n; i++)
-        total += shards->items[i].n_ranges;
-    s->ranges = xcalloc((size_t)total, sizeof *s->ranges);
     s->grads = xcalloc((size_t)shards->n, sizeof *s->grads);
     for (int i = 0; i < shards->n; i++) {
-        add_ranges(s, &shards->items[i]);
+        add_arrays(s, &shards->items[i]);
         s->grads[i] = &shards->items[i].grad;
     }
     return s;
@@ -94,7 +103,7 @@ void stepper_free(Stepper *s)
     host_batch_clear(&s->host);
     batch_scratch_clear(&s->scratch);
     arena_free(s->arena);
-    free(s->ranges);
+    free(s->arrays);
     free(s->grads);
     free(s);
 }
@@ -148,7 +157,8 @@ static StepResult end_step(Stepper *s, StepInfo info)
     shards_finish_grads(s->shards);
     clip_by_global_norm(d, &s->scalars, &s->sum_squares, s->grads, s->shards->n, &s->loss_sum,
                         s->opts.clip);
-    adamw_update(d, s->ranges, s->n_ranges, &s->scalars, &s->opts.adamw);
+    for (int i = 0; i < s->n_arrays; i++)
+        adamw_update(d, &s->arrays[i], &s->scalars);
     shards_changed(s->shards);
 
     float scalars[STEP_N];
@@ -199,9 +209,7 @@ static bool blame_weights(Stepper *s, char *buf, size_t n)
     for (int i = 0; i < ps->n; i++) {
         const Param *p = ps->items[i];
         for (int k = 0; count_nonfinite(s, &p->t) > 0 && k < p->n_slices; k++) {
-            ShardRange r = {.param = (Param *)p, .slice = k};
-            r.numel = p->slices[k].rows * (p->t.n_dims == 1 ? 1 : tensor_cols(&p->t));
-            Tensor view = shard_working_view(&r);
+            Tensor view = param_slice_view(p, k);
             int64_t bad = count_nonfinite(s, &view);
             if (bad == 0) continue;
             snprintf(buf, n, "weight %s holds %lld values that are not finite", p->slices[k].name,

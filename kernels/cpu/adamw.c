@@ -1,9 +1,9 @@
 /* The optimizer's step on one flat array, and the scalars that steer it. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
+#include "tensor/convert.h"
 
 #include <math.h>
-#include <string.h>
 
 void cpu_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
                       float clip)
@@ -17,50 +17,78 @@ void cpu_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const 
     s[STEP_SKIP] = isfinite(squares) && isfinite(dense_f32(loss)[0]) ? 0.0f : 1.0f;
 }
 
+/* One range; the pointers are to the arrays' element 0. */
 typedef struct Adamw {
-    float *w, *working, *m, *v;
-    const float *grad;
+    float *w; /* NULL: hi and low */
+    uint16_t *hi;
+    int16_t *low;
+    float *m, *v;
+    const Tensor *grad;
+    int64_t begin;
     float beta1, beta2, eps, decay, step_size, rsqrt_bias2, grad_scale;
 } Adamw;
 
-VECTORISED static void adamw_part(void *args, int64_t i0, int64_t i1)
+VECTORISED static void update(const Adamw *a, float *w, float *m, float *v, const float *grad,
+                              int64_t n)
 {
-    const Adamw *a = args;
-    float *w = a->w, *m = a->m, *v = a->v;
     const float beta1 = a->beta1, beta2 = a->beta2, eps = a->eps, keep = 1.0f - a->decay;
-    for (int64_t i = i0; i < i1; i++) {
-        float g = a->grad[i] * a->grad_scale;
+    for (int64_t i = 0; i < n; i++) {
+        float g = grad[i] * a->grad_scale;
         m[i] = beta1 * m[i] + (1.0f - beta1) * g;
         v[i] = beta2 * v[i] + (1.0f - beta2) * g * g;
         w[i] = w[i] * keep - a->step_size * m[i] / (sqrtf(v[i]) * a->rsqrt_bias2 + eps);
     }
-    if (a->working && a->working != w)
-        memcpy(a->working + i0, w + i0, (size_t)(i1 - i0) * sizeof(float));
 }
 
-void cpu_adamw(Device *d, Tensor *w, Tensor *working, Tensor *m, Tensor *v, const Tensor *grad,
-               const Tensor *step, AdamwArgs args)
+/* A block at a time, so that what is not float becomes one on the stack. */
+static void adamw_part(void *args, int64_t first, int64_t end)
 {
-    int64_t n = tensor_numel(w);
+    const Adamw *a = args;
+    enum { BLOCK = 512 };
+    float master[BLOCK], grad[BLOCK];
+    const char *g = tensor_data(a->grad);
+    for (int64_t i = a->begin + first; i < a->begin + end; i += BLOCK) {
+        int64_t left = a->begin + end - i, n = left < BLOCK ? left : BLOCK;
+        convert_to_f32(grad, g + (size_t)i * dtype_bytes(a->grad->dtype), a->grad->dtype, n);
+        float *w = a->w ? a->w + i : master;
+        if (!a->w) convert_join(master, a->hi + i, a->low + i, n);
+        update(a, w, a->m + i, a->v + i, grad, n);
+        if (!a->w) convert_split(a->hi + i, a->low + i, master, n);
+    }
+}
+
+void cpu_adamw(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+               const Tensor *step, const AdamwArgs *args)
+{
+    int64_t n = tensor_numel(w), begin = 0;
     ASSERT(tensor_numel(m) == n && tensor_numel(v) == n && tensor_numel(grad) == n &&
-               (!working || tensor_numel(working) == n) && tensor_numel(step) >= STEP_N,
+               (!low || tensor_numel(low) == n) && tensor_numel(step) >= STEP_N,
            "adamw: sizes differ from %lld of w", (long long)n);
+    ASSERT(args->n_ranges > 0 && args->ranges[args->n_ranges - 1].end == n,
+           "adamw: %d ranges do not end at %lld", args->n_ranges, (long long)n);
+    ASSERT(low ? w->dtype == DT_BF16 && low->dtype == DT_I16 : w->dtype == DT_F32, "adamw: w is %s",
+           dtype_name(w->dtype));
     const float *s = dense_f32(step);
     if (s[STEP_SKIP] != 0) return;
-    double lr = (double)s[STEP_LR] * (double)args.lr_scale;
-    Adamw a = {
-        .w = dense_f32(w),
-        .working = working ? dense_f32(working) : NULL,
-        .m = dense_f32(m),
-        .v = dense_f32(v),
-        .grad = dense_f32(grad),
-        .beta1 = args.beta1,
-        .beta2 = args.beta2,
-        .eps = args.eps,
-        .decay = (float)(lr * (double)args.weight_decay),
-        .step_size = (float)(lr / (double)s[STEP_BIAS1]),
-        .rsqrt_bias2 = (float)(1.0 / sqrt((double)s[STEP_BIAS2])),
-        .grad_scale = s[STEP_GRAD_SCALE],
-    };
-    rows_run(d, n, 5, adamw_part, &a);
+    for (int i = 0; i < args->n_ranges; begin = args->ranges[i++].end) {
+        const AdamwRange *r = &args->ranges[i];
+        double lr = (double)s[STEP_LR] * (double)r->lr_scale;
+        Adamw a = {
+            .w = low ? NULL : dense_f32(w),
+            .hi = low ? tensor_data(w) : NULL,
+            .low = low ? tensor_data(low) : NULL,
+            .m = dense_f32(m),
+            .v = dense_f32(v),
+            .grad = grad,
+            .begin = begin,
+            .beta1 = args->beta1,
+            .beta2 = args->beta2,
+            .eps = args->eps,
+            .decay = (float)(lr * (double)r->weight_decay),
+            .step_size = (float)(lr / (double)s[STEP_BIAS1]),
+            .rsqrt_bias2 = (float)(1.0 / sqrt((double)s[STEP_BIAS2])),
+            .grad_scale = s[STEP_GRAD_SCALE],
+        };
+        rows_run(d, r->end - begin, 5, adamw_part, &a);
+    }
 }

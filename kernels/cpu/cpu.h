@@ -90,12 +90,12 @@ void cpu_softmax_xent(Device *d, Tensor *loss, Tensor *logits, const Tensor *tar
 void cpu_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args);
 void cpu_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy, const DropoutArgs *args);
 
-void cpu_fill_normal(Device *d, Tensor *t, uint64_t key, double mean, double std);
+void cpu_fill_normal(Device *d, Tensor *t, Tensor *low, uint64_t key, double mean, double std);
 void cpu_sum(Device *d, Tensor *out, float beta, const Tensor *x);
 void cpu_sum_squares(Device *d, Tensor *out, float beta, const Tensor *x);
 void cpu_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x);
 
 void cpu_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
                       float clip);
-void cpu_adamw(Device *d, Tensor *w, Tensor *working, Tensor *m, Tensor *v, const Tensor *grad,
-               const Tensor *step, AdamwArgs args);
+void cpu_adamw(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+               const Tensor *step, const AdamwArgs *args);

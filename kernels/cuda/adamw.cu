@@ -1,96 +1,172 @@
-/* AdamW in one pass over master copy, moments, gradient and working copy, four elements a thread. */
+/* AdamW in one pass over weights, moments and gradient, eight elements a thread: sixteen bytes of what has two bytes an
+ * element. */
 #include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/split.cuh"
 #include "kernels/cuda/table.h"
 
-enum { THREADS = 256 };
+enum { THREADS = 256, EACH = 8 };
 
-struct Quad {
-    float v[4];
+struct Eight {
+    float v[EACH];
 };
 
-__device__ static inline Quad quad_load(const float *p)
+__device__ static inline Eight eight_load(const float *p)
 {
-    float4 a = *reinterpret_cast<const float4 *>(p);
-    return {{a.x, a.y, a.z, a.w}};
-}
-__device__ static inline Quad quad_load(const bf16 *p)
-{
-    struct alignas(8) B4 {
-        bf16 v[4];
-    } a = *reinterpret_cast<const B4 *>(p);
-    return {{to_f32(a.v[0]), to_f32(a.v[1]), to_f32(a.v[2]), to_f32(a.v[3])}};
-}
-__device__ static inline void quad_store(float *p, const Quad &q)
-{
-    *reinterpret_cast<float4 *>(p) = make_float4(q.v[0], q.v[1], q.v[2], q.v[3]);
-}
-__device__ static inline void quad_store(bf16 *p, const Quad &q)
-{
-    struct alignas(8) B4 {
-        bf16 v[4];
-    } a;
-    for (int j = 0; j < 4; j++)
-        a.v[j] = from_f32<bf16>(q.v[j]);
-    *reinterpret_cast<B4 *>(p) = a;
+    Eight x;
+    for (int k = 0; k < 2; k++) {
+        Vec<float> q = vec_load(p + 4 * k);
+        for (int j = 0; j < 4; j++)
+            x.v[4 * k + j] = q.v[j];
+    }
+    return x;
 }
 
-__device__ static inline void update(float *w, float *m, float *v, float g, float lr, float b1,
-                                     float b2, const AdamwArgs &a)
+__device__ static inline void eight_store(float *p, const Eight &x)
 {
-    *w -= lr * a.weight_decay * *w;
-    *m = a.beta1 * *m + (1.0f - a.beta1) * g;
-    *v = a.beta2 * *v + (1.0f - a.beta2) * g * g;
-    *w -= lr * (*m / b1) / (sqrtf(*v / b2) + a.eps);
+    for (int k = 0; k < 2; k++) {
+        Vec<float> q;
+        for (int j = 0; j < 4; j++)
+            q.v[j] = x.v[4 * k + j];
+        vec_store(p + 4 * k, q);
+    }
+}
+
+__device__ static inline Eight eight_load(const bf16 *p)
+{
+    Vec<bf16> q = vec_load(p);
+    Eight x;
+    for (int j = 0; j < EACH; j++)
+        x.v[j] = to_f32(q.v[j]);
+    return x;
+}
+
+/* The master copy: an f32 array, or a bf16 one with what it lacks. */
+__device__ static inline Eight master_load(const float *w, const int16_t *)
+{
+    return eight_load(w);
+}
+
+__device__ static inline Eight master_load(const bf16 *w, const int16_t *low)
+{
+    Vec<bf16> hi = vec_load(w);
+    Vec<int16_t> lo = vec_load(low);
+    Eight x;
+    for (int j = 0; j < EACH; j++)
+        x.v[j] = split_join(hi.v[j], lo.v[j]);
+    return x;
+}
+
+__device__ static inline void master_store(float *w, int16_t *, const Eight &x)
+{
+    eight_store(w, x);
+}
+
+__device__ static inline void master_store(bf16 *w, int16_t *low, const Eight &x)
+{
+    Vec<bf16> hi;
+    Vec<int16_t> lo;
+    for (int j = 0; j < EACH; j++)
+        hi.v[j] = split_of(x.v[j], &lo.v[j]);
+    vec_store(w, hi);
+    vec_store(low, lo);
+}
+
+__device__ static inline float master_load_one(const float *w, const int16_t *)
+{
+    return *w;
+}
+__device__ static inline float master_load_one(const bf16 *w, const int16_t *low)
+{
+    return split_join(*w, *low);
+}
+__device__ static inline void master_store_one(float *w, int16_t *, float x)
+{
+    *w = x;
+}
+__device__ static inline void master_store_one(bf16 *w, int16_t *low, float x)
+{
+    *w = split_of(x, low);
+}
+
+/* What a range and the step make of the constants. */
+struct Factors {
+    float beta1, beta2, eps, keep, step_size, rsqrt_bias2, grad_scale;
+};
+
+__device__ static inline void update(const Factors &f, float *w, float *m, float *v, float grad)
+{
+    float g = grad * f.grad_scale;
+    *m = f.beta1 * *m + (1.0f - f.beta1) * g;
+    *v = f.beta2 * *v + (1.0f - f.beta2) * g * g;
+    *w = *w * f.keep - f.step_size * *m / (sqrtf(*v) * f.rsqrt_bias2 + f.eps);
 }
 
 template <typename W, typename G>
-__global__ void adamw_kernel(float *w, W *working, float *m, float *v, const G *grad,
-                             const float *step, int64_t n, bool quads, AdamwArgs a)
+__global__ void __launch_bounds__(THREADS)
+    adamw_kernel(W *w, int16_t *low, float *m, float *v, const G *grad, const float *step,
+                 int64_t n, const __grid_constant__ AdamwArgs a)
 {
     if (step[STEP_SKIP] != 0) return;
-    float lr = step[STEP_LR] * a.lr_scale, b1 = step[STEP_BIAS1], b2 = step[STEP_BIAS2];
-    float scale = step[STEP_GRAD_SCALE];
-    int64_t n_quads = quads ? n / 4 : 0;
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < n_quads;
-         i += (int64_t)gridDim.x * THREADS) {
-        Quad wq = quad_load(w + 4 * i), mq = quad_load(m + 4 * i), vq = quad_load(v + 4 * i),
-             gq = quad_load(grad + 4 * i);
-        for (int j = 0; j < 4; j++)
-            update(&wq.v[j], &mq.v[j], &vq.v[j], gq.v[j] * scale, lr, b1, b2, a);
-        quad_store(w + 4 * i, wq);
-        quad_store(m + 4 * i, mq);
-        quad_store(v + 4 * i, vq);
-        if (working) quad_store(working + 4 * i, wq);
+    int64_t i = (blockIdx.x * (int64_t)THREADS + threadIdx.x) * EACH;
+    if (i >= n) return;
+    int r = 0;
+    while (i >= a.ranges[r].end)
+        r++;
+    float lr = step[STEP_LR] * a.ranges[r].lr_scale;
+    Factors f = {a.beta1,
+                 a.beta2,
+                 a.eps,
+                 1.0f - lr * a.ranges[r].weight_decay,
+                 lr / step[STEP_BIAS1],
+                 rsqrtf(step[STEP_BIAS2]),
+                 step[STEP_GRAD_SCALE]};
+    if (i + EACH <= n) {
+        Eight x = master_load(w + i, low + i), mean = eight_load(m + i), sq = eight_load(v + i),
+              g = eight_load(grad + i);
+        for (int j = 0; j < EACH; j++)
+            update(f, &x.v[j], &mean.v[j], &sq.v[j], g.v[j]);
+        master_store(w + i, low + i, x);
+        eight_store(m + i, mean);
+        eight_store(v + i, sq);
+        return;
     }
-    for (int64_t i = 4 * n_quads + blockIdx.x * (int64_t)THREADS + threadIdx.x; i < n;
-         i += (int64_t)gridDim.x * THREADS) {
-        float wi = w[i], mi = m[i], vi = v[i];
-        update(&wi, &mi, &vi, to_f32(grad[i]) * scale, lr, b1, b2, a);
-        w[i] = wi, m[i] = mi, v[i] = vi;
-        if (working) working[i] = from_f32<W>(wi);
+    for (; i < n; i++) {
+        float x = master_load_one(w + i, low + i), mean = m[i], sq = v[i];
+        update(f, &x, &mean, &sq, to_f32(grad[i]));
+        master_store_one(w + i, low + i, x);
+        m[i] = mean;
+        v[i] = sq;
     }
 }
 
-static bool aligned(const Tensor *t)
+static void check_aligned(const Tensor *t)
 {
-    return !t || (uintptr_t)tensor_data(t) % 16 == 0;
+    ASSERT((uintptr_t)tensor_data(t) % 16 == 0, "adamw: an array does not begin at 16 bytes");
 }
 
-void cuda_adamw(Device *d, Tensor *w, Tensor *working, Tensor *m, Tensor *v, const Tensor *grad,
-                const Tensor *step, AdamwArgs args)
+void cuda_adamw(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+                const Tensor *step, const AdamwArgs *args)
 {
     int64_t n = tensor_numel(w);
     if (n == 0) return;
-    bool quads = aligned(w) && aligned(working) && aligned(m) && aligned(v) && aligned(grad);
-    int64_t most = 16 * (int64_t)cuda_impl(d)->n_sms, need = ceil_div(n, THREADS * 4);
-    unsigned grid = (unsigned)(need < most ? need : most);
-    const Tensor *kind = working ? working : w;
-    DISPATCH(kind, W, {
+    ASSERT(args->n_ranges > 0 && args->ranges[args->n_ranges - 1].end == n,
+           "adamw: %d ranges do not end at %lld", args->n_ranges, (long long)n);
+    ASSERT(low ? w->dtype == DT_BF16 && low->dtype == DT_I16 : w->dtype == DT_F32, "adamw: w is %s",
+           dtype_name(w->dtype));
+    const Tensor *arrays[] = {w, m, v, grad};
+    for (int i = 0; i < 4; i++)
+        check_aligned(arrays[i]);
+    if (low) check_aligned(low);
+    for (int i = 0; i + 1 < args->n_ranges; i++)
+        ASSERT(args->ranges[i].end % EACH == 0, "adamw: a range ends at %lld",
+               (long long)args->ranges[i].end);
+    unsigned grid = (unsigned)ceil_div(n, THREADS * EACH);
+    DISPATCH(w, W, {
         DISPATCH(grad, G, {
             adamw_kernel<W, G><<<grid, THREADS, 0, cuda_stream(d)>>>(
-                (float *)tensor_data(w), working ? (W *)tensor_data(working) : NULL,
+                (W *)tensor_data(w), low ? (int16_t *)tensor_data(low) : NULL,
                 (float *)tensor_data(m), (float *)tensor_data(v), (const G *)tensor_data(grad),
-                (const float *)tensor_data(step), n, quads, args);
+                (const float *)tensor_data(step), n, *args);
         });
     });
     LAUNCHED();

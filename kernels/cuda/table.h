@@ -47,14 +47,14 @@ void cuda_softmax_xent(Device *d, Tensor *loss, Tensor *logits, const Tensor *ta
                        float grad_scale);
 void cuda_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args);
 void cuda_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy, const DropoutArgs *args);
-void cuda_fill_normal(Device *d, Tensor *t, uint64_t key, double mean, double std);
+void cuda_fill_normal(Device *d, Tensor *t, Tensor *low, uint64_t key, double mean, double std);
 void cuda_sum(Device *d, Tensor *out, float beta, const Tensor *x);
 void cuda_sum_squares(Device *d, Tensor *out, float beta, const Tensor *x);
 void cuda_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x);
 void cuda_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
                        float clip);
-void cuda_adamw(Device *d, Tensor *w, Tensor *working, Tensor *m, Tensor *v, const Tensor *grad,
-                const Tensor *step, AdamwArgs args);
+void cuda_adamw(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+                const Tensor *step, const AdamwArgs *args);
 
 /* Attention of our own (attention.cu) and cuDNN's (attention_cudnn.c), of which attention.c chooses. */
 void cuda_attention_fwd_plain(Device *d, Tensor *o, Tensor *lse, const Tensor *q, const Tensor *k,

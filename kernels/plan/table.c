@@ -160,7 +160,7 @@ static void p_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy,
 {
 }
 
-static void p_fill_normal(Device *d, Tensor *t, uint64_t key, double mean, double std)
+static void p_fill_normal(Device *d, Tensor *t, Tensor *low, uint64_t key, double mean, double std)
 {
 }
 
@@ -174,8 +174,8 @@ static void p_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, c
 {
 }
 
-static void p_adamw(Device *d, Tensor *w, Tensor *working, Tensor *m, Tensor *v, const Tensor *grad,
-                    const Tensor *step, AdamwArgs args)
+static void p_adamw(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+                    const Tensor *step, const AdamwArgs *args)
 {
 }
 

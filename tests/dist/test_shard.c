@@ -3,18 +3,19 @@
 #include "dist/shard.h"
 
 #include <criterion/criterion.h>
+#include <math.h>
 
-static void open_device(Device *d)
+static void open_device(Device *d, DType compute)
 {
     Err err = {0};
     DeviceOpts opts = {.threads = 1, .region_bytes = 1 << 20};
-    cr_assert_eq(device_open(d, backend_find("cpu"), &opts, DT_F32, &err), OK, "%s", err.line);
+    cr_assert_eq(device_open(d, backend_find("cpu"), &opts, compute, &err), OK, "%s", err.line);
 }
 
 Test(shard, arrays_hold_the_trained_parameters_by_unit)
 {
     Device d;
-    open_device(&d);
+    open_device(&d, DT_F32);
     Param embed, qkv, bias, norm;
     param_init(&embed, "embed", DT_F32, 5, 3, 0);
     param_init(&qkv, "qkv", DT_F32, 7, 3, 1);
@@ -48,9 +49,9 @@ Test(shard, arrays_hold_the_trained_parameters_by_unit)
     cr_assert_str_eq(shard_range_name(&one->ranges[2]), "v");
     cr_assert_eq(shards_numel(&s), 21 + 7 + 3);
 
-    /* the parameter is the master array, its gradient the gradient array */
-    cr_assert_eq(tensor_data(&qkv.t), tensor_data(&one->master));
-    cr_assert_eq((char *)tensor_data(&bias.t), (char *)tensor_data(&one->master) + 64 * 4);
+    /* the parameter is the array of weights, its gradient the gradient array */
+    cr_assert_eq(tensor_data(&qkv.t), tensor_data(&one->weights));
+    cr_assert_eq((char *)tensor_data(&bias.t), (char *)tensor_data(&one->weights) + 64 * 4);
     cr_assert_eq((char *)tensor_data(bias.t.grad), (char *)tensor_data(&one->grad) + 64 * 4);
     cr_assert_eq((uintptr_t)tensor_data(&bias.t) % 256, 0);
 
@@ -70,8 +71,8 @@ Test(shard, arrays_hold_the_trained_parameters_by_unit)
     cr_assert_eq(fill[20], 20.0f);
 
     /* the fingerprint sees every value */
-    tensor_zero(&d, &one->master);
-    tensor_zero(&d, &s.items[1].master);
+    tensor_zero(&d, &one->weights);
+    tensor_zero(&d, &s.items[1].weights);
     uint64_t before = shards_hash(&s);
     float last[3] = {0, 0, 1e-30f};
     tensor_write(&d, &norm.t, last);
@@ -84,10 +85,57 @@ Test(shard, arrays_hold_the_trained_parameters_by_unit)
     device_close(&d); /* dies when something is left */
 }
 
+/* On a bf16 device the master copies are the working ones and 16 bits beside them: written and read whole, slice by
+ * slice, and seen by the fingerprint to the last bit. */
+Test(shard, master_copies_beside_bf16_weights_are_exact)
+{
+    Device d;
+    open_device(&d, DT_BF16);
+    Param qkv, norm;
+    param_init(&qkv, "qkv", DT_BF16, 7, 3, 0);
+    param_set_slices(&qkv, 3, (const char *const[]){"q", "k", "v"}, (const int64_t[]){4, 1, 2});
+    param_init(&norm, "norm", DT_BF16, 3, 0, 0);
+    ParamSet set = {0};
+    Param *all[] = {&qkv, &norm};
+    for (int i = 0; i < 2; i++) {
+        paramset_add(&set, all[i]);
+        param_set_trained(all[i], true);
+    }
+    Comm self = comm_self();
+    ShardSet s;
+    shards_init(&s, &d, &self, &set);
+    cr_assert_eq(tensor_data(&norm.low), (char *)tensor_data(&s.items[0].low) + 64 * 2);
+    const float v[6] = {1.0f / 3, -2.0f / 3, 0x1.018p0f, -0x1.00ffp0f, 1e-40f, 3e38f},
+                n[3] = {-0.0f, 5, 1e-9f};
+    param_write(&d, &qkv, 2, v);
+    param_write(&d, &norm, 0, n);
+    float got[6];
+    param_read(&d, &qkv, 2, got);
+    cr_assert_arr_eq(got, v, sizeof v);
+    param_read(&d, &norm, 0, got);
+    cr_assert_arr_eq(got, n, sizeof n);
+    Tensor view = param_slice_view(&qkv, 2);
+    tensor_read_f32(&d, &view, got);
+    const float nearest[6] = {0x1.56p-2f, -0x1.56p-1f, 0x1.02p0f,
+                              -0x1.00p0f, 0x1p-133f,   0x1.c4p127f};
+    for (int i = 0; i < 6; i++)
+        cr_expect_eq(got[i], nearest[i], "%d: %a is not the nearest of %a", i, (double)got[i],
+                     (double)v[i]);
+    uint64_t before = shards_hash(&s);
+    float other[3] = {-0.0f, 5, nextafterf(1e-9f, 1)};
+    param_write(&d, &norm, 0, other);
+    cr_assert_neq(shards_hash(&s), before);
+    shards_clear(&s);
+    for (int i = 0; i < 2; i++)
+        param_clear(all[i]);
+    paramset_clear(&set);
+    device_close(&d);
+}
+
 Test(comm, one_rank_has_the_sum_and_the_whole)
 {
     Device d;
-    open_device(&d);
+    open_device(&d, DT_F32);
     Comm c = comm_self();
     int64_t n = 5;
     Tensor a = tensor_alloc(&d, DT_F32, 1, &n, MEM_COMM);

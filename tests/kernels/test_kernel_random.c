@@ -15,7 +15,7 @@ Test(kernel_random, fill_normal_draws_by_index)
     for (int i = 0; i < 5; i++) {
         int64_t n = sizes[i];
         Tensor *t = bed_vector(&b, n);
-        b.dev.k->fill_normal(&b.dev, t, 99, 0.5, 0.25);
+        b.dev.k->fill_normal(&b.dev, t, NULL, 99, 0.5, 0.25);
         float *got = bed_read(&b, t);
         double *want = xcalloc((size_t)n, sizeof *want), sum = 0;
         for (int64_t k = 0; k < n; k++) {
@@ -27,7 +27,7 @@ Test(kernel_random, fill_normal_draws_by_index)
         free(got), free(want);
     }
     Tensor *m = bed_matrix(&b, 7, 5, 24);
-    b.dev.k->fill_normal(&b.dev, m, 3, 0, 1);
+    b.dev.k->fill_normal(&b.dev, m, NULL, 3, 0, 1);
     float *rows = bed_read(&b, m);
     for (uint64_t k = 0; k < 35; k++)
         cr_expect_float_eq((double)rows[k], rng_normal(3, k), 1e-6);

@@ -373,34 +373,96 @@ Test(parity_bf16, split_and_rotate)
     close_both(&b);
 }
 
+/* Between float and the two halves of a master copy. */
+static void split(Device *d, Tensor *hi, Tensor *low, const float *x, int64_t n)
+{
+    uint16_t *h = xmalloc((size_t)n * sizeof *h);
+    int16_t *l = xmalloc((size_t)n * sizeof *l);
+    convert_split(h, l, x, n);
+    tensor_write(d, hi, h);
+    tensor_write(d, low, l);
+    free(h), free(l);
+}
+
+static void join(Device *d, const Tensor *hi, const Tensor *low, Tensor *into, int64_t n)
+{
+    uint16_t *h = xmalloc((size_t)n * sizeof *h);
+    int16_t *l = xmalloc((size_t)n * sizeof *l);
+    float *x = xmalloc((size_t)n * sizeof *x);
+    tensor_read(d, hi, h);
+    tensor_read(d, low, l);
+    convert_join(x, h, l, n);
+    tensor_write(d, into, x);
+    free(h), free(l), free(x);
+}
+
+/* w an f32 array, or split in two. */
+static void optimizer(Bench *b, int64_t n, DType w_dtype, DType grad_dtype)
+{
+    bool halves = w_dtype == DT_BF16;
+    int64_t n_scalars = STEP_N;
+    Pair *w = vector(b, n, DT_F32), *m = vector(b, n, DT_F32), *v = vector(b, n, DT_F32),
+         *g = vector(b, n, grad_dtype), *step = make(b, DT_F32, DT_F32, 1, &n_scalars, 0);
+    Pair *hi = make(b, DT_BF16, DT_BF16, 1, &n, 0), *low = make(b, DT_I16, DT_I16, 1, &n, 0);
+    float scalars[STEP_N] = {1e-2f, 0.1f, 0.05f, 0.5f, 0};
+    float *x = xmalloc((size_t)n * sizeof *x);
+    tensor_write(&b->cpu, &step->cpu, scalars);
+    tensor_write(&b->gpu, &step->gpu, scalars);
+    tensor_zero(&b->cpu, &v->cpu);
+    tensor_zero(&b->gpu, &v->gpu);
+    tensor_read(&b->cpu, &w->cpu, x);
+    split(&b->cpu, &hi->cpu, &low->cpu, x, n);
+    split(&b->gpu, &hi->gpu, &low->gpu, x, n);
+    int64_t half = n / 2 / 64 * 64;
+    AdamwArgs args = {0.9f, 0.95f, 1e-8f, 1, {{n, 1, 0.1f}}};
+    if (half > 0) args = (AdamwArgs){0.9f, 0.95f, 1e-8f, 2, {{half, 0.5f, 0}, {n, 1, 0.1f}}};
+    Pair *weights = halves ? hi : w;
+    BOTH(b, adamw,
+         (&b->cpu, &weights->cpu, halves ? &low->cpu : NULL, &m->cpu, &v->cpu, &g->cpu, &step->cpu,
+          &args),
+         (&b->gpu, &weights->gpu, halves ? &low->gpu : NULL, &m->gpu, &v->gpu, &g->gpu, &step->gpu,
+          &args));
+    if (halves) {
+        join(&b->cpu, &hi->cpu, &low->cpu, &w->cpu, n);
+        join(&b->gpu, &hi->gpu, &low->gpu, &w->gpu, n);
+        same(b, "adamw working copy", hi, BF16);
+    }
+    same(b, "adamw w", w, 1e-5);
+    same(b, "adamw m", m, 1e-6);
+    same(b, "adamw v", v, 1e-6);
+    Pair *sum = vector(b, 1, DT_F32);
+    BOTH(b, sum_squares, (&b->cpu, &sum->cpu, 0, &g->cpu), (&b->gpu, &sum->gpu, 0, &g->gpu));
+    same(b, "sum of squares", sum, 1e-6);
+    free(x);
+    drop_all(b);
+}
+
 Test(parity_bf16, optimizer_and_sums)
 {
     Bench b;
     if (!open_both(&b)) return;
-    static const int64_t sizes[] = {1, 5, 1000, 100003};
-    for (int i = 0; i < 4; i++) {
-        int64_t n = sizes[i], five = STEP_N, one = 1;
-        Pair *w = vector(&b, n, DT_F32), *m = vector(&b, n, DT_F32), *v = vector(&b, n, DT_F32),
-             *g = vector(&b, n, DT_BF16);
-        Pair *work = vector(&b, n, DT_BF16), *step = make(&b, DT_F32, DT_F32, 1, &five, 0);
-        Tensor vc = v->cpu, vg = v->gpu;
-        float zero[STEP_N] = {1e-2f, 0.1f, 0.05f, 0.5f, 0};
-        tensor_write(&b.cpu, &step->cpu, zero);
-        tensor_write(&b.gpu, &step->gpu, zero);
-        tensor_zero(&b.cpu, &vc);
-        tensor_zero(&b.gpu, &vg);
-        AdamwArgs args = {0.9f, 0.95f, 1e-8f, 0.1f, 1};
-        BOTH(&b, adamw, (&b.cpu, &w->cpu, &work->cpu, &m->cpu, &v->cpu, &g->cpu, &step->cpu, args),
-             (&b.gpu, &w->gpu, &work->gpu, &m->gpu, &v->gpu, &g->gpu, &step->gpu, args));
-        same(&b, "adamw w", w, 1e-5);
-        same(&b, "adamw m", m, 1e-6);
-        same(&b, "adamw v", v, 1e-6);
-        same(&b, "adamw working copy", work, BF16);
-        Pair *sum = vector(&b, one, DT_F32);
-        BOTH(&b, sum_squares, (&b.cpu, &sum->cpu, 0, &g->cpu), (&b.gpu, &sum->gpu, 0, &g->gpu));
-        same(&b, "sum of squares", sum, 1e-6);
-        drop_all(&b);
-    }
+    static const int64_t sizes[] = {1, 5, 8, 1000, 100003, 1 << 20};
+    for (int i = 0; i < 6; i++)
+        for (int k = 0; k < 4; k++)
+            optimizer(&b, sizes[i], k & 1 ? DT_BF16 : DT_F32, k & 2 ? DT_BF16 : DT_F32);
+    cr_assert_eq(b.n_failed, 0);
+    close_both(&b);
+}
+
+/* Draws are the same on both sides, and so is what rounding leaves of them. */
+Test(parity_bf16, random_master_copies)
+{
+    Bench b;
+    if (!open_both(&b)) return;
+    int64_t n = 10007;
+    Pair *w = vector(&b, n, DT_F32), *hi = make(&b, DT_BF16, DT_BF16, 1, &n, 0),
+         *low = make(&b, DT_I16, DT_I16, 1, &n, 0);
+    b.cpu.k->fill_normal(&b.cpu, &hi->cpu, &low->cpu, 5, 0, 0.02);
+    b.gpu.k->fill_normal(&b.gpu, &hi->gpu, &low->gpu, 5, 0, 0.02);
+    join(&b.cpu, &hi->cpu, &low->cpu, &w->cpu, n);
+    join(&b.gpu, &hi->gpu, &low->gpu, &w->gpu, n);
+    same(&b, "random master copies", w, 1e-6);
+    drop_all(&b);
     cr_assert_eq(b.n_failed, 0);
     close_both(&b);
 }

@@ -46,22 +46,25 @@ static Tensor vector(Device *d, int64_t n, const float *values)
     return t;
 }
 
-static AdamwRange range(Device *d, int64_t n, const float *w, bool decay)
+static const AdamwOpts options = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
+
+static AdamwArray array(Device *d, int64_t n, const float *w, bool decay)
 {
-    return (AdamwRange){.master = vector(d, n, w),
-                        .grad = vector(d, n, NULL),
-                        .m = vector(d, n, NULL),
-                        .v = vector(d, n, NULL),
-                        .lr_scale = 1,
-                        .decay = decay};
+    AdamwArray a = {.weights = vector(d, n, w),
+                    .grad = vector(d, n, NULL),
+                    .m = vector(d, n, NULL),
+                    .v = vector(d, n, NULL),
+                    .args = adamw_args(&options)};
+    adamw_add_range(&a.args, &options, n, 1, decay);
+    return a;
 }
 
-static void range_clear(AdamwRange *r)
+static void array_clear(AdamwArray *a)
 {
-    tensor_clear(&r->master);
-    tensor_clear(&r->grad);
-    tensor_clear(&r->m);
-    tensor_clear(&r->v);
+    tensor_clear(&a->weights);
+    tensor_clear(&a->grad);
+    tensor_clear(&a->m);
+    tensor_clear(&a->v);
 }
 
 static void expect_values(Device *d, const Tensor *t, const float *want, int n, const char *what)
@@ -80,14 +83,12 @@ static void open_device(Device *d)
     cr_assert_eq(device_open(d, backend_find("cpu"), &opts, DT_F32, &err), OK, "%s", err.line);
 }
 
-static const AdamwOpts options = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
-
 Test(adamw, equals_torch_with_clipping)
 {
     Device d;
     open_device(&d);
     const float w0[NW] = {1.0f, -2.0f, 0.5f, 0.0f, 3.0f}, b0[NB] = {0.25f, -0.75f};
-    AdamwRange r[2] = {range(&d, NW, w0, true), range(&d, NB, b0, false)};
+    AdamwArray r[2] = {array(&d, NW, w0, true), array(&d, NB, b0, false)};
     Tensor scalars = vector(&d, STEP_N, NULL), squares = vector(&d, 1, NULL),
            loss = vector(&d, 1, NULL);
     Tensor *grads[2] = {&r[0].grad, &r[1].grad};
@@ -97,14 +98,15 @@ Test(adamw, equals_torch_with_clipping)
         tensor_write(&d, &r[1].grad, steps[i].gb);
         adamw_begin(&d, &scalars, &options, steps[i].lr, (int64_t)i + 1);
         clip_by_global_norm(&d, &scalars, &squares, grads, 2, &loss, 1.0);
-        adamw_update(&d, r, 2, &scalars, &options);
+        for (int k = 0; k < 2; k++)
+            adamw_update(&d, &r[k], &scalars);
         tensor_read(&d, &squares, &sum);
         cr_expect_float_eq(sqrt((double)sum), steps[i].norm, 1e-6 * steps[i].norm);
-        expect_values(&d, &r[0].master, steps[i].w, NW, "w");
-        expect_values(&d, &r[1].master, steps[i].b, NB, "b");
+        expect_values(&d, &r[0].weights, steps[i].w, NW, "w");
+        expect_values(&d, &r[1].weights, steps[i].b, NB, "b");
     }
-    range_clear(&r[0]);
-    range_clear(&r[1]);
+    array_clear(&r[0]);
+    array_clear(&r[1]);
     tensor_clear(&scalars);
     tensor_clear(&squares);
     tensor_clear(&loss);
@@ -119,23 +121,43 @@ Test(adamw, skips_what_is_not_finite)
     const float w0[NW] = {1.0f, -2.0f, 0.5f, 0.0f, 3.0f};
     const float bad[NW] = {1.0f, NAN, 0.5f, 0.0f, 3.0f}, infinite = INFINITY;
     for (int k = 0; k < 2; k++) {
-        AdamwRange r = range(&d, NW, w0, true);
+        AdamwArray r = array(&d, NW, w0, true);
         Tensor scalars = vector(&d, STEP_N, NULL), squares = vector(&d, 1, NULL);
         Tensor loss = vector(&d, 1, k ? &infinite : NULL), *grads[1] = {&r.grad};
         float host[STEP_N], zero[NW] = {0};
         tensor_write(&d, &r.grad, k ? w0 : bad);
         adamw_begin(&d, &scalars, &options, 0.1, 1);
         clip_by_global_norm(&d, &scalars, &squares, grads, 1, &loss, 1.0);
-        adamw_update(&d, &r, 1, &scalars, &options);
+        adamw_update(&d, &r, &scalars);
         tensor_read(&d, &scalars, host);
         cr_expect_eq(host[STEP_SKIP], 1.0f);
-        expect_values(&d, &r.master, w0, NW, "w");
+        expect_values(&d, &r.weights, w0, NW, "w");
         expect_values(&d, &r.m, zero, NW, "m");
         expect_values(&d, &r.v, zero, NW, "v");
-        range_clear(&r);
+        array_clear(&r);
         tensor_clear(&scalars);
         tensor_clear(&squares);
         tensor_clear(&loss);
     }
     device_close(&d);
+}
+
+Test(adamw, neighbours_that_are_updated_alike_are_one_range)
+{
+    AdamwArgs a = adamw_args(&options);
+    cr_assert(adamw_add_range(&a, &options, 64, 1, true));
+    cr_assert(adamw_add_range(&a, &options, 128, 1, true));
+    cr_assert(adamw_add_range(&a, &options, 64, 1, false));
+    cr_assert(adamw_add_range(&a, &options, 64, 0.5f, false));
+    cr_assert_eq(a.n_ranges, 3);
+    cr_assert_eq(a.ranges[0].end, 192);
+    cr_assert_eq(a.ranges[0].weight_decay, 0.1f);
+    cr_assert_eq(a.ranges[1].end, 256);
+    cr_assert_eq(a.ranges[1].weight_decay, 0.0f);
+    cr_assert_eq(a.ranges[2].end, 320);
+    cr_assert_eq(a.ranges[2].lr_scale, 0.5f);
+    for (int i = 3; i < ADAMW_MAX_RANGES; i++)
+        cr_assert(adamw_add_range(&a, &options, 64, (float)i, false));
+    cr_assert(!adamw_add_range(&a, &options, 64, 0.25f, false), "the table is full");
+    cr_assert(adamw_add_range(&a, &options, 64, (float)(ADAMW_MAX_RANGES - 1), false));
 }

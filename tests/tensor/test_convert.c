@@ -76,3 +76,26 @@ Test(convert, rows_need_not_be_aligned)
             cr_assert_eq(memcmp(row, back, sizeof row), 0, "type %d, shift %zu", t, shift);
         }
 }
+
+/* Together the halves are the float to the bit, infinities and the smallest included; alone the upper one is the nearest
+ * bf16. */
+Test(convert, a_float_is_its_bf16_and_the_rest)
+{
+    for (uint64_t i = 0; i < 1u << 23; i++) {
+        float f = from_bits((uint32_t)(i * 509u)), back;
+        uint16_t hi;
+        int16_t low;
+        convert_split(&hi, &low, &f, 1);
+        convert_join(&back, &hi, &low, 1);
+        if (isnan(f)) {
+            cr_assert(isnan(back) && isnan(bf16_to_f32(hi)), "%a", (double)f);
+            continue;
+        }
+        cr_assert_eq(memcmp(&back, &f, sizeof f), 0, "%a became %a", (double)f, (double)back);
+        uint32_t bits;
+        memcpy(&bits, &f, sizeof bits);
+        bool halfway = (bits & 0xffffu) == 0x8000u; /* there, and only there, ties go another way */
+        if (!halfway) cr_assert_eq(hi, bf16_from_f32(f), "%a", (double)f);
+        if (halfway) cr_assert_eq(hi, (bits >> 16) + 1, "%a", (double)f);
+    }
+}
