@@ -1,5 +1,5 @@
-/* Segment: a block as the trainer's unit.  The one seam for recompute (save the input, run again in
- * backward) and sharding (hooks around each use): neither the tape nor the model knows of either. */
+/* Segment: a block as the trainer's unit.  The one seam for recompute (how much of it is kept for backward) and sharding
+ * (hooks around each use): the model knows of neither. */
 #pragma once
 
 #include "autograd/tape.h"
@@ -7,7 +7,7 @@
 typedef struct SegmentHooks {
     void (*enter_forward)(void *ud);
     void (*leave_forward)(void *ud);
-    void (*enter_backward)(void *ud); /* before a recompute, if there is one */
+    void (*enter_backward)(void *ud); /* before anything of it is made again */
     void (*leave_backward)(void *ud);
 } SegmentHooks;
 
@@ -19,13 +19,12 @@ typedef struct Segment {
     SegmentFn *fn;
     void *self;
     const char *name;
-    bool recompute;
-    bool
-        trained; /* some parameter inside is trained, so a recompute is worth recording for it alone */
+    Recompute recompute;       /* of what fn computes; its result is kept */
+    bool trained;              /* some parameter inside is */
     const SegmentHooks *hooks; /* or NULL */
     void *hooks_ud;
 } Segment;
 
-/* Runs fn in a scope of its own and returns its result in the caller's.  x may be NULL (the embedding).  A
- * recomputed segment is recorded when x needs a gradient or `trained` is set. */
+/* Runs fn in a scope of its own and returns its result in the caller's.  x may be NULL (the embedding).  Nothing is
+ * recorded where neither x nor a parameter inside needs a gradient. */
 Tensor *segment_run(Ctx *c, const Segment *s, Tensor *x, const void *batch);

@@ -21,10 +21,25 @@ Tape *tape_new(Arena *arena)
     return t;
 }
 
+/* A saved handle that waits for an output of its maker. */
+typedef struct Reader {
+    Tensor *handle; /* its maker is NULL when it waits no longer */
+    int out;
+    struct Reader *next;
+} Reader;
+
+static void saved_release(Tensor *saved)
+{
+    if (!saved || saved->is_param) return;
+    storage_unref(saved->storage);
+    saved->storage = NULL;
+    saved->maker = NULL;
+}
+
 static void node_release(Node *n)
 {
     for (int i = 0; i < NODE_MAX_SAVED; i++)
-        if (n->saved[i] && !n->saved[i]->is_param) storage_unref(n->saved[i]->storage);
+        saved_release(n->saved[i]);
     for (int i = 0; i < n->n_out; i++)
         if (n->out[i]) tensor_drop_grad(n->out[i]);
 }
@@ -107,11 +122,26 @@ Node *tape_record(Ctx *c, const Op *op, int n_out, Tensor *const *out, int n_in,
     Node *n = tape_add(c, op);
     n->n_out = n_out;
     n->n_in = n_in;
-    for (int i = 0; i < n_out; i++)
+    for (int i = 0; i < n_out; i++) {
         n->out[i] = out[i];
+        if (op->remake && c->recompute >= op->remade_from) out[i]->maker = n;
+    }
     for (int i = 0; i < n_in; i++)
         n->in[i] = in[i];
     return n;
+}
+
+/* The value comes back to `handle` when its maker makes it again. */
+static void wait_for_maker(Arena *arena, Tensor *handle)
+{
+    Node *m = handle->maker;
+    Reader *r = arena_alloc(arena, sizeof *r);
+    *r = (Reader){.handle = handle, .next = m->readers};
+    while (r->out < m->n_out && m->out[r->out]->storage != handle->storage)
+        r->out++;
+    ASSERT(r->out < m->n_out, "%s does not make %s", m->op->name, handle->name);
+    handle->storage = NULL;
+    m->readers = r;
 }
 
 void tape_save(Node *n, int slot, Tensor *t)
@@ -126,8 +156,56 @@ void tape_save(Node *n, int slot, Tensor *t)
     Tensor *own = arena_alloc(n->tape->arena, sizeof *own);
     *own = *t;
     own->grad = NULL;
-    storage_ref(own->storage);
+    if (own->maker)
+        wait_for_maker(n->tape->arena, own);
+    else
+        storage_ref(own->storage);
     n->saved[slot] = own;
+}
+
+void tape_save_source(Node *n, int slot, Tensor *t)
+{
+    if (n->out[0]->maker != n) return;
+    tape_save(n, slot, t);
+    n->sources |= 1u << slot;
+}
+
+Tensor *tape_output(Ctx *c, Node *n, int i)
+{
+    Tensor *t = n->out[i];
+    ASSERT(!t->storage, "%s is made again while it is there", t->name);
+    t->offset = 0;
+    t->storage = storage_new(c->dev, tensor_bytes(t), MEM_ACTIVATION);
+    return t;
+}
+
+/* Whoever waits gets the outputs; where nobody does, they are gone again. */
+static void make_again(Ctx *c, Node *m)
+{
+    scope_push(c->scope);
+    m->op->remake(c, m);
+    scope_pop(c->scope, NULL);
+    if (c->dev->meter) meter_op(c->dev->meter, m->op->name, false);
+    for (Reader *r = m->readers; r; r = r->next) {
+        if (!r->handle->maker) continue;
+        r->handle->storage = m->out[r->out]->storage;
+        storage_ref(r->handle->storage);
+    }
+    for (int i = 0; i < m->n_out; i++) {
+        storage_unref(m->out[i]->storage);
+        m->out[i]->storage = NULL;
+    }
+    for (int i = 0; i < NODE_MAX_SAVED; i++)
+        if (m->sources & 1u << i) saved_release(m->saved[i]);
+}
+
+Tensor *tape_saved(Ctx *c, Node *n, int slot)
+{
+    Tensor *t = n->saved[slot];
+    if (!t || t->storage || !t->maker) return t;
+    if (c->dev->meter) meter_op(c->dev->meter, n->op->name, true); /* so far */
+    make_again(c, t->maker);
+    return t;
 }
 
 void tape_backward(Ctx *c)
@@ -154,6 +232,7 @@ static Tensor *grad_new(Ctx *c, const Tensor *t)
     Tensor *g = arena_alloc(c->arena, sizeof *g);
     *g = *t;
     g->grad = NULL;
+    g->maker = NULL;
     g->offset = 0;
     g->needs_grad = false;
     g->storage = storage_new(c->dev, tensor_bytes(g), MEM_ACTIVATION);
@@ -192,11 +271,13 @@ Tensor *grad_into(Ctx *c, Tensor *t, float *beta)
 /* A saved value's memory as the gradient of t; NULL where t has one already or others hold the value. */
 static Tensor *grad_from_saved(Ctx *c, Node *n, int slot, Tensor *t)
 {
-    Tensor *saved = n->saved[slot];
-    if (!t || !t->needs_grad || t->is_param || t->grad || saved->is_param) return NULL;
+    if (!t || !t->needs_grad || t->is_param || t->grad) return NULL;
+    const Tensor *saved = tape_saved(c, n, slot);
+    if (saved->is_param) return NULL;
     if (saved->storage->refs > 1 || saved->ld != t->ld || !tensor_same_shape(saved, t)) return NULL;
     Tensor *g = arena_alloc(c->arena, sizeof *g);
     *g = *saved;
+    g->maker = NULL;
     g->needs_grad = false;
     storage_ref(g->storage);
     return t->grad = g;

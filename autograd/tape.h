@@ -2,8 +2,13 @@
  * Ctx: what an op needs, passed explicitly.
  *
  * Gradients flow through Node.in (the handles that the forward pass used); data that backward reads comes
- * from Node.saved, which holds a reference of its own to each storage (a parameter is saved by handle, because
- * its storage comes and goes when it is sharded). */
+ * from tape_saved, which holds a reference of its own to each storage (a parameter is saved by handle, because
+ * its storage comes and goes when it is sharded).
+ *
+ * Recompute: an op may say how its outputs are made again from what it saved (Op.remake), and from which level on
+ * (Ctx.recompute) nobody keeps them.  Such an output lives until its scope ends.  The first rule that asks for it
+ * makes it again, once, for all rules that are still to come; what that takes and is not kept either is made again in
+ * the same way.  So each level is a set of ops, and what no rule reads is never made again. */
 #pragma once
 
 #include "base/arena.h"
@@ -13,16 +18,26 @@
 typedef struct Tape Tape;
 typedef struct Trace Trace;
 
+/* What backward keeps, from everything to almost nothing; each level drops more than the one before. */
+typedef enum Recompute {
+    RECOMPUTE_NONE,      /* everything is kept */
+    RECOMPUTE_SELECTIVE, /* what one pass over memory makes again is not: norms, SwiGLU */
+    RECOMPUTE_ATTENTION, /* products are not either: of a block its input and attention's output are */
+    RECOMPUTE_FULL,      /* of a block its input is */
+    RECOMPUTE_LEVELS
+} Recompute;
+
 typedef struct Ctx {
     Device *dev;
     Tape *tape; /* NULL: inference, nothing is recorded */
     Scope *scope;
-    Arena *arena; /* of the step: handles, nodes */
-    uint64_t key; /* of this epoch's dropout: mix(seed, epoch) */
-    Trace *trace; /* or NULL: autograd/trace.h */
+    Arena *arena;        /* of the step: handles, nodes */
+    uint64_t key;        /* of this epoch's dropout: mix(seed, epoch) */
+    Trace *trace;        /* or NULL: autograd/trace.h */
+    Recompute recompute; /* of the segment that runs */
 } Ctx;
 
-enum { NODE_MAX_IN = 10, NODE_MAX_OUT = 3, NODE_MAX_SAVED = 12 };
+enum { NODE_MAX_IN = 10, NODE_MAX_OUT = 3, NODE_MAX_SAVED = 14 };
 
 typedef struct Node Node;
 
@@ -30,13 +45,20 @@ typedef struct Op {
     const char *name;
     void (*backward)(Ctx *c, Node *n);
     bool always; /* runs although no gradient reached its output: a segment's marker */
+    /* Or NULL.  Writes all outputs again (tape_output) from what was saved: the same bits.  Inputs have their shapes in
+     * n->in, and their values where they were saved. */
+    void (*remake)(Ctx *c, Node *n);
+    Recompute remade_from; /* the least level at which nobody keeps the outputs */
 } Op;
 
 struct Node {
     const Op *op;
     Tensor *out[NODE_MAX_OUT];
     Tensor *in[NODE_MAX_IN];
-    Tensor *saved[NODE_MAX_SAVED]; /* private handles; NULL where nothing was saved */
+    Tensor
+        *saved[NODE_MAX_SAVED]; /* private handles, for tape_saved; NULL where nothing was saved */
+    unsigned sources;           /* slots that only remake reads, as bits */
+    struct Reader *readers;     /* of the outputs, where these are made again */
     int n_out, n_in;
     Tape *tape;
     void *args; /* in the arena: what else the rule needs; the op's own struct */
@@ -60,8 +82,14 @@ Node *tape_record(Ctx *c, const Op *op, int n_out, Tensor *const *out, int n_in,
 Node *tape_add(Ctx *c, const Op *op);
 /* Forgets the steps after the first n: what was recorded for nothing. */
 void tape_truncate(Tape *t, int n);
-/* Saves t (NULL: nothing) for the rule under `slot`. */
+/* Saves t (NULL: nothing) for the rule under `slot`: holds its memory, or knows how it is made again. */
 void tape_save(Node *n, int slot, Tensor *t);
+/* Saves what remake reads and backward does not; nothing where n's outputs are kept. */
+void tape_save_source(Node *n, int slot, Tensor *t);
+/* What was saved under `slot`, made again where it was not kept; NULL where nothing was. */
+Tensor *tape_saved(Ctx *c, Node *n, int slot);
+/* For remake: output i, with memory again. */
+Tensor *tape_output(Ctx *c, Node *n, int i);
 
 /* Unwinds: every rule whose output received a gradient, in reverse order, dropping each node's memory as it
  * goes.  The gradients of the last outputs were put there before (tensor_seed_grad).  All scopes must have

@@ -88,7 +88,7 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
 {
     static const char *const methods[] = {"lora", "full", NULL},
                              *const precisions[] = {"fp32", "bf16", NULL},
-                             *const recomputes[] = {"none", "full", NULL};
+                             *const recomputes[] = {"none", "selective", "attention", "full", NULL};
     int method, precision, recompute;
     bool cpu = str_eq(f->device, "cpu");
     if (!f->precision) f->precision = cpu ? "fp32" : "bf16";
@@ -116,7 +116,7 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     o->lora.dropout = f->dropout;
     o->seq = f->seq;
     o->micro = f->micro;
-    o->recompute = recompute == 1;
+    o->recompute = (Recompute)recompute;
     o->seconds = f->seconds;
     o->steps = f->steps;
     o->profile = f->profile;
@@ -140,9 +140,10 @@ static Status bench(BenchFlags *f, Err *err)
         strbuf_printf(&title, "%s %s", f->model, f->method);
         if (o.method == METHOD_LORA)
             strbuf_printf(&title, " r%lld %s", (long long)f->rank, f->targets);
-        strbuf_printf(&title, " %s, %lld x %lld%s%s", f->precision, (long long)f->micro,
-                      (long long)f->seq, o.recompute ? ", recompute" : "",
-                      o.n_lens ? ", packed documents" : "");
+        strbuf_printf(&title, " %s, %lld x %lld", f->precision, (long long)f->micro,
+                      (long long)f->seq);
+        if (o.recompute) strbuf_printf(&title, ", recompute %s", f->recompute);
+        if (o.n_lens) strbuf_puts(&title, ", packed documents");
         if (f->json)
             bench_print_json(&b, title.data, &o, r);
         else
@@ -193,7 +194,8 @@ int cmd_bench(int argc, char **argv)
         {"lengths", OPT_STRING, &f.lengths, "FILE",
          "document lengths, packed into the rows; default: a row is a document"},
         {"precision", OPT_STRING, &f.precision, "NAME", "bf16 (default on cuda) or fp32"},
-        {"recompute", OPT_STRING, &f.recompute, "NAME", "none (default) or full"},
+        {"recompute", OPT_STRING, &f.recompute, "NAME",
+         "none (default), selective, attention or full"},
         {"seconds", OPT_NUMBER, &f.seconds, "S", "of steps, and of the floor (default 10)"},
         {"steps", OPT_INT, &f.steps, "N", "at least so many of each (default 3)"},
         {"device", OPT_STRING, &f.device, "NAME", "cuda where built in, or cpu"},

@@ -42,6 +42,7 @@ typedef struct Storage {
 #define MAX_DIMS 4
 
 typedef struct Tensor Tensor;
+struct Node; /* autograd/tape.h */
 struct Tensor {
     Storage
         *storage;  /* NULL: dropped by its scope, or a sharded parameter that is not gathered now */
@@ -54,7 +55,9 @@ struct Tensor {
     bool needs_grad;
     bool is_param;     /* lives as long as the model; no scope or tape ever owns it */
     bool grad_written; /* the gradient holds a sum already: later contributions add (beta 1) */
-    const char *name;  /* borrowed; for messages and traces; may be NULL */
+    struct Node
+        *maker;       /* who makes the value again for backward, so that nobody keeps it; or NULL */
+    const char *name; /* borrowed; for messages and traces; may be NULL */
 };
 
 int64_t tensor_numel(const Tensor *t);

@@ -3,7 +3,7 @@
 
 #include "trainer/config.h"
 
-/* Sets each block's recompute flag.  A layer of train.recompute_layers that the model does not have is told. */
+/* Sets each block's level of recompute.  A layer of train.recompute_layers that the model does not have is told. */
 void apply_recompute(Llama *m, const TrainConfig *c, Problems *p);
 /* METHOD_FULL: every parameter is trained. */
 void apply_full(Llama *m);

@@ -16,7 +16,7 @@ typedef struct BenchOpts {
         micro; /* `micro` full rows of `seq` tokens at once, an optimizer step after each */
     const int32_t *lens;   /* or rows packed from documents of these lengths */
     int64_t n_lens;        /* 0: each row is one document */
-    bool recompute;        /* train.recompute: full */
+    Recompute recompute;   /* train.recompute */
     double seconds;        /* of steps, and as long of the floor; in turns */
     int64_t steps;         /* at least so many steps, and floors */
     bool profile, kernels; /* one step more: timed kernel by kernel; each kernel many times */

@@ -11,7 +11,6 @@ typedef enum Method { METHOD_LORA, METHOD_FULL } Method;
 typedef enum ModelInit { INIT_CHECKPOINT, INIT_RANDOM } ModelInit;
 typedef enum LoraInit { LORA_INIT_KAIMING, LORA_INIT_GAUSSIAN } LoraInit;
 typedef enum Precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 } Precision;
-typedef enum Recompute { RECOMPUTE_NONE, RECOMPUTE_FULL } Recompute;
 typedef enum FinalWeights { FINAL_LAST, FINAL_BEST } FinalWeights;
 
 /* Paths are relative to the working directory.  Text is owned and may be NULL where a key has no

@@ -162,7 +162,7 @@ static void check_train(TrainConfig *c, Problems *p)
     if (c->max_steps > 0 && !overrides(c, "train.max_steps", "train.epochs"))
         refuse(c, p, "train.epochs", "train.max_steps is set too; give one of the two");
     if (c->recompute == RECOMPUTE_NONE)
-        refuse(c, p, "train.recompute_layers", "only with train.recompute full");
+        refuse(c, p, "train.recompute_layers", "train.recompute is none; leave it out");
 }
 
 static void check_runtime(TrainConfig *c, Problems *p)

@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-static const Op attention_cached_op = {"attention_cached", NULL, false};
+static const Op attention_cached_op = {.name = "attention_cached"};
 
 Tensor *op_attention_cached(Ctx *c, Tensor *q, Tensor *k, Tensor *v, int n_heads, int n_kv_heads,
                             Tensor *cache_k, Tensor *cache_v, const Docs *docs, const Tensor *past,

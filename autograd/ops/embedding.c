@@ -13,7 +13,7 @@ static void embedding_backward(Ctx *c, Node *n)
     if (dw) c->dev->k->embedding_bwd(c->dev, dw, beta, grad_of(n, 0), args->ids);
 }
 
-static const Op embedding_op = {"embedding", embedding_backward, false};
+static const Op embedding_op = {.name = "embedding", .backward = embedding_backward};
 
 Tensor *op_embedding(Ctx *c, const Tensor *ids, Tensor *w)
 {

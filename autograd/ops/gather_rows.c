@@ -13,7 +13,7 @@ static void gather_rows_backward(Ctx *c, Node *n)
     if (dx) c->dev->k->scatter_rows(c->dev, dx, beta, grad_of(n, 0), args->rows);
 }
 
-static const Op gather_rows_op = {"gather_rows", gather_rows_backward, false};
+static const Op gather_rows_op = {.name = "gather_rows", .backward = gather_rows_backward};
 
 Tensor *op_gather_rows(Ctx *c, Tensor *x, const Tensor *rows)
 {

@@ -4,7 +4,8 @@
 #include "autograd/ops.h"
 
 enum { X, W, BIAS, RESIDUAL, A0, B0 }; /* of in[]; the second slice's a, b follow */
-enum { SAVE_X, SAVE_W };
+/* u is kept by itself where x is made again, which does not bring back what lay behind it */
+enum { SAVE_X, SAVE_W, SAVE_U, SAVE_BIAS, SAVE_RESIDUAL };
 
 typedef struct AugmentedArgs {
     LoraSlice slices[LORA_MAX_SLICES];
@@ -54,7 +55,7 @@ static void linear_augmented_backward(Ctx *c, Node *n)
 {
     const Kernels *k = c->dev->k;
     const AugmentedArgs *args = n->args;
-    Tensor *dy = grad_of(n, 0), *x = n->saved[SAVE_X], *w = n->saved[SAVE_W];
+    Tensor *dy = grad_of(n, 0), *w = n->saved[SAVE_W];
     int64_t rows = tensor_rows(dy), out = tensor_rows(w), in = tensor_cols(w), rank = args->rank;
     float beta;
 
@@ -68,11 +69,13 @@ static void linear_augmented_backward(Ctx *c, Node *n)
     Tensor *db = grad_into(c, n->in[BIAS], &beta);
     if (db) k->bias_bwd(c->dev, db, beta, dy);
 
+    const Tensor *x = tape_saved(c, n, SAVE_X);
+    Tensor u = n->saved[SAVE_U] ? *n->saved[SAVE_U] : around(x, 0, rows, in, rank);
     int64_t at = 0;
     for (int i = 0; i < args->n; i++) {
         const LoraSlice *s = &args->slices[i];
         int64_t r = tensor_rows(s->a);
-        Tensor du_i = around(dy, 0, rows, out + at, r), u_i = around(x, 0, rows, in + at, r);
+        Tensor du_i = around(dy, 0, rows, out + at, r), u_i = tensor_slice_cols(&u, at, r);
         Tensor dy_i = tensor_slice_cols(dy, s->row0, tensor_rows(s->b));
         Tensor *da = grad_into(c, n->in[A0 + 2 * i], &beta);
         if (da)
@@ -87,7 +90,31 @@ static void linear_augmented_backward(Ctx *c, Node *n)
     grad_pass(c, n, 0, n->in[RESIDUAL]);
 }
 
-static const Op linear_augmented_op = {"linear_augmented", linear_augmented_backward, false};
+/* y = residual + [x u] [W sB]^T + bias, where u lies behind x */
+static void augmented_forward(Ctx *c, Tensor *y, const Tensor *x, const Tensor *w,
+                              const Tensor *bias, const Tensor *residual, int64_t rank)
+{
+    int64_t in = tensor_cols(w) + rank;
+    Tensor x_u = around(x, 0, tensor_rows(x), 0, in), w_sb = around(w, 0, tensor_rows(w), 0, in);
+    linear_forward(c, y, &x_u, &w_sb, bias, residual);
+}
+
+static void linear_augmented_remake(Ctx *c, Node *n)
+{
+    const AugmentedArgs *args = n->args;
+    const Tensor *x = tape_saved(c, n, SAVE_X), *residual = tape_saved(c, n, SAVE_RESIDUAL);
+    if (n->saved[SAVE_U]) {
+        Tensor u = around(x, 0, tensor_rows(x), tensor_cols(x), args->rank);
+        c->dev->k->copy(c->dev, &u, n->saved[SAVE_U]);
+    }
+    augmented_forward(c, tape_output(c, n, 0), x, n->saved[SAVE_W], n->saved[SAVE_BIAS], residual,
+                      args->rank);
+}
+
+static const Op linear_augmented_op = {.name = "linear_augmented",
+                                       .backward = linear_augmented_backward,
+                                       .remake = linear_augmented_remake,
+                                       .remade_from = RECOMPUTE_ATTENTION};
 
 Tensor *op_linear_augmented(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual,
                             const LoraSlice *lora, int n_lora, bool refresh)
@@ -111,18 +138,21 @@ Tensor *op_linear_augmented(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *
     Tensor *y = tensor_new_padded(c, rows, out, lora_pad(args->rank));
     Tensor u = around(x, 0, rows, in, args->rank), a = around(w, out, args->rank, 0, in);
     k->matmul(c->dev, &u, x, &a, (MatmulArgs){.trans_b = true, .alpha = 1});
-    Tensor x_u = around(x, 0, rows, 0, in + args->rank);
-    Tensor w_sb = around(w, 0, out, 0, in + args->rank);
-    k->matmul(
-        c->dev, y, &x_u, &w_sb,
-        (MatmulArgs){.trans_b = true, .alpha = 1, .beta = residual ? 1.0f : 0.0f, .add = residual});
-    if (bias) k->bias_fwd(c->dev, y, bias);
+    augmented_forward(c, y, x, w, bias, residual, args->rank);
 
     Node *n = tape_record(c, &linear_augmented_op, 1, (Tensor *[]){y}, A0 + 2 * n_lora, inputs);
     if (n) {
         n->args = args;
         tape_save(n, SAVE_X, x);
         tape_save(n, SAVE_W, w);
+        tape_save_source(n, SAVE_BIAS, bias);
+        tape_save_source(n, SAVE_RESIDUAL, residual);
+        if (x->maker) {
+            int64_t pad = lora_pad(args->rank) - args->rank;
+            Tensor *kept = tensor_new_padded(c, rows, args->rank, pad);
+            k->copy(c->dev, kept, &u);
+            tape_save(n, SAVE_U, kept);
+        }
     }
     return y;
 }

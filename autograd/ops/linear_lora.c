@@ -8,7 +8,13 @@
 #include "autograd/ops.h"
 
 enum { X, W, BIAS, RESIDUAL, A0, B0 }; /* of in[]; the second slice's a, b follow */
-enum { SAVE_X, SAVE_W, SAVE_SLICE };   /* of saved[]; a, b, u of each slice follow */
+enum {
+    SAVE_X,
+    SAVE_W,
+    SAVE_BIAS,
+    SAVE_RESIDUAL,
+    SAVE_SLICE
+}; /* of saved[]; a, b, u of each slice follow */
 
 typedef struct LoraArgs {
     LoraSlice slices[LORA_MAX_SLICES];
@@ -31,7 +37,7 @@ static void slice_backward(Ctx *c, Node *n, int i)
     const Kernels *k = c->dev->k;
     const LoraArgs *args = n->args;
     const LoraSlice *s = &args->slices[i];
-    Tensor *x = n->saved[SAVE_X];
+    const Tensor *x = tape_saved(c, n, SAVE_X);
     Tensor *const *saved = &n->saved[SAVE_SLICE + 3 * i];
     Tensor *a = saved[0], *b = saved[1], *u = saved[2];
     Tensor dy = tensor_slice_cols(grad_of(n, 0), s->row0, tensor_rows(b));
@@ -74,7 +80,7 @@ static void linear_lora_backward(Ctx *c, Node *n)
     if (dx) k->matmul(c->dev, dx, dy, n->saved[SAVE_W], (MatmulArgs){.alpha = 1, .beta = beta});
     Tensor *dw = grad_into(c, n->in[W], &beta);
     if (dw)
-        k->matmul(c->dev, dw, dy, n->saved[SAVE_X],
+        k->matmul(c->dev, dw, dy, tape_saved(c, n, SAVE_X),
                   (MatmulArgs){.trans_a = true, .alpha = 1, .beta = beta});
     Tensor *db = grad_into(c, n->in[BIAS], &beta);
     if (db) k->bias_bwd(c->dev, db, beta, dy);
@@ -83,7 +89,30 @@ static void linear_lora_backward(Ctx *c, Node *n)
     grad_pass(c, n, 0, n->in[RESIDUAL]);
 }
 
-static const Op linear_lora_op = {"linear_lora", linear_lora_backward, false};
+/* y[:, slice] += scale u b^T */
+static void slice_add(Ctx *c, Tensor *y, const Tensor *u, const Tensor *b, const LoraSlice *s)
+{
+    Tensor part = tensor_slice_cols(y, s->row0, tensor_rows(b));
+    c->dev->k->matmul(c->dev, &part, u, b,
+                      (MatmulArgs){.trans_b = true, .alpha = s->scale, .beta = 1});
+}
+
+static void linear_lora_remake(Ctx *c, Node *n)
+{
+    const LoraArgs *args = n->args;
+    const Tensor *x = tape_saved(c, n, SAVE_X), *residual = tape_saved(c, n, SAVE_RESIDUAL);
+    Tensor *y = tape_output(c, n, 0);
+    linear_forward(c, y, x, n->saved[SAVE_W], n->saved[SAVE_BIAS], residual);
+    for (int i = 0; i < args->n; i++) {
+        Tensor *const *saved = &n->saved[SAVE_SLICE + 3 * i];
+        slice_add(c, y, saved[2], saved[1], &args->slices[i]);
+    }
+}
+
+static const Op linear_lora_op = {.name = "linear_lora",
+                                  .backward = linear_lora_backward,
+                                  .remake = linear_lora_remake,
+                                  .remade_from = RECOMPUTE_ATTENTION};
 
 /* y[:, slice] += scale drop(x) a^T b^T; returns u. */
 static Tensor *slice_forward(Ctx *c, Tensor *y, Tensor *x, const LoraArgs *args, int i)
@@ -102,8 +131,7 @@ static Tensor *slice_forward(Ctx *c, Tensor *y, Tensor *x, const LoraArgs *args,
     }
     k->matmul(c->dev, u, z, s->a, (MatmulArgs){.trans_b = true, .alpha = 1});
     if (z != x) scope_drop(c->scope, z);
-    Tensor part = tensor_slice_cols(y, s->row0, tensor_rows(s->b));
-    k->matmul(c->dev, &part, u, s->b, (MatmulArgs){.trans_b = true, .alpha = s->scale, .beta = 1});
+    slice_add(c, y, u, s->b, s);
     return u;
 }
 
@@ -112,12 +140,8 @@ Tensor *op_linear_lora(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *resid
                        const Tensor *positions)
 {
     ASSERT(n_lora >= 1 && n_lora <= LORA_MAX_SLICES, "linear_lora: %d adapters", n_lora);
-    const Kernels *k = c->dev->k;
     Tensor *y = tensor_new_matrix(c, tensor_rows(x), tensor_rows(w));
-    k->matmul(
-        c->dev, y, x, w,
-        (MatmulArgs){.trans_b = true, .alpha = 1, .beta = residual ? 1.0f : 0.0f, .add = residual});
-    if (bias) k->bias_fwd(c->dev, y, bias);
+    linear_forward(c, y, x, w, bias, residual);
 
     LoraArgs *args = arena_alloc(c->arena, sizeof *args);
     *args = (LoraArgs){.n = n_lora, .samples = samples, .positions = positions};
@@ -134,6 +158,8 @@ Tensor *op_linear_lora(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *resid
         n->args = args;
         tape_save(n, SAVE_X, x);
         tape_save(n, SAVE_W, w);
+        tape_save_source(n, SAVE_BIAS, bias);
+        tape_save_source(n, SAVE_RESIDUAL, residual);
         for (int i = 0; i < n_lora; i++) {
             tape_save(n, SAVE_SLICE + 3 * i, lora[i].a);
             tape_save(n, SAVE_SLICE + 3 * i + 1, lora[i].b);

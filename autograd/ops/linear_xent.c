@@ -18,7 +18,7 @@ static void linear_xent_backward(Ctx *c, Node *n)
     grad_give(c, n, DW, n->in[W]);
 }
 
-static const Op linear_xent_op = {"linear_xent", linear_xent_backward, false};
+static const Op linear_xent_op = {.name = "linear_xent", .backward = linear_xent_backward};
 
 /* Elements [from, from + n) of a vector. */
 static Tensor vector_part(const Tensor *t, int64_t from, int64_t n)

@@ -6,11 +6,21 @@ enum { GATE_UP };
 static void swiglu_backward(Ctx *c, Node *n)
 {
     float beta;
-    Tensor *dgu = grad_over(c, n, GATE_UP, n->in[0], &beta); /* element by element: in place */
-    if (dgu) c->dev->k->swiglu_bwd(c->dev, dgu, beta, grad_of(n, 0), n->saved[GATE_UP]);
+    /* element by element: in place */
+    Tensor *dgu = grad_over(c, n, GATE_UP, n->in[0], &beta);
+    if (dgu) c->dev->k->swiglu_bwd(c->dev, dgu, beta, grad_of(n, 0), tape_saved(c, n, GATE_UP));
 }
 
-static const Op swiglu_op = {"swiglu", swiglu_backward, false};
+static void swiglu_remake(Ctx *c, Node *n)
+{
+    const Tensor *gate_up = tape_saved(c, n, GATE_UP);
+    c->dev->k->swiglu_fwd(c->dev, tape_output(c, n, 0), gate_up);
+}
+
+static const Op swiglu_op = {.name = "swiglu",
+                             .backward = swiglu_backward,
+                             .remake = swiglu_remake,
+                             .remade_from = RECOMPUTE_SELECTIVE};
 
 Tensor *op_swiglu(Ctx *c, Tensor *gate_up, int64_t pad)
 {

@@ -70,11 +70,12 @@ static void make_param(Bed *b, Tensor *p, int64_t rows, uint64_t key, bool train
 typedef struct Outcome {
     float *grads[BLOCKS][2], *dx;
     int n_nodes;
+    size_t kept_bytes; /* between forward and backward */
     Events events;
 } Outcome;
 
 /* One forward and backward pass; the caller frees the outcome's arrays. */
-static Outcome pass(bool recompute, bool with_hooks, bool x_needs_grad, const bool *trained)
+static Outcome pass(Recompute recompute, bool with_hooks, bool x_needs_grad, const bool *trained)
 {
     Bed b;
     bed_open(&b, 1);
@@ -104,6 +105,7 @@ static Outcome pass(bool recompute, bool with_hooks, bool x_needs_grad, const bo
     bool any = x->needs_grad;
     scope_pop(b.scope, NULL);
     o.n_nodes = tape_length(b.ctx.tape);
+    o.kept_bytes = b.dev.mem.live_total;
     if (any) {
         tensor_seed_grad(&b.ctx, x, 0.5f);
         tape_backward(&b.ctx);
@@ -137,28 +139,34 @@ static void expect_same(const float *a, const float *b, size_t n, const char *wh
 static const bool all[BLOCKS] = {true, true, true}, last[BLOCKS] = {false, false, true},
                   none[BLOCKS] = {false, false, false};
 
+static void expect_same_pass(Recompute level, bool x_needs_grad)
+{
+    Outcome kept = pass(RECOMPUTE_NONE, false, x_needs_grad, all);
+    Outcome again = pass(level, false, x_needs_grad, all);
+    for (int i = 0; i < BLOCKS; i++) {
+        cr_assert_not_null(kept.grads[i][0]);
+        expect_same(kept.grads[i][0], again.grads[i][0], C, "norm's gradient");
+        expect_same(kept.grads[i][1], again.grads[i][1], C * C, "w's gradient");
+    }
+    cr_expect_eq(kept.dx != NULL, x_needs_grad);
+    expect_same(kept.dx, again.dx, N * C, "x's gradient");
+    cr_expect_lt(again.kept_bytes, kept.kept_bytes, "level %d", level);
+    outcome_clear(&kept);
+    outcome_clear(&again);
+}
+
 Test(segment, recompute_gives_the_same_bits)
 {
-    for (int x_needs_grad = 0; x_needs_grad < 2; x_needs_grad++) {
-        Outcome kept = pass(false, false, x_needs_grad, all);
-        Outcome again = pass(true, false, x_needs_grad, all);
-        for (int i = 0; i < BLOCKS; i++) {
-            cr_assert_not_null(kept.grads[i][0]);
-            expect_same(kept.grads[i][0], again.grads[i][0], C, "norm's gradient");
-            expect_same(kept.grads[i][1], again.grads[i][1], C * C, "w's gradient");
-        }
-        cr_expect_eq(kept.dx != NULL, x_needs_grad);
-        expect_same(kept.dx, again.dx, N * C, "x's gradient");
-        cr_expect_eq(again.n_nodes, BLOCKS, "a recomputed segment is one step");
-        outcome_clear(&kept);
-        outcome_clear(&again);
+    for (int level = RECOMPUTE_NONE + 1; level < RECOMPUTE_LEVELS; level++) {
+        expect_same_pass((Recompute)level, false);
+        expect_same_pass((Recompute)level, true);
     }
 }
 
 Test(segment, hooks_stand_around_each_use)
 {
-    for (int recompute = 0; recompute < 2; recompute++) {
-        Outcome o = pass(recompute, true, false, all);
+    for (int level = 0; level < RECOMPUTE_LEVELS; level++) {
+        Outcome o = pass((Recompute)level, true, false, all);
         cr_expect_str_eq(o.events.log, "f0g0f1g1f2g2b2c2b1c1b0c0");
         outcome_clear(&o);
     }
@@ -166,13 +174,13 @@ Test(segment, hooks_stand_around_each_use)
 
 Test(segment, nothing_is_recorded_below_the_lowest_trained_one)
 {
-    for (int recompute = 0; recompute < 2; recompute++) {
-        Outcome o = pass(recompute, true, false, last);
+    for (int level = 0; level < RECOMPUTE_LEVELS; level++) {
+        Outcome o = pass((Recompute)level, true, false, last);
         cr_expect_str_eq(o.events.log, "f0g0f1g1f2g2b2c2");
         cr_expect_null(o.grads[0][0]);
         cr_expect_not_null(o.grads[2][1]);
         outcome_clear(&o);
-        o = pass(recompute, true, false, none);
+        o = pass((Recompute)level, true, false, none);
         cr_expect_eq(o.n_nodes, 0);
         outcome_clear(&o);
     }

@@ -8,7 +8,7 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     done_by "LoRA" bench --model tiny $fast
     said "speed, work, floor, memory" "tiny lora r16 all-linear fp32, 2 x 16 on CPU*tokens/s*4 N a token*step / floor *GiB live: weights*the same to the byte*"
     done_by "full, recomputed" bench --model tiny-qwen3 --method full --recompute full $fast
-    said "says so" "tiny-qwen3 full fp32, 2 x 16, recompute on CPU*6 N a token*"
+    said "says so" "tiny-qwen3 full fp32, 2 x 16, recompute full on CPU*6 N a token*"
     done_by "some modules, dropout" bench --model tiny --targets q_proj,v_proj --rank 4 --dropout 0.1 $fast
     printf '3 9\n16\n5 5 2 1\n' >"$tmp/lens"
     done_by "packed documents" bench --model tiny --lengths "$tmp/lens" $fast

@@ -129,7 +129,7 @@ Test(golden, packed_documents)
 }
 
 /* Forgetting what a segment computed and computing it again gives the same bits. */
-Test(golden, recompute_changes_no_bit)
+static void expect_same_bits(Recompute level)
 {
     for (int i = 0; i < N_GOLDEN; i++) {
         ModelRun a, b;
@@ -139,7 +139,7 @@ Test(golden, recompute_changes_no_bit)
         model_train_all(&a);
         model_train_all(&b);
         for (int64_t l = 0; l < b.m.cfg.n_layers; l++)
-            b.m.segments[l].recompute = true;
+            b.m.segments[l].recompute = level;
         SafeTensors *f = open_file(golden[i], "io.safetensors");
         Tokens t = tokens_from_rows(f, 0, 2);
         cr_expect_eq(model_backward(&a, &t), model_backward(&b, &t));
@@ -158,6 +158,12 @@ Test(golden, recompute_changes_no_bit)
         model_close(&b);
         free(dir);
     }
+}
+
+Test(golden, recompute_changes_no_bit)
+{
+    for (int level = RECOMPUTE_NONE + 1; level < RECOMPUTE_LEVELS; level++)
+        expect_same_bits((Recompute)level);
 }
 
 Test(golden, adapters_of_peft)

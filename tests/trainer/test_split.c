@@ -67,6 +67,7 @@ static int compare(const Way *ways, int n)
 }
 
 #define DROP "lora={dropout: 0.1, rank: 4}"
+#define SOME "lora={rank: 4, targets: [q_proj, o_proj], save_modules: [norm]}"
 
 Test(split, micro_batches_do_not_change_the_loss, .timeout = 200)
 {
@@ -120,14 +121,29 @@ static void expect_same_bits(const char *name, const char *const *a, const char 
 
 #define LIST(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-Test(split, recompute_changes_no_bit, .timeout = 200)
+static void expect_recompute_same_bits(const char *level)
 {
-    expect_same_bits("full", LIST("method=full"), LIST("method=full", "train.recompute=full"));
-    expect_same_bits("lora with dropout", LIST(DROP), LIST(DROP, "train.recompute=full"));
-    expect_same_bits("one layer", LIST("method=full"),
-                     LIST("method=full", "train={recompute: full, recompute_layers: [1]}"));
+    char *all = str_format("train.recompute=%s", level);
+    char *one = str_format("train={recompute: %s, recompute_layers: [1]}", level);
+    const char *const packed = "data.packing=best_fit", *const micro = "batch.micro=4";
+    expect_same_bits("full", LIST("method=full"), LIST("method=full", all));
+    expect_same_bits("full, packed", LIST("method=full", packed), LIST("method=full", packed, all));
+    expect_same_bits("lora", LIST("lora.rank=4", packed), LIST("lora.rank=4", packed, all));
+    expect_same_bits("lora with dropout", LIST(DROP), LIST(DROP, all));
+    expect_same_bits("lora with dropout, packed, accumulated", LIST(DROP, packed, micro),
+                     LIST(DROP, packed, micro, all));
+    expect_same_bits("one layer", LIST("method=full"), LIST("method=full", one));
     expect_same_bits("adapters above layer 0 only", LIST("lora={layers: [1]}"),
-                     LIST("lora={layers: [1]}", "train.recompute=full"));
+                     LIST("lora={layers: [1]}", all));
+    expect_same_bits("adapters on attention, a norm", LIST(SOME), LIST(SOME, all));
+    free(all), free(one);
+}
+
+Test(split, recompute_changes_no_bit, .timeout = 300)
+{
+    expect_recompute_same_bits("selective");
+    expect_recompute_same_bits("attention");
+    expect_recompute_same_bits("full");
 }
 
 Test(split, threads_change_no_bit, .timeout = 200)
