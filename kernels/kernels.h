@@ -13,6 +13,7 @@
 
 #include "base/rng.h"
 #include "tensor/device.h"
+#include "tensor/quant.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -154,6 +155,17 @@ typedef struct Kernels {
     /* t = mean + std * the standard normal draws 0, 1, ... of the stream `key` (base/rng.h), row after row; pitch.  low
      * (i16, dense as t then is; or NULL): what rounding to bf16 leaves of each, as adamw's. */
     void (*fill_normal)(Device *d, Tensor *t, Tensor *low, uint64_t key, double mean, double std);
+
+    /* Quantised matrices (tensor/quant.h), one checkpoint tensor `q` of `packed` at a time.
+     * quantize: packed = the codes of src (rows, cols); pitch.  4 bits: code of x * (1 / absmax); the offset is the mean
+     * of the absmax, summed in f64 and divided in f32.
+     * dequantize: y (rows, cols) = the values, computed in f32, rounded to y's dtype; pitch.
+     * quant_matvec: y (N, rows) = add + x (N, cols) w^T without the values in between, N <= QUANT_MATVEC_ROWS; add may be
+     * NULL, or y; pitch: y, add, x. */
+    void (*quantize)(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src);
+    void (*dequantize)(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q);
+    void (*quant_matvec)(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
+                         const Tensor *packed, const QuantPart *q);
 
     /* out (1) f32 = beta * out + sum of x / of x^2; summed in f64; any shape, dense. */
     void (*sum)(Device *d, Tensor *out, float beta, const Tensor *x);

@@ -291,6 +291,31 @@ static void m_fill_normal(Device *d, Tensor *t, Tensor *low, uint64_t key, doubl
     end(d, ID(fill_normal), 0, size(t) + size(low));
 }
 
+static double size_packed(const QuantPart *q)
+{
+    return quant_bits(q) / 8 * (double)quant_numel(q);
+}
+
+static void m_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src)
+{
+    RUN(d, quantize, (d, packed, q, src));
+    end(d, ID(quantize), 0, size_packed(q) + size(src));
+}
+
+static void m_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q)
+{
+    RUN(d, dequantize, (d, y, packed, q));
+    end(d, ID(dequantize), 0, size(y) + size_packed(q));
+}
+
+static void m_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
+                           const Tensor *packed, const QuantPart *q)
+{
+    RUN(d, quant_matvec, (d, y, add, x, packed, q));
+    end(d, ID(quant_matvec), 2 * (double)tensor_rows(x) * (double)quant_numel(q),
+        size(y) + size(add) + size(x) + size_packed(q));
+}
+
 static void m_sum(Device *d, Tensor *out, float beta, const Tensor *x)
 {
     RUN(d, sum, (d, out, beta, x));
@@ -348,6 +373,9 @@ static const Kernels meter_kernels = {
     .dropout_fwd = m_dropout_fwd,
     .dropout_bwd = m_dropout_bwd,
     .fill_normal = m_fill_normal,
+    .quantize = m_quantize,
+    .dequantize = m_dequantize,
+    .quant_matvec = m_quant_matvec,
     .sum = m_sum,
     .sum_squares = m_sum_squares,
     .count_nonfinite = m_count_nonfinite,

@@ -40,6 +40,11 @@ size_t cpu_split_rope_scratch(int64_t n_rows, int64_t qkv_cols, int64_t head_dim
     return (size_t)(n_parts * 2 * head_dim) * sizeof(double);
 }
 
+size_t cpu_quant_matvec_scratch(int64_t rows, int64_t cols)
+{
+    return (size_t)(ceil_div(rows, CPU_QUANT_ROWS) * cols) * sizeof(float);
+}
+
 /* ---- the CUDA column ---- */
 
 size_t cuda_reduce_scratch(void)

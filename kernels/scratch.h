@@ -25,6 +25,9 @@ size_t cpu_attention_cached_scratch(int64_t n_docs, int64_t n_heads, int64_t max
 /* Only where the gradient of a head norm is wanted. */
 size_t cpu_split_rope_scratch(int64_t n_rows, int64_t qkv_cols, int64_t head_dim);
 
+enum { CPU_QUANT_ROWS = 64 }; /* of a part of quant_matvec */
+size_t cpu_quant_matvec_scratch(int64_t rows, int64_t cols);
+
 /* ---- the CUDA column ---- */
 
 enum { CUDA_REDUCE_BLOCKS = 1024, CUDA_ROPE_WARPS = 8 };

@@ -164,6 +164,21 @@ static void p_fill_normal(Device *d, Tensor *t, Tensor *low, uint64_t key, doubl
 {
 }
 
+static void p_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src)
+{
+    if (q->nested) scratch(d, quant_encode_scratch(q));
+}
+
+static void p_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q)
+{
+}
+
+static void p_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
+                           const Tensor *packed, const QuantPart *q)
+{
+    if (!plan_target(d)->cuda) scratch(d, cpu_quant_matvec_scratch(q->rows, q->cols));
+}
+
 static void p_reduce(Device *d, Tensor *out, float beta, const Tensor *x)
 {
     scratch(d, plan_target(d)->cuda ? cuda_reduce_scratch() : cpu_reduce_scratch(tensor_numel(x)));
@@ -203,6 +218,9 @@ const Kernels plan_kernels = {
     .dropout_fwd = p_dropout_fwd,
     .dropout_bwd = p_dropout_bwd,
     .fill_normal = p_fill_normal,
+    .quantize = p_quantize,
+    .dequantize = p_dequantize,
+    .quant_matvec = p_quant_matvec,
     .sum = p_reduce,
     .sum_squares = p_reduce,
     .count_nonfinite = p_reduce,

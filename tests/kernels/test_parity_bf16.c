@@ -466,3 +466,59 @@ Test(parity_bf16, random_master_copies)
     cr_assert_eq(b.n_failed, 0);
     close_both(&b);
 }
+
+/* The same bytes on both sides, the same values, and products of a few rows. */
+static void quantised(Bench *b, QuantType type, bool nested, int64_t rows, int64_t cols)
+{
+    char what[120];
+    snprintf(what, sizeof what, "%s%s %lldx%lld", quant_type_name(type), nested ? " nested" : "",
+             (long long)rows, (long long)cols);
+    QuantPart q = {
+        .type = type, .rows = rows, .cols = cols, .block = QUANT_BLOCK, .nested = nested};
+    size_t bytes = 0;
+    quant_place(&q, &bytes);
+    int64_t n_bytes = (int64_t)bytes;
+    Pair *packed = make(b, DT_U8, DT_U8, 1, &n_bytes, 0);
+    uint8_t *host[2] = {xcalloc(bytes, 1), xcalloc(bytes, 1)};
+    tensor_write(&b->cpu, &packed->cpu, host[0]); /* what lies between the pieces */
+    tensor_write(&b->gpu, &packed->gpu, host[0]);
+    Pair *w = matrix(b, rows, cols, 8), *y = matrix(b, rows, cols, 16);
+    BOTH(b, quantize, (&b->cpu, &packed->cpu, &q, &w->cpu), (&b->gpu, &packed->gpu, &q, &w->gpu));
+    tensor_read(&b->cpu, &packed->cpu, host[0]);
+    tensor_read(&b->gpu, &packed->gpu, host[1]);
+    for (size_t i = 0; i < bytes; i++)
+        if (host[0][i] != host[1][i]) {
+            fprintf(stderr, "%s: byte %zu is %02x, should be %02x\n", what, i, host[1][i],
+                    host[0][i]);
+            b->n_failed++;
+            break;
+        }
+    free(host[0]), free(host[1]);
+    BOTH(b, dequantize, (&b->cpu, &y->cpu, &packed->cpu, &q), (&b->gpu, &y->gpu, &packed->gpu, &q));
+    same(b, what, y, BF16 / 2);
+    for (int64_t n = 1; n <= QUANT_MATVEC_ROWS; n++) {
+        Pair *x = matrix(b, n, cols, 8), *out = matrix(b, n, rows, 8), *add = matrix(b, n, rows, 0);
+        BOTH(b, quant_matvec, (&b->cpu, &out->cpu, NULL, &x->cpu, &packed->cpu, &q),
+             (&b->gpu, &out->gpu, NULL, &x->gpu, &packed->gpu, &q));
+        same(b, what, out, BF16);
+        BOTH(b, quant_matvec, (&b->cpu, &out->cpu, &add->cpu, &x->cpu, &packed->cpu, &q),
+             (&b->gpu, &out->gpu, &add->gpu, &x->gpu, &packed->gpu, &q));
+        same(b, what, out, BF16);
+    }
+    drop_all(b);
+}
+
+Test(parity_bf16, quantised_matrices)
+{
+    Bench b;
+    if (!open_both(&b)) return;
+    static const int64_t shapes[][2] = {{16, 64},  {1024, 4096}, {48, 1024}, {4096, 128},
+                                        {40, 192}, {7, 13},      {33, 129},  {5, 8200}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        for (int type = QUANT_NF4; type <= QUANT_FP8; type++) {
+            quantised(&b, type, false, shapes[i][0], shapes[i][1]);
+            if (type <= QUANT_FP4) quantised(&b, type, true, shapes[i][0], shapes[i][1]);
+        }
+    cr_assert_eq(b.n_failed, 0);
+    close_both(&b);
+}
