@@ -29,7 +29,7 @@ static int train(TrainConfig *c, bool profile, Log *log, Problems *problems)
     Session s = {.profile = profile ? &meter : NULL};
     RunResult result;
     Err err = {0};
-    stop_listen(c->save_before_end);
+    stop_listen_clock(c->save_before_end);
     Status status = session_open_data(&s, c, log, problems);
     if (status == OK) {
         print_data(&s, c);
@@ -84,6 +84,7 @@ int cmd_train(int argc, char **argv)
     Log log = {.to = stderr, .level = quiet ? LOG_WARN : verbose ? LOG_VERBOSE : LOG_INFO};
     TrainConfig c;
     Problems problems = {0};
+    stop_listen();
     status = config_load(&c, args[0], args + 1, n_args - 1, true, &problems);
     if (status != OK) return command_end_problems(status, &problems, NULL);
     int code = train(&c, profile, &log, &problems);

@@ -10,6 +10,7 @@ static const Command commands[] = {
     {"check", cmd_check, "find every error of a config, its data and model files without training"},
     {"bench", cmd_bench, "speed and memory of a training step of a named shape, beside its floor"},
     {"plan", cmd_plan, "memory, work and least time of a run, before it runs and without its GPU"},
+    {"slurm", cmd_slurm, "a batch script for Slurm from a config"},
     {"eval", cmd_eval, "loss and perplexity over a data set, ROUGE of generated answers"},
     {"generate", cmd_generate, "text from a model: one prompt, a chat, or JSONL to JSONL"},
     {"merge", cmd_merge, "a LoRA adapter folded into its base model"},
@@ -29,11 +30,14 @@ static void print_help(FILE *to)
             "\n");
     for (const Command *c = commands; c->name; c++)
         fprintf(to, "  %-10s %s\n", c->name, c->help);
-    fprintf(to, "\n"
-                "  --help     this text; lorac COMMAND --help tells a command's options\n"
-                "  --version  the version and what was built in\n"
-                "\n"
-                "Exit codes: 0 done, 1 failed, 2 wrong usage, config or input.\n");
+    fprintf(
+        to,
+        "\n"
+        "  --help     this text; lorac COMMAND --help tells a command's options\n"
+        "  --version  the version and what was built in\n"
+        "\n"
+        "Exit codes: 0 done, 1 failed, 2 wrong usage, config or input, 75 stopped on request: run "
+        "again to go on.\n");
 }
 
 static void print_version(void)

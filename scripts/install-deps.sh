@@ -4,13 +4,13 @@ set -eu
 usage="usage: scripts/install-deps.sh [--tests | --dev]
   (no option)  what building lorac needs
   --tests      also what its test suite needs
-  --dev        also what scripts/test.sh needs: clang and clang-format 14"
+  --dev        also what scripts/test.sh needs: clang, clang-format 14 and, for a test under it, Slurm"
 
 packages="gcc libc6-dev meson ninja-build pkg-config libyaml-dev libjansson-dev libpcre2-dev libopenblas-dev zlib1g-dev"
 case "${1:-}" in
 "") ;;
 --tests) packages="$packages libcriterion-dev g++ python3" ;;
---dev) packages="$packages libcriterion-dev g++ python3 clang clang-format-14" ;;
+--dev) packages="$packages libcriterion-dev g++ python3 clang clang-format-14 slurm-wlm munge" ;;
 --help) echo "$usage"; exit 0 ;;
 *) echo "$usage" >&2; exit 2 ;;
 esac

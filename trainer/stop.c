@@ -28,10 +28,14 @@ static void handle(int number, void (*handler)(int), int flags)
     sigaction(number, &a, NULL);
 }
 
-void stop_listen(int64_t before_end)
+void stop_listen(void)
 {
     handle(SIGTERM, on_signal, SA_RESTART);
     handle(SIGUSR1, on_signal, SA_RESTART);
+}
+
+void stop_listen_clock(int64_t before_end)
+{
     const char *end = getenv("SLURM_JOB_END_TIME");
     long long at = end ? strtoll(end, NULL, 10) : 0;
     last_second = before_end > 0 && at > 0 ? at - before_end : 0;
@@ -53,13 +57,4 @@ const char *stop_requested(void)
         return "SIGINT";
     }
     return last_second > 0 && time(NULL) >= last_second ? "the near end of the Slurm job" : NULL;
-}
-
-void stop_forget(void)
-{
-    handle(SIGTERM, SIG_DFL, 0);
-    handle(SIGUSR1, SIG_DFL, 0);
-    handle(SIGINT, SIG_DFL, 0);
-    caught = 0;
-    last_second = 0;
 }

@@ -1,0 +1,96 @@
+/* lorac slurm: a batch script from a config. */
+#include "base/fs.h"
+#include "cli/commands.h"
+#include "cli/slurm_script.h"
+#include "trainer/config.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_ARGS = 256 };
+
+/* "llama-8b" of "configs/llama-8b.yaml". */
+static char *name_of(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+    const char *dot = strrchr(base, '.');
+    return str_format("%.*s", (int)(dot ? (size_t)(dot - base) : strlen(base)), base);
+}
+
+static Status check_counts(const SlurmJob *j, Err *err)
+{
+    const struct {
+        const char *flag;
+        int64_t value, least;
+    } counts[] = {{"--gpus", j->gpus, 0},
+                  {"--ranks", j->tasks, 1},
+                  {"--gpus-per-node", j->gpus_per_node, 1},
+                  {"--cpus-per-task", j->cpus_per_gpu, 1}};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        if (counts[i].value < counts[i].least || counts[i].value > 1000000)
+            return err_set(err, E_INPUT, "%s: must be %lld to 1000000, got %lld", counts[i].flag,
+                           (long long)counts[i].least, (long long)counts[i].value);
+    return OK;
+}
+
+int cmd_slurm(int argc, char **argv)
+{
+    bool help = false;
+    OptStrings sweep = {0};
+    SlurmJob job = {.lorac = "lorac",
+                    .gpus = -1,
+                    .gpus_per_node = 8,
+                    .cpus_per_gpu = 8,
+                    .tasks = 1,
+                    .time = "24:00:00",
+                    .sweep = &sweep};
+    const Opt opts[] = {
+        {"gpus", OPT_INT, &job.gpus, "N",
+         "in all; default: 1, or 0 where the config runs on the CPU"},
+        {"gpus-per-node", OPT_INT, &job.gpus_per_node, "N", "default 8"},
+        {"ranks", OPT_INT, &job.tasks, "N", "processes of a run on the CPU; default 1"},
+        {"cpus-per-task", OPT_INT, &job.cpus_per_gpu, "N", "cores of each process; default 8"},
+        {"time", OPT_STRING, &job.time, "LIMIT", "D-HH:MM:SS as sbatch reads it; default 24:00:00"},
+        {"partition", OPT_STRING, &job.partition, "NAME", "default: the cluster's own"},
+        {"account", OPT_STRING, &job.account, "NAME", "default: the user's own"},
+        {"name", OPT_STRING, &job.name, "NAME", "of the job; default: the config's"},
+        {"sweep", OPT_STRINGS, &sweep, "KEY=V,V",
+         "one run for each value, as a job array (several: each combination)"},
+        {"lorac", OPT_STRING, &job.lorac, "PATH", "the program on the nodes; default lorac"},
+        {0}};
+    const char *args[MAX_ARGS];
+    int n_args = 0;
+    Err err = {0};
+    Status status = opts_parse(opts, argc, argv, args, &n_args, MAX_ARGS, &help, &err);
+    if (help) {
+        opts_help(stdout, "lorac slurm CONFIG.yaml [KEY=VALUE ...] > job.sbatch",
+                  "A batch script for Slurm that trains as the config says, stops before the time "
+                  "limit with a\ncheckpoint, and puts itself back into the queue until it is done.",
+                  opts);
+        return EXIT_DONE;
+    }
+    if (status == OK && n_args == 0)
+        status = err_set(&err, E_INPUT, "lorac slurm: name a config file; see lorac slurm --help");
+    if (status != OK) return command_end(status, &err);
+
+    TrainConfig c;
+    Problems problems = {0};
+    status = config_load(&c, args[0], args + 1, n_args - 1, false, &problems);
+    if (status != OK) return command_end_problems(status, &problems, NULL);
+    if (job.gpus < 0) job.gpus = str_eq(c.device, "cpu") ? 0 : 1;
+    job.config = args[0];
+    job.overrides = args + 1;
+    job.n_overrides = n_args - 1;
+    job.output = c.output;
+    job.before_end = c.save_before_end;
+    char *name = name_of(args[0]);
+    if (!job.name) job.name = name;
+    StrBuf b = {0};
+    status = check_counts(&job, &err);
+    if (status == OK) status = slurm_script(&b, &job, &err);
+    if (status == OK) status = command_print(&b, &err);
+    strbuf_clear(&b);
+    free(name);
+    config_clear(&c);
+    return command_end(status, &err);
+}
