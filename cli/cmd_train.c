@@ -23,6 +23,17 @@ static void print_result(const TrainConfig *c, const RunResult *r)
            (unsigned)(r->hash & 0xFFFFFFFFu));
 }
 
+/* Which kernels attention went to: a fallback costs time and nothing else, so it is told to who asks. */
+static void note_attention(const Session *s)
+{
+    DeviceInfo info;
+    s->dev.backend->info(&s->dev, &info);
+    if (info.n_flash + info.n_plain > 0)
+        log_verbose(s->log,
+                    "attention: %lld calls by the library's engine, %lld by our own kernels",
+                    (long long)info.n_flash, (long long)info.n_plain);
+}
+
 static int train(TrainConfig *c, bool profile, Log *log, Problems *problems)
 {
     Meter meter = {0};
@@ -46,6 +57,7 @@ static int train(TrainConfig *c, bool profile, Log *log, Problems *problems)
         profile_print(&b, &meter);
         status = command_print(&b, &err);
     }
+    if (status == OK) note_attention(&s);
     bool again = status == OK && result.stop_request;
     if (again)
         printf("stopped by %s after step %lld; checkpoint-%lld in %s is where the next start goes "

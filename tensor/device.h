@@ -24,11 +24,12 @@ typedef struct DeviceOpts {
 /* What an opened device is, for plans and reports. */
 typedef struct DeviceInfo {
     char name[64];
-    int n_sms;            /* 0: no GPU */
-    size_t total_bytes;   /* of its memory */
-    size_t context_bytes; /* taken by driver and libraries before the region was reserved */
-    size_t driver_bytes;  /* in use now, as the driver counts */
-    bool flash_attention; /* bf16 attention goes to a library's engine */
+    int n_sms;                /* 0: no GPU */
+    size_t total_bytes;       /* of its memory */
+    size_t context_bytes;     /* taken by driver and libraries before the region was reserved */
+    size_t driver_bytes;      /* in use now, as the driver counts */
+    bool flash_attention;     /* bf16 attention goes to a library's engine */
+    int64_t n_flash, n_plain; /* attention calls that went there, and to kernels of our own */
 } DeviceInfo;
 
 /* All calls are asynchronous with respect to the host where the device is, in program order on the

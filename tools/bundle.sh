@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes a folder that runs on another x86-64 machine with glibc as new as this one's: the program, its tests and the
-# shared libraries that a GPU host may lack.  CUDA's own libraries stay out: they belong to that machine's driver and
-# toolkit (or its pip packages, which env.sh finds).
+# Makes a folder that runs on another x86-64 machine with glibc as new as this one's: the program, the tests that say
+# something about a GPU (tests/gpu) and the shared libraries that a GPU host may lack.  CUDA's own libraries stay out:
+# they belong to that machine's driver and toolkit (or its pip packages, which env.sh finds).
 #
 #   tools/bundle.sh [BUILD [OUT]]      default: build bundle
 #   . bundle/env.sh && bundle/bin/lorac --version
@@ -10,21 +10,20 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 build=${1:-$root/build}
 out=${2:-$root/bundle}
 rm -rf "$out"
-mkdir -p "$out/bin" "$out/tests" "$out/lib"
+mkdir -p "$out/bin" "$out/lib"
 
-cp "$build/cli/lorac" "$out/bin/"
-find "$build/tests" -type f -perm -u+x -name 'test_*' ! -name '*.p' -exec cp {} "$out/tests/" \; 2>/dev/null || true
-find "$build/bench" -type f -perm -u+x -name 'bench_*' -exec cp {} "$out/bin/" \; 2>/dev/null || true
+for program in cli/lorac tests/gpu/gpu_tests tests/gpu/write_for_peft; do
+    [ -x "$build/$program" ] || { echo "$build/$program is not there: build first" >&2; exit 1; }
+    cp "$build/$program" "$out/bin/"
+done
 
 # every library that the programs load, but for the C library's and CUDA's
-for f in "$out"/bin/* "$out"/tests/*; do
-    if [ -f "$f" ]; then ldd "$f" 2>/dev/null || true; fi
-done | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |
+for f in "$out"/bin/*; do ldd "$f"; done | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |
     grep -vE '/(libc|libm|libpthread|libdl|librt|ld-linux[^/]*|libresolv|libutil)\.so' |
     grep -vE '/(libcuda|libcudart|libcublas|libcublasLt|libcudnn|libnccl|libnvrtc|libnvidia)[^/]*\.so' |
     while read -r lib; do cp -L "$lib" "$out/lib/"; done
 
-strip --strip-debug "$out"/bin/* "$out"/tests/* 2>/dev/null || true
+strip --strip-debug "$out"/bin/*
 
 cat > "$out/env.sh" <<'ENV'
 # Source this: library paths of the bundle and of CUDA's pip packages, where there are any.

@@ -1,22 +1,131 @@
 #!/usr/bin/env bash
-# Runs the kernel and op tests on the GPU from a bundle (tools/bundle.sh): the same tests as on the CPU, through another
-# column of the table.  One process at a time: each reserves the device's memory.
-#   tools/gpu-tests.sh [LOG]
+# Everything that a GPU can prove of lorac, unattended, from a bundle (tools/bundle.sh) on a machine with one GPU and a
+# python3 (hf: with torch, transformers, peft, safetensors).  Logs go to OUT; a table of PASS, FAIL and SKIP lines comes
+# last.  Exit code 1 when a line says FAIL.
+#
+#   tools/gpu-tests.sh OUT [SECTION...]      default: all of them, about six minutes on an H200
+#
+#   kernels    every kernel and op in fp32 against references in double; in bf16 against the CPU's fp32
+#   models     logits, loss, gradients of every fixture against PyTorch's, fp32 and bf16: head widths 64 and 128, dense
+#              and packed, fails when bf16 attention did not go through cuDNN; a document's loss packed and alone
+#   golden     20 steps of every fixture against transformers' losses, fp32 and bf16
+#   curves packed deterministic attention plan      see tools/gpu_checks.py
+#   hf         folders and adapters written by way of the GPU load in transformers and PEFT: the same logits
+#   sanitizer  compute-sanitizer memcheck and racecheck over the kernel tests
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
-. "$root/bundle/env.sh"
-export LORAC_SOURCE_ROOT=$root LORAC_TEST_BACKEND=cuda
-log=${1:-/dev/stdout}
-passed=0 failed=0
-for t in "$root"/bundle/tests/test_parity_bf16 "$root"/bundle/tests/test_kernel_* $(for o in attention embedding gather_rows linear linear_lora linear_xent \
-    rmsnorm split_rope swiglu; do echo "$root/bundle/tests/test_$o"; done); do
-    if timeout 300 "$t" --jobs 1 --verbose=0 > "/tmp/out.$$" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED $(basename "$t")"
-    fi
-    { echo "== $(basename "$t")"; cat "/tmp/out.$$"; } >> "$log"
+bundle=${LORAC_BUNDLE:-$root/bundle}
+[ $# -gt 0 ] || { sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit 2; }
+# shellcheck disable=SC1091
+. "$bundle/env.sh" || exit 2
+mkdir -p "$1" || exit 2
+out=$(cd "$1" && pwd)
+shift
+export LORAC_SOURCE_ROOT=$root LORAC_TEST_BACKEND=${LORAC_TEST_BACKEND:-cuda}
+device=$LORAC_TEST_BACKEND
+table=$out/table.txt
+: > "$table"
+all="kernels models golden curves packed attention deterministic plan hf sanitizer"
+for section in "$@"; do
+    case " $all " in *" $section "*) ;; *) echo "there is no section $section; there are $all" >&2; exit 2 ;; esac
 done
-echo "$passed passed, $failed failed"
-[ "$failed" = 0 ]
+
+line() # PASS|FAIL|SKIP WHAT [NUMBERS]
+{
+    printf '%-4s  %-44s %s\n' "$1" "$2" "${3:-}" | tee -a "$table"
+}
+
+# one LOG SECONDS WHAT COMMAND...: a line by the exit code, 77 for skipped; the log's last line beside it
+one()
+{
+    local log=$out/$1.log limit=$2 what=$3 began=$SECONDS rc last
+    shift 3
+    timeout "$limit" "$@" > "$log" 2>&1 < /dev/null
+    rc=$?
+    last="$(grep -v '^$' "$log" | tail -n 1 | cut -c1-90)"
+    case $rc in
+    0) line PASS "$what" "$last" ;;
+    77) line SKIP "$what" "$last" ;;
+    124) line FAIL "$what" "not done in $limit s" ;;
+    *) line FAIL "$what" "$last (exit $rc, ${log#"$out"/})" ;;
+    esac
+    echo "$((SECONDS - began)) s  $what" >> "$out/times.txt"
+}
+
+precisions() # what the device computes in
+{
+    if [ "$device" = cuda ]; then echo fp32 bf16; else echo fp32; fi
+}
+
+kernels()
+{
+    local suite
+    for suite in $(gpu_tests --list | grep -vE '^(golden|packed|parity_bf16)$'); do
+        one "kernels-$suite" 120 "kernels fp32: $suite" gpu_tests "$suite"
+    done
+    [ "$device" = cuda ] || return
+    one kernels-parity_bf16 180 "kernels bf16 against fp32; cuDNN taken" gpu_tests parity_bf16
+}
+
+models()
+{
+    local p
+    for p in $(precisions); do
+        LORAC_TEST_PRECISION=$p one "models-golden-$p" 180 "models $p: logits, loss, gradients" gpu_tests golden
+        LORAC_TEST_PRECISION=$p one "models-packed-$p" 120 "models $p: a document packed and alone" gpu_tests packed
+    done
+}
+
+golden()
+{
+    one golden 300 "golden: 20 steps of every fixture" python3 "$root/tools/gpu_golden.py" --device "$device"
+}
+
+checks() # NAME: tools/gpu_checks.py prints its own lines
+{
+    local began=$SECONDS
+    timeout 300 python3 "$root/tools/gpu_checks.py" --device "$device" --steps "${LORAC_CHECK_STEPS:-200}" "$1" \
+        2> "$out/$1.err" < /dev/null | tee "$out/$1.log" | tee -a "$table"
+    [ "${PIPESTATUS[0]}" -le 1 ] || line FAIL "$1" "$(tail -n 1 "$out/$1.err")"
+    echo "$((SECONDS - began)) s  $1" >> "$out/times.txt"
+}
+curves() { checks curves; }
+packed() { checks packed; }
+attention() { checks attention; }
+deterministic() { checks deterministic; }
+plan() { checks plan; }
+
+hf()
+{
+    local p
+    for p in $(precisions); do
+        LORAC_TEST_PRECISION=$p one "hf-$p" 200 "hf: transformers and PEFT load what was written, $p" \
+            python3 "$root/tools/check_peft.py" "$bundle"
+    done
+}
+
+# Small shapes under the tool: the kernels' suites in fp32, and bf16's without the large products.
+sanitizer()
+{
+    local tool tests
+    tests="$(gpu_tests --list | grep -E '^kernel_') parity_bf16.rows parity_bf16.split_and_rotate parity_bf16.optimizer_and_sums"
+    for tool in memcheck racecheck; do
+        if ! command -v compute-sanitizer > /dev/null; then
+            line SKIP "sanitizer: $tool" "compute-sanitizer is not on this machine"
+            continue
+        fi
+        # shellcheck disable=SC2086 # names of suites
+        one "sanitizer-$tool" 150 "sanitizer: $tool" compute-sanitizer --tool $tool --error-exitcode 9 gpu_tests $tests
+    done
+}
+
+for section in ${*:-$all}; do
+    echo "== $section"
+    "$section"
+done
+echo
+echo "== table"
+cat "$table"
+failed=$(grep -c '^FAIL' "$table")
+echo "$(grep -c '^PASS' "$table") passed, $failed failed, $(grep -c '^SKIP' "$table") skipped in $SECONDS s; logs in $out"
+[ "$failed" = 0 ] && grep -q '^PASS' "$table"

@@ -95,6 +95,7 @@ static void cuda_info(const Device *d, DeviceInfo *out)
                         .driver_bytes = total - free_bytes,
                         .flash_attention = impl->attention != NULL};
     snprintf(out->name, sizeof out->name, "%.63s", impl->name);
+    if (impl->attention) cuda_attention_counts(d, &out->n_flash, &out->n_plain);
 }
 
 static void cuda_range(Device *d, const char *name)

@@ -1,6 +1,7 @@
 #include "tests/infer/model_support.h"
 
 #include "model/hf_files.h"
+#include "tests/support/test_device.h"
 
 #include <criterion/criterion.h>
 
@@ -10,9 +11,7 @@ void test_model_open(TestModel *m, const char *dir, int64_t positions)
     LlamaConfig cfg;
     *m = (TestModel){0};
     cr_assert_eq(llama_config_load(&cfg, dir, &err), OK, "%s", err.line);
-    DeviceOpts opts = {.threads = 1};
-    cr_assert_eq(device_open(&m->dev, backend_find("cpu"), &opts, DT_F32, &err), OK, "%s",
-                 err.line);
+    test_device_open(&m->dev, (size_t)1 << 30, 1);
     llama_init(&m->llama, &cfg, &m->dev, positions ? positions : cfg.max_position_embeddings);
     llama_alloc(&m->llama);
     Log log = {.to = stderr, .level = LOG_WARN};

@@ -1,4 +1,4 @@
-/* A model folder opened on the CPU, for tests. */
+/* A model folder opened on the tests' device (tests/support/test_device.h). */
 #pragma once
 
 #include "model/llama.h"

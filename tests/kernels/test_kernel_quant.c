@@ -9,7 +9,6 @@
 #include "tests/support/tmp.h"
 
 #include <criterion/criterion.h>
-#include <criterion/logging.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

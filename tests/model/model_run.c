@@ -1,6 +1,7 @@
 #include "tests/model/model_run.h"
 
 #include "base/fs.h"
+#include "tests/support/test_device.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -13,9 +14,7 @@ void model_open(ModelRun *r, const char *dir, const char *config, const char *ad
 {
     Err err = {0};
     *r = (ModelRun){0};
-    DeviceOpts opts = {.region_bytes = (size_t)256 << 20, .threads = 1};
-    cr_assert_eq(device_open(&r->dev, backend_find("cpu"), &opts, DT_F32, &err), OK, "%s",
-                 err.line);
+    test_device_open(&r->dev, (size_t)256 << 20, 1);
     r->arena = arena_new(1 << 16);
     LlamaConfig cfg;
     cr_assert_eq(llama_config_load(&cfg, config ? config : dir, &err), OK, "%s", err.line);

@@ -1,5 +1,5 @@
-/* A model from a folder on the CPU, in float: what tests of model/ and above do with it.  Fails the test when
- * a folder cannot be read. */
+/* A model from a folder on the tests' device (tests/support/test_device.h): what tests of model/ and above do with
+ * it.  Fails the test when a folder cannot be read. */
 #pragma once
 
 #include "model/hf_files.h"

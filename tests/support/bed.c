@@ -2,6 +2,7 @@
 #include "tests/support/bed.h"
 
 #include "base/str.h"
+#include "tests/support/test_device.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -56,12 +57,7 @@ static void soil_memory(Bed *b)
 void bed_open(Bed *b, int threads)
 {
     *b = (Bed){0};
-    const char *name = getenv("LORAC_TEST_BACKEND");
-    const Backend *backend = backend_find(name ? name : "cpu");
-    if (!backend) panic("no backend %s, only %s", name, backend_names());
-    Err err = {0};
-    DeviceOpts opts = {.region_bytes = (size_t)256 << 20, .threads = threads};
-    if (device_open(&b->dev, backend, &opts, DT_F32, &err) != OK) panic("%s", err.line);
+    test_device_open(&b->dev, (size_t)256 << 20, threads);
     b->arena = arena_new(1 << 16);
     b->inputs = scope_new(&b->dev, b->arena);
     b->scope = scope_new(&b->dev, b->arena);

@@ -1,5 +1,5 @@
-/* Bed: an opened device with all that an op or kernel needs, for tests.  The backend is $LORAC_TEST_BACKEND (cpu
- * by default), so that every kernel test is a parity test of another column, too.
+/* Bed: an opened device with all that an op or kernel needs, for tests.  The backend is that of
+ * test_device.h, so that every kernel test is a parity test of another column, too.
  *
  * Fresh matrices and their pads hold NaN: what reads an output it should overwrite, or a pad, shows it. */
 #pragma once

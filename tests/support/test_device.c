@@ -1,0 +1,31 @@
+#include "tests/support/test_device.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+DType test_precision(void)
+{
+    const char *name = getenv("LORAC_TEST_PRECISION");
+    if (!name || strcmp(name, "fp32") == 0) return DT_F32;
+    if (strcmp(name, "bf16") != 0) panic("LORAC_TEST_PRECISION: fp32 or bf16, is %s", name);
+    return DT_BF16;
+}
+
+void test_device_open(Device *d, size_t region_bytes, int threads)
+{
+    const char *name = getenv("LORAC_TEST_BACKEND");
+    const Backend *backend = backend_find(name ? name : "cpu");
+    if (!backend) panic("no backend %s, only %s", name, backend_names());
+    Err err = {0};
+    DeviceOpts opts = {.region_bytes = region_bytes, .threads = threads};
+    if (device_open(d, backend, &opts, test_precision(), &err) != OK) panic("%s", err.line);
+}
+
+void test_device_expect_flash(const Device *d)
+{
+    DeviceInfo info;
+    d->backend->info(d, &info);
+    if (info.n_flash == 0 || info.n_plain > 0)
+        panic("attention: %lld calls went to the library's engine and %lld to our own kernels",
+              (long long)info.n_flash, (long long)info.n_plain);
+}
