@@ -35,7 +35,7 @@ static double decay_factor(const Schedule *sch, int64_t s)
 }
 
 /* After warm-up. */
-static double shape_factor(const Schedule *sch, int64_t s)
+static double shape_factor(const Schedule *sch, int64_t s, int64_t epoch)
 {
     int64_t rest = sch->total_steps - sch->warmup_steps;
     switch (sch->kind) {
@@ -51,15 +51,17 @@ static double shape_factor(const Schedule *sch, int64_t s)
     }
     case SCHEDULE_WSD:
         return decay_factor(sch, s);
+    case SCHEDULE_STEP:
+        return pow(sch->gamma, (double)epoch);
     }
     return 1.0;
 }
 
-double schedule_rate(const Schedule *sch, int64_t s)
+double schedule_rate(const Schedule *sch, int64_t s, int64_t epoch)
 {
     if (s < sch->warmup_steps) return sch->lr * (double)s / (double)sch->warmup_steps;
-    double f = shape_factor(sch, s);
-    if (sch->kind == SCHEDULE_INVERSE_SQRT)
+    double f = shape_factor(sch, s, epoch);
+    if (sch->kind == SCHEDULE_INVERSE_SQRT || sch->kind == SCHEDULE_STEP)
         f = f > sch->min_ratio ? f : sch->min_ratio;
     else
         f = sch->min_ratio + (1.0 - sch->min_ratio) * f;

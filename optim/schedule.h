@@ -10,6 +10,7 @@ typedef enum ScheduleKind {
     SCHEDULE_COSINE,       /* half a wave, to min_ratio at the end */
     SCHEDULE_INVERSE_SQRT, /* sqrt(warmup / s), not below min_ratio; warmup 0 counts as 10,000 */
     SCHEDULE_WSD,          /* warm-up, stable, decay over the last decay_steps to min_ratio */
+    SCHEDULE_STEP, /* gamma^epoch, not below min_ratio: torch's StepLR stepped once an epoch */
 } ScheduleKind;
 
 typedef enum DecayShape { DECAY_COSINE, DECAY_LINEAR, DECAY_SQRT } DecayShape;
@@ -22,7 +23,8 @@ typedef struct Schedule {
     int64_t decay_steps;  /* SCHEDULE_WSD */
     DecayShape decay;     /* SCHEDULE_WSD; DECAY_SQRT: 1 - sqrt(progress) (Haegele et al. 2024) */
     int64_t total_steps;  /* of the whole run */
+    double gamma;         /* SCHEDULE_STEP */
 } Schedule;
 
-/* The rate of step s, counted from 0; s may lie beyond total_steps. */
-double schedule_rate(const Schedule *sch, int64_t s);
+/* The rate of step s of the run, in epoch `epoch`, both counted from 0; s may lie beyond total_steps. */
+double schedule_rate(const Schedule *sch, int64_t s, int64_t epoch);

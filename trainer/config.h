@@ -34,7 +34,7 @@ typedef struct TrainConfig {
     double lr, beta1, beta2, eps, weight_decay, clip;
     int schedule; /* ScheduleKind */
     int64_t warmup_steps;
-    double warmup_ratio, min_lr_ratio, decay_ratio;
+    double warmup_ratio, min_lr_ratio, decay_ratio, gamma;
     int decay_shape; /* DecayShape */
 
     int64_t epochs, max_steps; /* max_steps 0: whole epochs */

@@ -144,6 +144,7 @@ static void check_optim(TrainConfig *c, Problems *p)
                        "optim.warmup_steps is set too; give one of the two");
     if (c->schedule == SCHEDULE_CONSTANT)
         refuse(c, p, "optim.min_lr_ratio", "a constant schedule has no lower end; leave it out");
+    if (c->schedule != SCHEDULE_STEP) refuse(c, p, "optim.gamma", "only with optim.schedule step");
     if (c->schedule != SCHEDULE_WSD) {
         refuse(c, p, "optim.decay_ratio", "only with optim.schedule wsd");
         refuse(c, p, "optim.decay_shape", "only with optim.schedule wsd");

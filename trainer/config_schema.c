@@ -112,8 +112,9 @@ const ConfigField config_fields[] = {
     {"optim.clip", FIELD_NUMBER, AT(clip), .fallback = "1", .math = true, RANGE(0, 1e9),
      .doc = "largest global norm of the gradient; 0: no clipping"},
     {"optim.schedule", FIELD_ENUM, AT(schedule), .fallback = "cosine", .math = true,
-     CHOICES("constant", "linear", "cosine", "inverse_sqrt", "wsd"),
-     .doc = "of the learning rate after warm-up; wsd: stable, then decay at the end"},
+     CHOICES("constant", "linear", "cosine", "inverse_sqrt", "wsd", "step"),
+     .doc = "of the learning rate after warm-up; wsd: stable, then decay at the end; step: times "
+            "optim.gamma after every epoch"},
     {"optim.warmup_steps", FIELD_INT, AT(warmup_steps), .fallback = "0", .math = true,
      RANGE(0, MANY), .doc = "steps of linear rise from 0"},
     {"optim.warmup_ratio", FIELD_NUMBER, AT(warmup_ratio), .fallback = "0", .math = true,
@@ -125,6 +126,9 @@ const ConfigField config_fields[] = {
     {"optim.decay_shape", FIELD_ENUM, AT(decay_shape), .fallback = "cosine", .math = true,
      CHOICES("cosine", "linear", "sqrt"),
      .doc = "wsd: form of the decay; sqrt: 1 - sqrt(progress)"},
+
+    {"optim.gamma", FIELD_NUMBER, AT(gamma), .fallback = "0.85", .math = true, ABOVE(0, 1),
+     .doc = "step: factor of the learning rate after every epoch"},
 
     {"train.epochs", FIELD_INT, AT(epochs), .fallback = "1", .math = true, RANGE(1, 1e9),
      .doc = "passes over the training rows"},

@@ -98,6 +98,7 @@ static bool is_idle(const TrainConfig *c, const char *key)
         return c->method == METHOD_FULL ||
                (c->lora_adapter && !str_eq(key, "lora.adapter") && !str_eq(key, "lora.dropout"));
     if (str_eq(key, "optim.min_lr_ratio")) return c->schedule == SCHEDULE_CONSTANT;
+    if (str_eq(key, "optim.gamma")) return c->schedule != SCHEDULE_STEP;
     if (str_starts(key, "optim.decay_")) return c->schedule != SCHEDULE_WSD;
     if (str_eq(key, "train.recompute_layers")) return c->recompute == RECOMPUTE_NONE;
     if (str_eq(key, "train.epochs")) return c->max_steps > 0;
@@ -146,7 +147,8 @@ void config_write(StrBuf *out, const TrainConfig *c)
 static bool sees_end(const TrainConfig *c)
 {
     return c->warmup_ratio > 0 ||
-           (c->schedule != SCHEDULE_CONSTANT && c->schedule != SCHEDULE_INVERSE_SQRT);
+           (c->schedule != SCHEDULE_CONSTANT && c->schedule != SCHEDULE_INVERSE_SQRT &&
+            c->schedule != SCHEDULE_STEP);
 }
 
 void config_visit_math(const TrainConfig *c, ConfigVisit *fn, void *ud)

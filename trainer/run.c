@@ -58,7 +58,8 @@ static Schedule make_schedule(const TrainConfig *c, int64_t total)
                       .min_ratio = c->min_lr_ratio,
                       .decay_steps = share_of(c->decay_ratio, total),
                       .decay = (DecayShape)c->decay_shape,
-                      .total_steps = total};
+                      .total_steps = total,
+                      .gamma = c->gamma};
 }
 
 /* The checkpoint to begin with, or NULL. */
@@ -183,7 +184,7 @@ static Status step(Run *r, Err *err)
         st->epoch++;
         st->epoch_step = 0;
     }
-    double lr = schedule_rate(&r->schedule, st->step), began = seconds_monotonic();
+    double lr = schedule_rate(&r->schedule, st->step, st->epoch), began = seconds_monotonic();
     Meter *profile = r->to_profile-- == 1 ? r->s->profile : NULL;
     if (profile) meter_attach(profile, &r->s->dev, NULL, true);
     StepResult res = stepper_run(r->stepper, st->epoch, st->epoch_step, lr, st->step + 1);

@@ -129,7 +129,8 @@ static const BadCase bad[] = {
      {"c.yaml:4: lora.alpha: must be a number above 0, is the text '16'"}},
     {"enum",
      BASE "optim: {schedule: cosin}\n",
-     {"c.yaml:4: optim.schedule: must be one of constant, linear, cosine, inverse_sqrt, wsd, is "
+     {"c.yaml:4: optim.schedule: must be one of constant, linear, cosine, inverse_sqrt, wsd, step, "
+      "is "
       "'cosin'; did you mean 'cosine'?"}},
     {"yes is no bool",
      BASE "lora: {rslora: yes}\n",
