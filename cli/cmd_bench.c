@@ -86,9 +86,11 @@ static Status read_lengths(BenchOpts *o, const char *path, Err *err)
 
 static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
 {
-    static const char *const methods[] = {"lora", "full", NULL},
-                             *const precisions[] = {"fp32", "bf16", NULL},
-                             *const recomputes[] = {"none", "selective", "attention", "full", NULL};
+    static const char *const methods[] = {"lora", "full", NULL}, *const precisions[] = {
+                                                                     "fp32", "bf16", NULL};
+    const char *recomputes[RECOMPUTE_AUTO + 2];
+    for (int i = 0; i <= RECOMPUTE_AUTO + 1; i++)
+        recomputes[i] = recompute_name(i);
     int method, precision, recompute;
     bool cpu = str_eq(f->device, "cpu");
     if (!f->precision) f->precision = cpu ? "fp32" : "bf16";
@@ -116,7 +118,7 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     o->lora.dropout = f->dropout;
     o->seq = f->seq;
     o->micro = f->micro;
-    o->recompute = (Recompute)recompute;
+    o->recompute = recompute;
     o->seconds = f->seconds;
     o->steps = f->steps;
     o->profile = f->profile;
@@ -142,7 +144,10 @@ static Status bench(BenchFlags *f, Err *err)
             strbuf_printf(&title, " r%lld %s", (long long)f->rank, f->targets);
         strbuf_printf(&title, " %s, %lld x %lld", f->precision, (long long)f->micro,
                       (long long)f->seq);
-        if (o.recompute) strbuf_printf(&title, ", recompute %s", f->recompute);
+        if (r->mix.level != RECOMPUTE_NONE || r->mix.n_more > 0) {
+            strbuf_puts(&title, ", recompute ");
+            recompute_mix_text(&title, r->mix, o.shape.n_layers);
+        }
         if (o.n_lens) strbuf_puts(&title, ", packed documents");
         if (f->json)
             bench_print_json(&b, title.data, &o, r);
@@ -174,7 +179,7 @@ int cmd_bench(int argc, char **argv)
 {
     BenchFlags f = {.method = "lora",
                     .targets = "all-linear",
-                    .recompute = "none",
+                    .recompute = "auto",
                     .device = backend_find("cuda") ? "cuda" : "cpu",
                     .rank = 16,
                     .seq = 4096,
@@ -195,7 +200,7 @@ int cmd_bench(int argc, char **argv)
          "document lengths, packed into the rows; default: a row is a document"},
         {"precision", OPT_STRING, &f.precision, "NAME", "bf16 (default on cuda) or fp32"},
         {"recompute", OPT_STRING, &f.recompute, "NAME",
-         "none (default), selective, attention or full"},
+         "none, selective, attention, full, or auto: the fastest that fits (default)"},
         {"seconds", OPT_NUMBER, &f.seconds, "S", "of steps, and of the floor (default 10)"},
         {"steps", OPT_INT, &f.steps, "N", "at least so many of each (default 3)"},
         {"device", OPT_STRING, &f.device, "NAME", "cuda where built in, or cpu"},

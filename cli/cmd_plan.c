@@ -66,7 +66,8 @@ static int plan(TrainConfig *c, const char *gpu, bool json, Log *log, Problems *
     if (status == OK && data_are_there(c, &missing))
         status = session_open_data(&data, c, log, problems);
     if (status == OK)
-        status = plan_run(&p, c, data.train, data.eval, &device.target, device.gpu, log, problems);
+        status = plan_run(&p, c, data.train, data.eval, &device.target, device.bytes, device.gpu,
+                          log, problems);
     bool fits = true;
     if (status == OK) {
         PlanAdvice advice[PLAN_MAX_ADVICE];

@@ -19,7 +19,12 @@ static double step_floor(const RunPlan *p)
 static void print_memory(StrBuf *b, const PlanReport *r)
 {
     const RunPlan *p = r->plan;
-    strbuf_printf(b, "memory at the peak, GiB\n");
+    strbuf_puts(b, "recompute: ");
+    if (r->config->recompute == RECOMPUTE_AUTO) strbuf_puts(b, "auto takes ");
+    recompute_mix_text(b, r->config->mix, p->n_layers);
+    if (r->config->n_recompute_layers > 0)
+        strbuf_printf(b, " in %d layers", r->config->n_recompute_layers);
+    strbuf_puts(b, "\nmemory at the peak, GiB\n");
     for (int c = 0; c < MEM_N; c++)
         if (p->mem.at_peak[c] > 0)
             strbuf_printf(b, "  %-12s %9.3f\n", mem_category_name((MemCategory)c),
@@ -45,12 +50,12 @@ static void print_verdict(StrBuf *b, const PlanReport *r)
                   gib(r->plan->extent), gib(r->device->bytes));
     for (int i = 0; i < r->n_advice; i++) {
         strbuf_puts(b, "  would fit with ");
-        plan_advice_text(b, &r->advice[i], r->config);
+        plan_advice_text(b, &r->advice[i], r->config, r->plan->n_layers);
         strbuf_putc(b, '\n');
     }
     if (r->n_advice == 0) {
         strbuf_puts(b, "  no batch.micro and train.recompute would do; the least is ");
-        plan_advice_text(b, &r->advice[0], r->config);
+        plan_advice_text(b, &r->advice[0], r->config, r->plan->n_layers);
         strbuf_putc(b, '\n');
     }
 }
@@ -144,6 +149,12 @@ void plan_print_json(StrBuf *b, const PlanReport *r)
     json_write_string(b, r->device->name, strlen(r->device->name));
     strbuf_printf(b, ", \"fits\": %s, \"assumed_data\": %s, ", r->fits ? "true" : "false",
                   p->assumed ? "true" : "false");
+    StrBuf mix = {0};
+    recompute_mix_text(&mix, r->config->mix, p->n_layers);
+    strbuf_puts(b, "\"recompute\": ");
+    json_write_string(b, mix.data, mix.len);
+    strbuf_puts(b, ", ");
+    strbuf_clear(&mix);
     bytes(b, "device_bytes", r->device->bytes);
     bytes(b, "peak_bytes", p->mem.peak_total);
     bytes(b, "extent_bytes", p->extent);
@@ -163,8 +174,10 @@ void plan_print_json(StrBuf *b, const PlanReport *r)
     end_object(b);
     strbuf_puts(b, ", \"advice\": [");
     for (int i = 0; i < r->n_advice; i++)
-        strbuf_printf(b, "%s{\"batch.micro\": %lld, \"train.recompute\": \"%s\", \"bytes\": %zu}",
-                      i ? ", " : "", (long long)r->advice[i].micro,
-                      r->advice[i].recompute ? "full" : "none", r->advice[i].extent);
+        strbuf_printf(
+            b, "%s{\"batch.micro\": %lld, \"train.recompute\": \"%s\", \"bytes\": %zu}",
+            i ? ", " : "", (long long)r->advice[i].micro,
+            recompute_name(r->advice[i].recompute ? RECOMPUTE_AUTO : r->config->recompute),
+            r->advice[i].extent);
     strbuf_puts(b, "]}\n");
 }

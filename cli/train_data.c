@@ -13,6 +13,25 @@ void print_data(const Session *s, const TrainConfig *c)
     }
 }
 
+/* What the run will take, of what was reserved, and what the driver counts besides. */
+static void print_plan(const Session *s)
+{
+    const TrainConfig *c = s->cfg;
+    const double gib = 1024.0 * 1024.0 * 1024.0;
+    DeviceInfo info;
+    StrBuf b = {0};
+    recompute_mix_text(&b, c->mix, s->shape.n_layers);
+    if (c->n_recompute_layers > 0) strbuf_printf(&b, " in %d layers", c->n_recompute_layers);
+    s->dev.backend->info(&s->dev, &info);
+    printf("memory: %.2f of %.2f GiB planned, recompute %s%s", (double)s->planned_bytes / gib,
+           (double)s->dev.region_bytes / gib, c->recompute == RECOMPUTE_AUTO ? "auto: " : "",
+           b.data);
+    if (info.context_bytes > 0)
+        printf("; driver and libraries took %.2f GiB before", (double)info.context_bytes / gib);
+    printf("\n");
+    strbuf_clear(&b);
+}
+
 void print_model(const Session *s)
 {
     if (s->log->level < LOG_INFO) return;
@@ -23,4 +42,5 @@ void print_model(const Session *s)
     printf("model: %lld parameters, %lld trained (%.2f%%), %.1f MiB on %s\n", (long long)all,
            (long long)trained, 100.0 * (double)trained / (double)(all > 0 ? all : 1),
            (double)s->dev.mem.live_total / (1 << 20), s->dev.backend->name);
+    if (s->planned_bytes > 0) print_plan(s);
 }

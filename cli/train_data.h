@@ -5,5 +5,5 @@
 
 /* Counts of the data sets; at LOG_VERBOSE the first row token by token. */
 void print_data(const Session *s, const TrainConfig *c);
-/* Parameters, trained ones, memory. */
+/* Parameters, trained ones, memory, planned memory. */
 void print_model(const Session *s);

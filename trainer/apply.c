@@ -3,13 +3,11 @@
 
 void apply_recompute(Llama *m, const TrainConfig *c, Problems *p)
 {
-    Recompute level = (Recompute)c->recompute;
-    for (int64_t i = 0; i < m->cfg.n_layers; i++)
-        m->segments[i].recompute = c->n_recompute_layers == 0 ? level : RECOMPUTE_NONE;
+    recompute_apply(m, c->n_recompute_layers == 0 ? c->mix : (RecomputeMix){RECOMPUTE_NONE, 0});
     for (int i = 0; i < c->n_recompute_layers; i++) {
         int64_t layer = c->recompute_layers[i];
         if (layer < m->cfg.n_layers)
-            m->segments[layer].recompute = level;
+            m->segments[layer].recompute = c->mix.level;
         else
             config_problem(c, p, "train.recompute_layers",
                            "there is no layer %lld; the model has %lld", (long long)layer,

@@ -46,6 +46,7 @@ static double times_median(Times *t)
 
 typedef struct Bench {
     const BenchOpts *opts;
+    RecomputeMix mix;
     Device dev;
     Llama model;
     LoraSet lora;
@@ -95,8 +96,7 @@ static Status open_model(Bench *b, Err *err)
     } else {
         apply_full(&b->model);
     }
-    for (int64_t i = 0; i < o->shape.n_layers; i++)
-        b->model.segments[i].recompute = o->recompute;
+    recompute_apply(&b->model, b->mix);
     b->comm = comm_self();
     shards_init(&b->shards, &b->dev, &b->comm, &b->model.params);
     model_init_random(&b->model, SEED);
@@ -244,31 +244,52 @@ static void make_batch(Bench *b)
         full_batch(b);
 }
 
-/* The same steps on a plan device: whether they fit, and what the peak will be. */
-static Status plan_steps(BenchResult *out, const BenchOpts *opts, const Device *real, Err *err)
+/* The same steps on a plan device: what they need, and what the peak will be. */
+typedef struct Planned {
+    const BenchOpts *opts;
+    PlanTarget target;
+    BenchResult *out;
+    Err *err;
+} Planned;
+
+static size_t plan_steps(void *ud, RecomputeMix mix)
 {
-    PlanTarget target = plan_target_of(real);
-    Bench b = {.opts = opts};
-    TRY(device_open(&b.dev, backend_find("plan"), &(DeviceOpts){.target = &target}, opts->compute,
-                    err));
-    Status status = open_model(&b, err);
+    Planned *p = ud;
+    Bench b = {.opts = p->opts, .mix = mix};
+    size_t need = SIZE_MAX;
+    Status status = device_open(&b.dev, backend_find("plan"), &(DeviceOpts){.target = &p->target},
+                                p->opts->compute, p->err);
+    if (status == OK) status = open_model(&b, p->err);
     if (status == OK) {
         make_batch(&b);
         for (int i = 0; i < WARM_UP; i++)
-            run_step(&b, out);
+            run_step(&b, p->out);
         device_reset_peak(&b.dev);
-        run_step(&b, out);
-        out->planned_peak = b.dev.mem.peak_total;
-        size_t need = region_extent(b.dev.region);
-        if (need > real->region_bytes)
-            status = err_set(
-                err, E_INPUT,
-                "the step needs %.2f GiB and there are %.2f; take a smaller --micro, or "
-                "--recompute full",
-                (double)need / (double)(1 << 30), (double)real->region_bytes / (double)(1 << 30));
+        run_step(&b, p->out);
+        p->out->planned_peak = b.dev.mem.peak_total;
+        need = region_extent(b.dev.region);
     }
     close_bench(&b);
-    return status;
+    return need;
+}
+
+/* Chooses the mix and refuses what does not fit. */
+static Status plan_bench(BenchResult *out, const BenchOpts *o, const Device *real, Err *err)
+{
+    Planned p = {o, plan_target_of(real), out, err};
+    bool automatic = o->recompute == RECOMPUTE_AUTO;
+    if (!automatic) out->mix.level = (Recompute)o->recompute;
+    size_t need = plan_steps(&p, out->mix), bytes = real->region_bytes;
+    if (need == SIZE_MAX) return E_INPUT;
+    if (need > bytes && automatic) {
+        out->mix = recompute_fit(&need, o->shape.n_layers, bytes, plan_steps, &p);
+        plan_steps(&p, out->mix);
+    }
+    if (need <= bytes) return OK;
+    return err_set(err, E_INPUT,
+                   "the step needs %.2f GiB and there are %.2f; take a smaller --micro%s",
+                   (double)need / (double)(1 << 30), (double)bytes / (double)(1 << 30),
+                   automatic ? "" : ", or --recompute auto");
 }
 
 Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
@@ -282,7 +303,8 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
                        backend_names());
     DeviceOpts device = {.threads = opts->threads};
     TRY(device_open(&b.dev, backend, &device, opts->compute, err));
-    Status status = plan_steps(out, opts, &b.dev, err);
+    Status status = plan_bench(out, opts, &b.dev, err);
+    b.mix = out->mix;
     if (status == OK) status = open_model(&b, err);
     if (status == OK) {
         make_batch(&b);

@@ -16,7 +16,7 @@ typedef struct BenchOpts {
         micro; /* `micro` full rows of `seq` tokens at once, an optimizer step after each */
     const int32_t *lens;   /* or rows packed from documents of these lengths */
     int64_t n_lens;        /* 0: each row is one document */
-    Recompute recompute;   /* train.recompute */
+    int recompute;         /* Recompute, or RECOMPUTE_AUTO */
     double seconds;        /* of steps, and as long of the floor; in turns */
     int64_t steps;         /* at least so many steps, and floors */
     bool profile, kernels; /* one step more: timed kernel by kernel; each kernel many times */
@@ -34,6 +34,7 @@ typedef struct BenchResult {
     double flops_plain, flops_attention; /* of a step, by convention: see below */
     double loss;                         /* of the last step */
     MemStats mem;                        /* of the steps alone */
+    RecomputeMix mix;                    /* what recompute meant */
     size_t planned_peak;                 /* of mem, as the same steps on a plan device tell it */
     size_t region_bytes;                 /* reserved */
     double copy_bandwidth;               /* bytes a second, read and written; with kernels */

@@ -6,6 +6,7 @@
 #include "data/loader.h"
 #include "model/lora.h"
 #include "optim/schedule.h"
+#include "trainer/recompute.h"
 
 typedef enum Method { METHOD_LORA, METHOD_FULL } Method;
 typedef enum ModelInit { INIT_CHECKPOINT, INIT_RANDOM } ModelInit;
@@ -39,7 +40,8 @@ typedef struct TrainConfig {
 
     int64_t epochs, max_steps; /* max_steps 0: whole epochs */
     int64_t seed;
-    int recompute;             /* Recompute */
+    int recompute;    /* Recompute, or RECOMPUTE_AUTO */
+    RecomputeMix mix; /* what it means; for auto what was chosen (trainer/plan.h), none before */
     int64_t *recompute_layers; /* n_recompute_layers 0: all */
     int n_recompute_layers;
 

@@ -162,6 +162,11 @@ static void check_train(TrainConfig *c, Problems *p)
     if (overrides(c, "train.epochs", "train.max_steps")) c->max_steps = 0;
     if (c->max_steps > 0 && !overrides(c, "train.max_steps", "train.epochs"))
         refuse(c, p, "train.epochs", "train.max_steps is set too; give one of the two");
+    if (c->recompute == RECOMPUTE_AUTO)
+        refuse(c, p, "train.recompute_layers",
+               "train.recompute is auto, which chooses; leave it out");
+    else
+        c->mix.level = (Recompute)c->recompute;
     if (c->recompute == RECOMPUTE_NONE)
         refuse(c, p, "train.recompute_layers", "train.recompute is none; leave it out");
 }

@@ -136,11 +136,12 @@ const ConfigField config_fields[] = {
      .doc = "optimizer steps, instead of epochs; 0: by epochs"},
     {"train.seed", FIELD_INT, AT(seed), .fallback = "42", .math = true, RANGE(0, MANY),
      .doc = "decides everything random: initial weights, order, dropout"},
-    {"train.recompute", FIELD_ENUM, AT(recompute), .fallback = "none",
-     CHOICES("none", "selective", "attention", "full"),
+    {"train.recompute", FIELD_ENUM, AT(recompute), .fallback = "auto",
+     CHOICES("none", "selective", "attention", "full", "auto"),
      .doc =
          "what backward makes again instead of keeping it, with the same numbers: nothing; norms "
-         "and SwiGLU; products, too; attention, too (docs/memory.md says what each costs)"},
+         "and SwiGLU; products, too; attention, too; or the fastest mix of these that fits the "
+         "device (docs/memory.md says what each costs)"},
     {"train.recompute_layers", FIELD_INTS, AT(recompute_layers), COUNT(n_recompute_layers),
      .fallback = "[]", RANGE(0, 1e6), .doc = "only in these layers, counted from 0; empty: in all"},
 

@@ -100,7 +100,8 @@ static bool is_idle(const TrainConfig *c, const char *key)
     if (str_eq(key, "optim.min_lr_ratio")) return c->schedule == SCHEDULE_CONSTANT;
     if (str_eq(key, "optim.gamma")) return c->schedule != SCHEDULE_STEP;
     if (str_starts(key, "optim.decay_")) return c->schedule != SCHEDULE_WSD;
-    if (str_eq(key, "train.recompute_layers")) return c->recompute == RECOMPUTE_NONE;
+    if (str_eq(key, "train.recompute_layers"))
+        return c->recompute == RECOMPUTE_NONE || c->recompute == RECOMPUTE_AUTO;
     if (str_eq(key, "train.epochs")) return c->max_steps > 0;
     /* each source has its own */
     static const char *const of_sources[] = {"data.format", "data.template", "data.prompt",

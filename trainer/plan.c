@@ -13,6 +13,11 @@
 /* Documents looked at over all epochs, and shapes run: plenty for any fine-tuning set, and seconds at most. */
 enum { MAX_DOCS_SEEN = 20 << 20, MAX_FRONT = 512, MAX_TRIED = 128 };
 
+/* train.recompute auto leaves this part of the device free: blocks may lie a little worse in the run than in its plan. */
+enum { ROOM_FOR_AUTO = 100 };
+
+static const double GIB = 1024.0 * 1024.0 * 1024.0;
+
 /* ---- the shapes of a run ---------------------------------------------------------------------- */
 
 typedef struct Shape {
@@ -76,10 +81,14 @@ static int64_t epochs_of(Loader *l, const TrainConfig *c)
 /* ---- running ---------------------------------------------------------------------------------- */
 
 typedef struct Planner {
-    Session session;
+    TrainConfig *cfg;
     const Dataset *train, *eval; /* or NULL */
+    const PlanTarget *target;
     const GpuSpec *gpu;
     Loader *loader;
+    Front *front; /* of the loader's epochs; the same for every mix */
+    int64_t epochs_seen;
+    Session session; /* of one run */
     Stepper *stepper;
     RunPlan *out;
 } Planner;
@@ -141,6 +150,18 @@ static void run_assumed(Planner *p)
     free(batches);
 }
 
+static Front *look_at_epochs(Planner *p)
+{
+    if (p->front) return p->front;
+    Front *f = p->front = xcalloc(1, sizeof *f);
+    int64_t epochs = epochs_of(p->loader, p->cfg);
+    for (int64_t docs = 0; p->epochs_seen < epochs && docs < MAX_DOCS_SEEN;
+         docs += dataset_size(p->train))
+        add_epoch(f, p->loader, p->cfg, p->epochs_seen++);
+    qsort(f->items, (size_t)f->n, sizeof *f->items, by_tokens);
+    return f;
+}
+
 static void run_data(Planner *p)
 {
     const TrainConfig *c = p->session.cfg;
@@ -152,12 +173,9 @@ static void run_data(Planner *p)
     keep_counts(out, &meter, &r);
     out->n_micro = (r.info.n_rows + c->batch_micro - 1) / c->batch_micro;
 
-    Front *f = xcalloc(1, sizeof *f);
+    Front *f = look_at_epochs(p);
     out->epochs = epochs_of(p->loader, c);
-    for (int64_t docs = 0; out->epochs_seen < out->epochs && docs < MAX_DOCS_SEEN;
-         docs += dataset_size(p->train))
-        add_epoch(f, p->loader, c, out->epochs_seen++);
-    qsort(f->items, (size_t)f->n, sizeof *f->items, by_tokens);
+    out->epochs_seen = p->epochs_seen;
     HostBatch host = {0};
     for (int i = 0; i < f->n && i < MAX_TRIED; i++, out->n_tried++) {
         const Shape *s = &f->items[i];
@@ -166,82 +184,117 @@ static void run_data(Planner *p)
     }
     out->n_seen = f->seen;
     host_batch_clear(&host);
-    free(f);
+}
+
+/* The run as cfg->mix has it. */
+static Status run_once(Planner *p, RunPlan *out, Log *log, Problems *problems)
+{
+    const TrainConfig *cfg = p->cfg;
+    *out = (RunPlan){0};
+    p->out = out;
+    Status status = session_open_plan(&p->session, p->cfg, p->target, log, problems);
+    if (status == OK) {
+        StepOpts opts = {.clip = cfg->clip, .micro_rows = cfg->batch_micro, .seed = 0};
+        p->stepper = stepper_new(&p->session.model, &p->session.shards, p->loader, &opts, NULL);
+        run_eval(p);
+        if (p->loader && loader_rows(p->loader, 0) > 0)
+            run_data(p);
+        else
+            run_assumed(p);
+        out->mem = p->session.dev.mem;
+        out->extent = region_extent(p->session.dev.region);
+        out->n_layers = p->session.shape.n_layers;
+    }
+    stepper_free(p->stepper);
+    p->stepper = NULL;
+    session_close(&p->session);
+    return status;
+}
+
+static size_t need_with(void *ud, RecomputeMix mix)
+{
+    Planner *p = ud;
+    RunPlan plan;
+    Problems ignored = {0};
+    p->cfg->mix = mix;
+    Status s = run_once(p, &plan, NULL, &ignored);
+    problems_clear(&ignored);
+    return s == OK ? plan.extent : SIZE_MAX;
 }
 
 Status plan_run(RunPlan *out, TrainConfig *cfg, const Dataset *train, const Dataset *eval,
-                const PlanTarget *target, const GpuSpec *gpu, Log *log, Problems *problems)
+                const PlanTarget *target, size_t bytes, const GpuSpec *gpu, Log *log,
+                Problems *problems)
 {
-    *out = (RunPlan){0};
-    Planner p = {.train = train, .eval = eval, .gpu = gpu, .out = out};
-    Status status = session_open_plan(&p.session, cfg, target, log, problems);
-    if (status == OK) {
-        if (train) p.loader = loader_new(train, &cfg->data, (uint64_t)cfg->seed, cfg->batch_global);
-        StepOpts opts = {.clip = cfg->clip, .micro_rows = cfg->batch_micro, .seed = 0};
-        p.stepper = stepper_new(&p.session.model, &p.session.shards, p.loader, &opts, NULL);
-        run_eval(&p);
-        if (train && loader_rows(p.loader, 0) > 0)
-            run_data(&p);
-        else
-            run_assumed(&p);
-        out->mem = p.session.dev.mem;
-        out->extent = region_extent(p.session.dev.region);
+    Planner p = {.cfg = cfg, .train = train, .eval = eval, .target = target, .gpu = gpu};
+    if (train) p.loader = loader_new(train, &cfg->data, (uint64_t)cfg->seed, cfg->batch_global);
+    if (cfg->recompute == RECOMPUTE_AUTO) cfg->mix = (RecomputeMix){RECOMPUTE_NONE, 0};
+    Status status = run_once(&p, out, log, problems);
+    bytes -= bytes / ROOM_FOR_AUTO;
+    if (status == OK && cfg->recompute == RECOMPUTE_AUTO && out->extent > bytes) {
+        size_t need;
+        cfg->mix = recompute_fit(&need, out->n_layers, bytes, need_with, &p);
+        status = run_once(&p, out, NULL, problems);
     }
-    stepper_free(p.stepper);
     loader_free(p.loader);
-    session_close(&p.session);
+    free(p.front);
     return status;
 }
 
 /* ---- what would fit --------------------------------------------------------------------------- */
 
-static size_t extent_with(TrainConfig *cfg, const Dataset *train, const Dataset *eval,
-                          const PlanTarget *target, int64_t micro, bool recompute)
+static PlanAdvice try_with(TrainConfig *cfg, const Dataset *train, const Dataset *eval,
+                           const PlanTarget *target, size_t bytes, int64_t micro, bool recompute)
 {
-    int64_t old_micro = cfg->batch_micro;
-    int old_recompute = cfg->recompute;
+    TrainConfig changed = *cfg; /* borrows what it points to */
+    changed.batch_micro = micro;
+    if (recompute) {
+        changed.recompute = RECOMPUTE_AUTO;
+        changed.n_recompute_layers = 0;
+    }
     RunPlan plan;
     Problems ignored = {0};
-    cfg->batch_micro = micro;
-    if (recompute) cfg->recompute = RECOMPUTE_FULL;
-    Status s = plan_run(&plan, cfg, train, eval, target, NULL, NULL, &ignored);
-    cfg->batch_micro = old_micro;
-    cfg->recompute = old_recompute;
+    Status s = plan_run(&plan, &changed, train, eval, target, bytes, NULL, NULL, &ignored);
     problems_clear(&ignored);
-    return s == OK ? plan.extent : SIZE_MAX;
+    return (PlanAdvice){micro, recompute, changed.mix, s == OK ? plan.extent : SIZE_MAX};
 }
 
 int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], TrainConfig *cfg, const Dataset *train,
                 const Dataset *eval, const PlanTarget *target, size_t bytes)
 {
     int n = 0;
-    bool recomputes = cfg->recompute == RECOMPUTE_FULL;
-    for (int again = 0; again < (recomputes ? 1 : 2); again++) {
+    bool can_recompute = cfg->recompute != RECOMPUTE_AUTO;
+    for (int again = 0; again <= can_recompute; again++) {
         /* with recompute the same batch may do; without, it is known not to */
         int64_t micro = again ? cfg->batch_micro : cfg->batch_micro - 1;
         for (; micro >= 1; micro--) {
             if (cfg->batch_global % micro != 0) continue;
-            PlanAdvice a = {micro, again || recomputes, 0};
-            a.extent = extent_with(cfg, train, eval, target, micro, a.recompute);
+            PlanAdvice a = try_with(cfg, train, eval, target, bytes, micro, again);
             if (n == 0 || a.extent <= bytes) out[n] = a;
             if (a.extent > bytes) continue;
             n++;
             break;
         }
     }
-    if (n == 0 && recomputes && cfg->batch_micro == 1)
-        out[0] = (PlanAdvice){1, true, extent_with(cfg, train, eval, target, 1, true)};
+    if (n == 0 && !can_recompute && cfg->batch_micro == 1) /* nothing was tried */
+        out[0] = try_with(cfg, train, eval, target, bytes, 1, false);
     return n;
 }
 
-void plan_advice_text(StrBuf *b, const PlanAdvice *a, const TrainConfig *cfg)
+void plan_advice_text(StrBuf *b, const PlanAdvice *a, const TrainConfig *cfg, int64_t n_layers)
 {
-    bool micro = a->micro != cfg->batch_micro,
-         recompute = a->recompute && cfg->recompute != RECOMPUTE_FULL;
+    bool micro = a->micro != cfg->batch_micro;
     if (micro) strbuf_printf(b, "batch.micro: %lld", (long long)a->micro);
-    if (recompute) strbuf_printf(b, "%strain.recompute: full", micro ? " and " : "");
-    if (!micro && !recompute) strbuf_puts(b, "the config as it is");
-    strbuf_printf(b, " (%.2f GiB)", (double)a->extent / (double)(1 << 30));
+    if (a->recompute) strbuf_printf(b, "%strain.recompute: auto", micro ? " and " : "");
+    if (a->recompute && cfg->n_recompute_layers > 0)
+        strbuf_puts(b, " without train.recompute_layers");
+    if (!micro && !a->recompute) strbuf_puts(b, "the config as it is");
+    strbuf_printf(b, " (%.2f GiB", (double)a->extent / GIB);
+    if (a->recompute || cfg->recompute == RECOMPUTE_AUTO) {
+        strbuf_puts(b, ", recompute ");
+        recompute_mix_text(b, a->mix, n_layers);
+    }
+    strbuf_putc(b, ')');
 }
 
 PlanTarget plan_target_of(const Device *d)
@@ -253,28 +306,28 @@ PlanTarget plan_target_of(const Device *d)
                         .flash_attention = info.flash_attention};
 }
 
-Status plan_refuse(Session *s, Problems *problems)
+Status plan_for_device(Session *s, Problems *problems)
 {
     TrainConfig *c = s->cfg;
     PlanTarget target = plan_target_of(&s->dev);
     RunPlan plan;
-    TRY(plan_run(&plan, c, s->train, s->eval, &target, NULL, s->log, problems));
     size_t bytes = s->dev.region_bytes;
+    TRY(plan_run(&plan, c, s->train, s->eval, &target, bytes, NULL, s->log, problems));
+    s->planned_bytes = plan.extent;
     if (plan.extent <= bytes) return OK;
     PlanAdvice advice[PLAN_MAX_ADVICE];
     int n = plan_advise(advice, c, s->train, s->eval, &target, bytes);
     StrBuf b = {0};
     for (int i = 0; i < n; i++) {
         strbuf_puts(&b, i ? ", or " : "; set ");
-        plan_advice_text(&b, &advice[i], c);
+        plan_advice_text(&b, &advice[i], c, plan.n_layers);
     }
     if (n == 0) {
         strbuf_puts(&b, "; the least that the config can be made to take is ");
-        plan_advice_text(&b, &advice[0], c);
+        plan_advice_text(&b, &advice[0], c, plan.n_layers);
     }
     config_problem(c, problems, "runtime.device", "the run needs %.2f GiB and %s has %.2f GiB%s",
-                   (double)plan.extent / (double)(1 << 30), c->device,
-                   (double)bytes / (double)(1 << 30), b.data);
+                   (double)plan.extent / GIB, c->device, (double)bytes / GIB, b.data);
     strbuf_clear(&b);
     return E_INPUT;
 }

@@ -16,6 +16,7 @@ typedef struct RunPlan {
     MeterCount products, attention, other;        /* floor: at the GPU's rates */
     double optimizer_floor;                       /* of `other`: norm of the gradient and AdamW */
 
+    int64_t n_layers;
     bool assumed;        /* no data: full rows of data.max_length, every token trained */
     int64_t n_seen;      /* micro-batches compared */
     int n_tried;         /* of which so many were run */
@@ -23,15 +24,17 @@ typedef struct RunPlan {
     int64_t epochs;      /* of the run */
 } RunPlan;
 
-/* train and eval may be NULL.  gpu: for the floors, or NULL.  Nothing of cfg's device is opened. */
+/* train and eval may be NULL.  bytes: what the device has for tensors; train.recompute auto becomes cfg->mix, the fastest that
+ * fits them, or full.  gpu: for the floors, or NULL.  Nothing of cfg's device is opened. */
 Status plan_run(RunPlan *out, TrainConfig *cfg, const Dataset *train, const Dataset *eval,
-                const PlanTarget *target, const GpuSpec *gpu, Log *log,
+                const PlanTarget *target, size_t bytes, const GpuSpec *gpu, Log *log,
                 Problems *problems) MUST_CHECK;
 
 /* Settings under which a run that does not fit would. */
 typedef struct PlanAdvice {
     int64_t micro;
-    bool recompute; /* train.recompute: full */
+    bool recompute; /* train.recompute: auto, without recompute_layers */
+    RecomputeMix mix;
     size_t extent;
 } PlanAdvice;
 
@@ -40,10 +43,11 @@ enum { PLAN_MAX_ADVICE = 2 };
  * many there are; with 0, out[0] is the least that the config can be made to take. */
 int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], TrainConfig *cfg, const Dataset *train,
                 const Dataset *eval, const PlanTarget *target, size_t bytes);
-/* "batch.micro: 2 and train.recompute: full (51.2 GiB)" */
-void plan_advice_text(StrBuf *b, const PlanAdvice *a, const TrainConfig *cfg);
+/* "batch.micro: 2 and train.recompute: auto (51.2 GiB, recompute full)" */
+void plan_advice_text(StrBuf *b, const PlanAdvice *a, const TrainConfig *cfg, int64_t n_layers);
 
 /* What an opened device is to a plan. */
 PlanTarget plan_target_of(const Device *d);
-/* Refuses, with what would do, a run that does not fit the session's opened device. */
-Status plan_refuse(Session *s, Problems *problems) MUST_CHECK;
+/* Chooses train.recompute for the session's opened device, where that is auto, and refuses a run that does not fit it,
+ * with what would do. */
+Status plan_for_device(Session *s, Problems *problems) MUST_CHECK;

@@ -195,7 +195,7 @@ Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *prob
     TRY(read_shape(s, problems));
     if (s->train) TRY(check_fit(s, problems));
     TRY(open_device(s, problems));
-    if (str_eq(cfg->device, "cuda")) TRY(plan_refuse(s, problems));
+    if (s->train) TRY(plan_for_device(s, problems));
     TRY(build_model(s, problems));
     TRY(fill_weights(s, problems));
     return open_trace(s, problems);

@@ -15,6 +15,7 @@ typedef struct Session {
     uint64_t data_hash;    /* of all training tokens and labels */
     LlamaConfig shape;     /* the model's config.json or preset */
     Device dev;
+    size_t planned_bytes; /* of dev's region, by the plan of the run */
     Llama model;
     LoraSet lora;
     Comm comm;

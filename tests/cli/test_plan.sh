@@ -22,10 +22,13 @@ run plan "$tmp/c.yaml" --gpu rtx-4090 batch.micro=4
 [ "$rc" = 2 ] || fail "a plan that does not fit ends with $rc"
 said "says by how much" "*does not fit rtx-4090: needs * of 22.*GiB*the least is batch.micro: 1*"
 run plan "$tmp/c.yaml" --gpu h200 batch.micro=4 train.recompute=none
-said "says what would" "*would fit with *train.recompute: full*"
+said "says what would" "*would fit with *train.recompute: auto (* GiB, recompute *)*"
+
+done_by "a mix that fits" plan "$tmp/c.yaml" --gpu h200 method=lora batch.global=8 batch.micro=8 train.recompute=auto
+said "says which" "*recompute: auto takes selective in blocks 0 to *, none in the other *fits h200*"
 
 done_by "JSON" plan "$tmp/c.yaml" --json
-said "is one object" '{"device": "h200", "fits": true, "assumed_data": true, *"advice": \[\]}'
+said "is one object" '{"device": "h200", "fits": true, "assumed_data": true, "recompute": "full", *"advice": \[\]}'
 
 sed 's/device: cuda/device: cpu/; s/llama-3-8b/tiny/; s/4096/128/' "$tmp/c.yaml" >"$tmp/cpu.yaml"
 done_by "a plan for the CPU" plan "$tmp/cpu.yaml"

@@ -19,10 +19,13 @@ typedef struct PlanCase {
 static const PlanCase cases[] = {
     {"full", "llama2-tiny", "method: full\n"},
     {"full, recompute, biases", "qwen2-tiny", "method: full\ntrain: {recompute: full}\n"},
-    {"full, head norms, tied", "tiny-qwen3", "method: full\nbatch: {global: 6, micro: 3}\n"},
-    {"lora, packed", "llama3-tiny", "lora: {rank: 4}\nbatch: {global: 4, micro: 2}\n"},
-    {"lora, dropout, unpacked", "llama2-tiny",
-     "lora: {rank: 4, dropout: 0.1, targets: [q_proj, v_proj]}\nbatch: {global: 5, micro: 5}\n"},
+    {"full, head norms, tied, recompute of products", "tiny-qwen3",
+     "method: full\nbatch: {global: 6, micro: 3}\ntrain: {recompute: attention}\n"},
+    {"lora", "llama3-tiny",
+     "lora: {rank: 4}\nbatch: {global: 4, micro: 2}\ntrain: {recompute: none}\n"},
+    {"lora, dropout, recompute of norms", "llama2-tiny",
+     "lora: {rank: 4, dropout: 0.1, targets: [q_proj, v_proj]}\nbatch: {global: 5, micro: 5}\n"
+     "train: {recompute: selective}\n"},
     {"lora, recompute in one layer, a trained norm", "llama3-tiny",
      "lora: {rank: 2, save_modules: [norm]}\ntrain: {recompute: full, recompute_layers: [1]}\n"},
 };
@@ -48,13 +51,12 @@ static char *write_rows(const char *dir)
     return path;
 }
 
-static void load(TrainConfig *c, const PlanCase *k, const char *dir, bool data)
+static void load(TrainConfig *c, const PlanCase *k, const char *dir, bool data, bool packed)
 {
     char *rel = str_format("tests/fixtures/golden/%s", k->model), *folder = source_path(rel);
     char *model = str_starts(k->model, "tiny") ? str_format("init: random, preset: %s", k->model)
                                                : str_format("path: '%s'", folder);
     char *rows = data ? write_rows(dir) : path_join(dir, "absent.jsonl");
-    bool packed = !strstr(k->name, "unpacked");
     char *text = str_format("model: {%s}\n"
                             "data: {train: '%s', format: tokens, max_length: 64, packing: %s, "
                             "cache: 'off', eval: {count: 9}, allow_untrained: true}\n"
@@ -71,36 +73,42 @@ static void load(TrainConfig *c, const PlanCase *k, const char *dir, bool data)
 
 static const PlanTarget cpu = {.cuda = false};
 
+static void expect_planned(const PlanCase *k, bool packed)
+{
+    char *dir = tmp_dir();
+    TrainConfig c;
+    load(&c, k, dir, true, packed);
+    Session s = {0};
+    Log log = {.to = NULL};
+    Problems p = {0};
+    Err err = {0};
+    RunPlan plan;
+    RunResult result;
+    cr_assert_eq(session_open_data(&s, &c, &log, &p), OK, "%s", k->name);
+    cr_assert_eq(plan_run(&plan, &c, s.train, s.eval, &cpu, SIZE_MAX, NULL, &log, &p), OK, "%s",
+                 k->name);
+    cr_assert_eq(session_open_model(&s, &c, &log, &p), OK, "%s", k->name);
+    cr_assert_eq(trainer_run(&s, false, &result, &p, &err), OK, "%s: %s", k->name, err.line);
+    cr_expect(!plan.assumed);
+    cr_expect_eq(plan.epochs_seen, 1);
+    cr_expect_eq(plan.mem.peak_total, s.dev.mem.peak_total, "%s: planned %zu, run %zu", k->name,
+                 plan.mem.peak_total, s.dev.mem.peak_total);
+    cr_expect_eq(memcmp(plan.mem.at_peak, s.dev.mem.at_peak, sizeof plan.mem.at_peak), 0, "%s",
+                 k->name);
+    size_t extent = region_extent(s.dev.region);
+    cr_expect_geq(plan.extent * 1.02, extent, "%s: planned %zu, run %zu", k->name, plan.extent,
+                  extent);
+    session_close(&s);
+    config_clear(&c);
+    problems_clear(&p);
+    tmp_dir_remove(dir);
+}
+
 Test(plan, tells_the_peak_of_the_run)
 {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const PlanCase *k = &cases[i];
-        char *dir = tmp_dir();
-        TrainConfig c;
-        load(&c, k, dir, true);
-        Session s = {0};
-        Log log = {.to = NULL};
-        Problems p = {0};
-        Err err = {0};
-        RunPlan plan;
-        RunResult result;
-        cr_assert_eq(session_open_data(&s, &c, &log, &p), OK, "%s", k->name);
-        cr_assert_eq(plan_run(&plan, &c, s.train, s.eval, &cpu, NULL, &log, &p), OK, "%s", k->name);
-        cr_assert_eq(session_open_model(&s, &c, &log, &p), OK, "%s", k->name);
-        cr_assert_eq(trainer_run(&s, false, &result, &p, &err), OK, "%s: %s", k->name, err.line);
-        cr_expect(!plan.assumed);
-        cr_expect_eq(plan.epochs_seen, 1);
-        cr_expect_eq(plan.mem.peak_total, s.dev.mem.peak_total, "%s: planned %zu, run %zu", k->name,
-                     plan.mem.peak_total, s.dev.mem.peak_total);
-        cr_expect_eq(memcmp(plan.mem.at_peak, s.dev.mem.at_peak, sizeof plan.mem.at_peak), 0, "%s",
-                     k->name);
-        size_t extent = region_extent(s.dev.region);
-        cr_expect_geq(plan.extent * 1.02, extent, "%s: planned %zu, run %zu", k->name, plan.extent,
-                      extent);
-        session_close(&s);
-        config_clear(&c);
-        problems_clear(&p);
-        tmp_dir_remove(dir);
+        expect_planned(&cases[i], false);
+        expect_planned(&cases[i], true);
     }
 }
 
@@ -111,11 +119,11 @@ Test(plan, counts_the_work_of_a_step)
     char *dir = tmp_dir();
     PlanCase k = {"full", "llama2-tiny", "method: full\nbatch: {global: 4, micro: 2}\n"};
     TrainConfig c;
-    load(&c, &k, dir, false);
+    load(&c, &k, dir, false, true);
     RunPlan plan;
     Problems p = {0};
     Log log = {.to = NULL};
-    cr_assert_eq(plan_run(&plan, &c, NULL, NULL, &cpu, NULL, &log, &p), OK);
+    cr_assert_eq(plan_run(&plan, &c, NULL, NULL, &cpu, SIZE_MAX, NULL, &log, &p), OK);
     double C = 64, F = 172, V = 512, layers = 2, tokens = 4 * 64;
     double params = layers * (4 * C * C + 3 * C * F) + V * C;
     cr_expect(plan.assumed);
@@ -129,21 +137,31 @@ Test(plan, counts_the_work_of_a_step)
 Test(plan, finds_settings_that_fit)
 {
     char *dir = tmp_dir();
-    PlanCase k = {"full", "llama2-tiny", "method: full\nbatch: {global: 8}\n"};
+    PlanCase k = {"full", "llama2-tiny",
+                  "method: full\nbatch: {global: 8}\ntrain: {recompute: none}\n"};
     TrainConfig c;
-    load(&c, &k, dir, false);
+    load(&c, &k, dir, false, true);
     RunPlan plan;
     Problems p = {0};
     Log log = {.to = NULL};
-    cr_assert_eq(plan_run(&plan, &c, NULL, NULL, &cpu, NULL, &log, &p), OK);
+    cr_assert_eq(plan_run(&plan, &c, NULL, NULL, &cpu, SIZE_MAX, NULL, &log, &p), OK);
     PlanAdvice a[PLAN_MAX_ADVICE];
-    int n = plan_advise(a, &c, NULL, NULL, &cpu, plan.extent - 1);
+    size_t bytes = plan.extent - 1;
+    int n = plan_advise(a, &c, NULL, NULL, &cpu, bytes);
     cr_assert_eq(n, 2);
     cr_expect_eq(a[0].micro, 4);
     cr_expect(!a[0].recompute);
     cr_expect_lt(a[0].extent, plan.extent);
     cr_expect_eq(a[1].micro, 8);
     cr_expect(a[1].recompute);
+    cr_expect_eq(a[1].mix.level, RECOMPUTE_NONE);
+    cr_expect_eq(a[1].mix.n_more, 1, "selective in one block of two is enough");
+    cr_expect_leq(a[1].extent, bytes);
+    StrBuf text = {0};
+    plan_advice_text(&text, &a[1], &c, 2);
+    cr_expect_not_null(strstr(text.data, "recompute selective in block 0, none in the other 1)"),
+                       "%s", text.data);
+    strbuf_clear(&text);
     cr_expect_eq(c.batch_micro, 8, "the config is as it was");
     cr_expect_eq(c.recompute, RECOMPUTE_NONE);
     cr_expect_eq(plan_advise(a, &c, NULL, NULL, &cpu, 1000), 0);
@@ -152,23 +170,58 @@ Test(plan, finds_settings_that_fit)
     tmp_dir_remove(dir);
 }
 
-/* As `train` does on a GPU: the opened device says how much there is. */
+/* train.recompute auto: the first rung of the ladder that fits, for every size of device. */
+Test(plan, auto_takes_the_fastest_that_fits)
+{
+    char *dir = tmp_dir();
+    PlanCase fixed = {"full", "llama2-tiny", "method: full\nbatch: {global: 8}\n"};
+    TrainConfig c;
+    load(&c, &fixed, dir, false, true);
+    cr_assert_eq(c.recompute, RECOMPUTE_AUTO, "the default");
+    RunPlan plan;
+    Problems p = {0};
+    Log log = {.to = NULL};
+    size_t need[RECOMPUTE_FULL * 2 + 1];
+    c.recompute = RECOMPUTE_NONE; /* each rung for itself */
+    for (int rung = 0; rung <= RECOMPUTE_FULL * 2; rung++) {
+        c.mix = (RecomputeMix){(Recompute)(rung / 2), rung % 2};
+        cr_assert_eq(plan_run(&plan, &c, NULL, NULL, &cpu, 0, NULL, &log, &p), OK);
+        need[rung] = plan.extent;
+        if (rung > 0) cr_expect_leq(need[rung], need[rung - 1], "rung %d", rung);
+    }
+    c.recompute = RECOMPUTE_AUTO;
+    for (int rung = 0; rung <= RECOMPUTE_FULL * 2; rung++) {
+        size_t bytes = need[rung] + need[rung] / 90; /* with the room that is left free */
+        cr_assert_eq(plan_run(&plan, &c, NULL, NULL, &cpu, bytes, NULL, &log, &p), OK);
+        int got = (int)c.mix.level * 2 + (int)c.mix.n_more, want = 0;
+        while (need[want] > bytes - bytes / 100)
+            want++;
+        cr_expect_eq(got, want, "%zu bytes: rung %d, should be %d", bytes, got, want);
+        cr_expect_eq(plan.extent, need[got]);
+    }
+    cr_assert_eq(plan_run(&plan, &c, NULL, NULL, &cpu, 1000, NULL, &log, &p), OK);
+    cr_expect_eq(c.mix.level, RECOMPUTE_FULL, "the least where nothing fits");
+    config_clear(&c);
+    tmp_dir_remove(dir);
+}
+
+/* As `train` does: the opened device says how much there is. */
 Test(plan, refuses_a_run_that_does_not_fit)
 {
     char *dir = tmp_dir();
     PlanCase k = {"full", "llama2-tiny", "method: full\nbatch: {global: 8}\n"};
     TrainConfig c;
-    load(&c, &k, dir, false);
+    load(&c, &k, dir, false, true);
     Session s = {.cfg = &c, .log = &(Log){.to = NULL}};
     Problems p = {0};
     Err err = {0};
     DeviceOpts small = {.region_bytes = (size_t)4 << 20, .threads = 1};
     DeviceOpts large = {.region_bytes = (size_t)400 << 20, .threads = 1};
     cr_assert_eq(device_open(&s.dev, backend_find("cpu"), &large, DT_F32, &err), OK);
-    cr_expect_eq(plan_refuse(&s, &p), OK);
+    cr_expect_eq(plan_for_device(&s, &p), OK);
     device_close(&s.dev);
     cr_assert_eq(device_open(&s.dev, backend_find("cpu"), &small, DT_F32, &err), OK);
-    cr_expect_eq(plan_refuse(&s, &p), E_INPUT);
+    cr_expect_eq(plan_for_device(&s, &p), E_INPUT);
     cr_assert_eq(p.n, 1);
     cr_expect_not_null(strstr(p.lines[0], "runtime.device: the run needs"), "%s", p.lines[0]);
     cr_expect_not_null(strstr(p.lines[0], "batch.micro: "), "%s", p.lines[0]);
