@@ -45,10 +45,10 @@ Tensor *op_linear_lora(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *resid
  *
  *   y = [x u] [W sB]^T,   [du] = dy sB,   dx = [dy du] [W; A]
  *
- * so x must have a pitch >= I + R; y gets one of O + R or more.  `refresh`: A and B changed since M was last written.
- * No dropout; w frozen.  Measured on an H200 at rank 16: 4.5 % over the base products instead of 14 %. */
+ * so x must have a pitch >= I + R; y gets one of O + R or more.  `version` counts the contents of A and B, from 1: M's
+ * room is written when it holds another (Param.room_version).  No dropout; w frozen.  Measured on an H200 at rank 16: 4.5 % over the base products instead of 14 %. */
 Tensor *op_linear_augmented(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual,
-                            const LoraSlice *lora, int n_lora, bool refresh);
+                            const LoraSlice *lora, int n_lora, uint64_t version);
 /* Columns that R ranks need behind a matrix: R rounded up so that rows stay aligned. */
 int64_t lora_pad(int64_t total_rank);
 

@@ -67,6 +67,16 @@ void param_set_room(Param *p, int64_t rows, int64_t cols)
     p->t.ld = p->t.shape[1] + cols;
 }
 
+void param_open(Param *p)
+{
+    if (p->home) p->home->open(p->home->ud, p);
+}
+
+void param_close(Param *p, bool changed)
+{
+    if (p->home) p->home->close(p->home->ud, p, changed);
+}
+
 void param_changed(Param *p)
 {
     p->version++;

@@ -13,23 +13,34 @@ typedef struct ParamSlice {
     int64_t row0, rows;
 } ParamSlice;
 
+typedef struct Param Param;
+
+/* Who brings the values of a parameter that is not whole on this rank. */
+typedef struct ParamHome {
+    void (*open)(void *ud, Param *p);
+    void (*close)(void *ud, Param *p, bool changed);
+    void *ud;
+} ParamHome;
+
 /* A trained parameter of a bf16 device has an fp32 master copy without a second array of floats: t holds it rounded to the
  * nearest bf16, `low` the 16 bits that this leaves (convert_split), together every bit of it.  On an f32 device t is the
  * master.  Whoever reads or writes values goes through param_read and param_write, and so through the master. */
-typedef struct Param {
+struct Param {
     Tensor t;   /* the working copy; first, so that &p->t is what ops take */
     Tensor low; /* i16, of t's shape; no storage: t is all there is */
     char *name; /* "model.layers.0.self_attn.qkv.weight"; t.name points here */
     ParamSlice slices[PARAM_MAX_SLICES];
     int n_slices;
     int unit; /* of sharding, recompute and prefetch: 0 the embedding, 1 + i block i, last the head */
-    bool trained;     /* receives gradients and optimizer state */
-    bool decay;       /* weight decay: two or more dimensions (norms and biases not) */
-    bool adapter;     /* LoRA A, B: MEM_ADAPTER, saved in the adapter file */
-    float lr_scale;   /* 1 unless a config says otherwise */
-    int64_t room;     /* rows of the storage behind the matrix, of its pitch */
-    uint64_t version; /* of the contents; param_changed counts it up */
-} Param;
+    bool trained;          /* receives gradients and optimizer state */
+    bool decay;            /* weight decay: two or more dimensions (norms and biases not) */
+    bool adapter;          /* LoRA A, B: MEM_ADAPTER, saved in the adapter file */
+    float lr_scale;        /* 1 unless a config says otherwise */
+    int64_t room;          /* rows of the storage behind the matrix, of its pitch */
+    uint64_t room_version; /* of what the room holds, as its user counts; 0: nothing */
+    uint64_t version;      /* of the contents; param_changed counts it up */
+    const ParamHome *home; /* NULL: the storage is there for good */
+};
 
 /* All parameters of a model in one fixed order: units ascending, within a unit as the forward pass uses
  * them. */
@@ -49,6 +60,10 @@ void param_clear(Param *p); /* names; the storage, too, when there is one */
 void param_set_room(Param *p, int64_t rows, int64_t cols);
 /* To be told by whoever writes the values: copies elsewhere are then made anew. */
 void param_changed(Param *p);
+/* Around reading or writing a parameter outside of its segment: between them it has its values in its storage; `changed` tells
+ * that they were written.  Parameters of a run of several ranks: all ranks in the same order. */
+void param_open(Param *p);
+void param_close(Param *p, bool changed);
 /* A storage of its own category by p->adapter.  The room is zero, the other contents are undefined. */
 void param_alloc(Device *d, Param *p);
 /* Checkpoint tensor `slice` as a tensor of its own: valid while the Param is.  Of t, and of low (no storage where there is

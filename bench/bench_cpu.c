@@ -108,7 +108,7 @@ static void make_model(Bench *b)
     }
     llama_collect_params(&b->model);
     b->comm = comm_self();
-    shards_init(&b->shards, &b->dev, &b->comm, &b->model.params);
+    shards_init(&b->shards, &b->dev, &b->comm, &b->model.params, NULL);
     for (int i = 0; i < b->model.params.n; i++) {
         Tensor *t = &b->model.params.items[i]->t;
         int64_t n = tensor_numel(t);
@@ -151,7 +151,8 @@ static void step(Bench *b, int64_t t)
     for (int i = 0; i < b->shards.n; i++) {
         ParamShard *sh = &b->shards.items[i];
         Tensor *grad = &sh->grad;
-        clip_by_global_norm(d, &b->scalars, &b->sum_squares, &grad, 1, &b->loss_sum, 1);
+        clip_sum_squares(d, &b->sum_squares, &grad, 1);
+        clip_by_global_norm(d, &b->scalars, &b->sum_squares, &b->loss_sum, 1);
         AdamwArray all = {.weights = sh->weights,
                           .grad = sh->grad,
                           .m = sh->m,

@@ -1,5 +1,40 @@
-/* Checks that hold for every kind of Comm, in front of its own collectives. */
+/* What every kind of Comm shares: checks, the order between the two streams, the list of calls, and what hosts agree
+ * on. */
 #include "dist/comm.h"
+
+#include "base/clock.h"
+#include "base/str.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- tensors ---------------------------------------------------------------------------------- */
+
+/* The communication stream goes on after what was computed so far. */
+static void begin(Comm *c, Device *d, const char *op, size_t bytes, size_t sent)
+{
+    CommCall *call = &c->calls[c->n_calls % COMM_CALLS];
+    *call = (CommCall){.op = op, .step = c->step, .bytes = bytes, .began = seconds_monotonic()};
+    snprintf(call->of, sizeof call->of, "%s", c->of ? c->of : "");
+    c->sent_bytes += sent;
+    c->dev = d;
+    c->in_call = true;
+    c->n_calls++;
+    int64_t computed = device_record(d);
+    device_use_stream(d, STREAM_COMM);
+    device_await(d, d, computed);
+}
+
+static int64_t end(Comm *c, Device *d)
+{
+    int64_t done = device_record(d);
+    device_use_stream(d, STREAM_COMPUTE);
+    c->calls[(c->n_calls - 1) % COMM_CALLS].event = done;
+    c->in_call = false;
+    return done;
+}
 
 static void check_parts(const Comm *c, const Tensor *whole, const Tensor *part)
 {
@@ -9,31 +44,98 @@ static void check_parts(const Comm *c, const Tensor *whole, const Tensor *part)
            (long long)tensor_numel(part));
 }
 
-void comm_all_reduce(Comm *c, Device *d, Tensor *t, CommReduce op)
+/* What a rank sends when every part goes once around. */
+static size_t around(const Comm *c, size_t bytes)
+{
+    return bytes / (size_t)c->size * (size_t)(c->size - 1);
+}
+
+int64_t comm_all_reduce(Comm *c, Device *d, Tensor *t)
 {
     ASSERT(tensor_is_dense(t), "all_reduce of a matrix with a pitch");
-    c->ops->all_reduce(c, d, t, op);
+    size_t bytes = tensor_bytes(t);
+    begin(c, d, "all-reduce", bytes, 2 * around(c, bytes));
+    c->ops->all_reduce(c, d, t);
+    return end(c, d);
 }
 
-void comm_all_gather(Comm *c, Device *d, Tensor *whole, const Tensor *part)
+int64_t comm_all_gather(Comm *c, Device *d, Tensor *whole, const Tensor *part)
 {
     check_parts(c, whole, part);
+    size_t bytes = tensor_bytes(whole);
+    begin(c, d, "all-gather", bytes, around(c, bytes));
     c->ops->all_gather(c, d, whole, part);
+    return end(c, d);
 }
 
-void comm_reduce_scatter(Comm *c, Device *d, Tensor *part, const Tensor *whole)
+int64_t comm_reduce_scatter(Comm *c, Device *d, Tensor *part, const Tensor *whole)
 {
     check_parts(c, whole, part);
+    size_t bytes = tensor_bytes(whole);
+    begin(c, d, "reduce-scatter", bytes, around(c, bytes));
     c->ops->reduce_scatter(c, d, part, whole);
+    return end(c, d);
 }
 
-void comm_broadcast(Comm *c, Device *d, Tensor *t, int root)
+int64_t comm_broadcast(Comm *c, Device *d, Tensor *t, int root)
 {
     ASSERT(root >= 0 && root < c->size && tensor_is_dense(t), "root %d of %d", root, c->size);
+    size_t bytes = tensor_bytes(t);
+    begin(c, d, "broadcast", bytes, around(c, bytes));
     c->ops->broadcast(c, d, t, root);
+    return end(c, d);
+}
+
+void comm_wait(Comm *c, Device *d, int64_t call)
+{
+    (void)c;
+    device_await(d, d, call);
+}
+
+void comm_close(Comm *c)
+{
+    if (c->ops && c->ops->close) c->ops->close(c);
+    *c = (Comm){0};
+}
+
+/* ---- hosts ------------------------------------------------------------------------------------ */
+
+void comm_exchange(Comm *c, void *all, const void *mine, size_t bytes)
+{
+    c->ops->exchange(c, all, mine, bytes);
 }
 
 void comm_barrier(Comm *c)
 {
-    c->ops->barrier(c);
+    char mine = 0;
+    char *all = xmalloc((size_t)c->size);
+    comm_exchange(c, all, &mine, 1);
+    free(all);
+}
+
+typedef struct Outcome {
+    int status;
+    char host[64], line[sizeof((Err *)0)->line];
+} Outcome;
+
+Status comm_agree(Comm *c, Status s, Err *err)
+{
+    if (c->size == 1) return s;
+    Outcome mine = {.status = (int)s}, *all = xcalloc((size_t)c->size, sizeof *all);
+    gethostname(mine.host, sizeof mine.host - 1);
+    if (s != OK && err) memcpy(mine.line, err->line, sizeof mine.line);
+    comm_exchange(c, all, &mine, sizeof mine);
+    int first = -1;
+    bool same = true;
+    for (int i = 0; i < c->size; i++) {
+        if (first < 0 && all[i].status != OK) first = i;
+        same &= all[i].status == all[0].status && str_eq(all[i].line, all[0].line);
+    }
+    Status result = first < 0 ? OK : (Status)all[first].status;
+    if (first >= 0) {
+        err_set(err, result, "%s", all[first].line);
+        if (!same) err_wrap(err, result, "rank %d of %d on %s", first, c->size, all[first].host);
+    }
+    free(all);
+    return result;
 }

@@ -1,33 +1,77 @@
-/* Comm: the ranks of a run and what they do together.  A rank calls every collective in the same order
- * with the same shapes; failures of the machine panic.  comm_self is a run of one rank. */
+/* Comm: the ranks of a run and what they do together.  A rank calls every collective in the same order with the same
+ * shapes; failures of the machine panic.
+ *
+ *   comm_self     one rank
+ *   comm_threads  ranks are threads of one process, on host memory or all on one GPU (dist/comm_threads.h)
+ *   comm_mpi      processes, host memory (dist/launch.h opens these three)
+ *   comm_socket   the same without MPI
+ *   comm_nccl     processes with a GPU each, over one of the former for what the host has to say
+ *
+ * Collectives of tensors run beside what computes, on the device's communication stream: they begin when what was
+ * issued before them is done, and return a number that comm_wait takes; until then nobody touches their tensors.
+ * Sums have a fixed order: the same ranks give the same bits. */
 #pragma once
 
 #include "tensor/device.h"
 
-typedef enum CommReduce { COMM_SUM, COMM_MAX } CommReduce;
-
 typedef struct Comm Comm;
 
-/* In place, or from a rank's part into the whole: `whole` has size times the elements of `part`, and
- * rank r's part lies at r times that.  All dense and of one dtype. */
+/* All tensors dense.  part and whole are of one dtype, `whole` has size times the elements of `part`, rank r's part
+ * lies at r times that, and `part` may be that piece of `whole` itself. */
 typedef struct CommOps {
-    void (*all_reduce)(Comm *c, Device *d, Tensor *t, CommReduce op);
+    const char *name;
+    bool any_memory; /* tensors of any device; else host memory, or what the kind says */
+    void (*all_reduce)(Comm *c, Device *d, Tensor *t);
     void (*all_gather)(Comm *c, Device *d, Tensor *whole, const Tensor *part);
     void (*reduce_scatter)(Comm *c, Device *d, Tensor *part, const Tensor *whole);
     void (*broadcast)(Comm *c, Device *d, Tensor *t, int root);
-    void (*barrier)(Comm *c);
+    /* host memory: `all` (size, bytes), mine (bytes); done on return */
+    void (*exchange)(Comm *c, void *all, const void *mine, size_t bytes);
+    void (*close)(Comm *c);
 } CommOps;
+
+/* One collective of tensors, for whoever watches that it ends. */
+typedef struct CommCall {
+    const char *op;
+    char of[32]; /* what it moves, "block 17" */
+    int64_t step, event;
+    size_t bytes;
+    double began; /* seconds_monotonic() */
+} CommCall;
+
+enum { COMM_CALLS = 64 };
 
 struct Comm {
     int rank, size;
+    int local_rank, local_size; /* on this host */
     const CommOps *ops;
     void *impl;
+
+    int64_t step;   /* of the optimizer, set by the run: for messages */
+    const char *of; /* what the next collectives move, likewise */
+    CommCall calls[COMM_CALLS];
+    volatile int64_t n_calls; /* the last ones are in calls[] */
+    volatile bool in_call;    /* the host is inside one */
+    Device *dev;              /* of the last call */
+    size_t sent_bytes;        /* by this rank, over all collectives, as a ring moves them */
 };
 
 Comm comm_self(void);
+void comm_close(Comm *c); /* comm_self needs none */
 
-void comm_all_reduce(Comm *c, Device *d, Tensor *t, CommReduce op);
-void comm_all_gather(Comm *c, Device *d, Tensor *whole, const Tensor *part);
-void comm_reduce_scatter(Comm *c, Device *d, Tensor *part, const Tensor *whole);
-void comm_broadcast(Comm *c, Device *d, Tensor *t, int root);
+/* t = sum over ranks, the same bits on each. */
+int64_t comm_all_reduce(Comm *c, Device *d, Tensor *t);
+int64_t comm_all_gather(Comm *c, Device *d, Tensor *whole, const Tensor *part);
+int64_t comm_reduce_scatter(Comm *c, Device *d, Tensor *part, const Tensor *whole);
+int64_t comm_broadcast(Comm *c, Device *d, Tensor *t, int root);
+/* The stream in use goes on when the collective of that number is done; 0: nothing. */
+void comm_wait(Comm *c, Device *d, int64_t call);
+
+/* What every rank's host has to say, `bytes` each, in the order of ranks. */
+void comm_exchange(Comm *c, void *all, const void *mine, size_t bytes);
+/* Returns when every rank's host has come here. */
 void comm_barrier(Comm *c);
+
+/* One outcome for all: OK where every rank's is; else the worst one's of the lowest rank that failed, whose line *err becomes on
+ * every rank, with "rank 2 of 4 on HOST: " before it where not all say the same. */
+Status comm_agree(Comm *c, Status s, Err *err) MUST_CHECK;

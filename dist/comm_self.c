@@ -1,7 +1,9 @@
 /* A run of one rank: what it has is already the sum, the whole and everybody's copy. */
 #include "dist/comm.h"
 
-static void self_all_reduce(Comm *c, Device *d, Tensor *t, CommReduce op)
+#include <string.h>
+
+static void self_all_reduce(Comm *c, Device *d, Tensor *t)
 {
 }
 
@@ -27,19 +29,22 @@ static void self_broadcast(Comm *c, Device *d, Tensor *t, int root)
 {
 }
 
-static void self_barrier(Comm *c)
+static void self_exchange(Comm *c, void *all, const void *mine, size_t bytes)
 {
+    memcpy(all, mine, bytes);
 }
 
 static const CommOps self_ops = {
+    .name = "self",
+    .any_memory = true,
     .all_reduce = self_all_reduce,
     .all_gather = self_all_gather,
     .reduce_scatter = self_reduce_scatter,
     .broadcast = self_broadcast,
-    .barrier = self_barrier,
+    .exchange = self_exchange,
 };
 
 Comm comm_self(void)
 {
-    return (Comm){.rank = 0, .size = 1, .ops = &self_ops};
+    return (Comm){.size = 1, .local_size = 1, .ops = &self_ops};
 }

@@ -1,37 +1,64 @@
-/* The flat arrays of trained parameters.  Besides scope.c and tape.c this is the third place that counts
- * owners of a storage: a parameter shares its arrays'. */
+/* The flat arrays of a run's parameters: who keeps what.  Besides scope.c and tape.c this is the third place that counts
+ * owners of a storage: parameters and parts share a whole's. */
 #include "dist/shard.h"
 
 #include "autograd/tape.h"
 #include "base/hash.h"
 #include "base/str.h"
+#include "dist/shard_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static int64_t round_up(int64_t n)
+/* ---- layout ----------------------------------------------------------------------------------- */
+
+static int64_t round_up(int64_t n, int64_t to)
 {
-    return (n + SHARD_ALIGN - 1) / SHARD_ALIGN * SHARD_ALIGN;
+    return (n + to - 1) / to * to;
 }
 
-static int64_t slice_start(const Param *p, int slice)
+static int64_t slice_cols(const Param *p)
 {
-    int64_t cols = p->t.n_dims == 1 ? 1 : tensor_cols(&p->t);
-    return p->slices[slice].row0 * cols;
+    return p->t.n_dims == 1 ? 1 : tensor_cols(&p->t);
 }
 
-/* Appends the ranges of p; a fused matrix stays one piece, because the model reads it as one. */
-static void add_param(ParamShard *sh, Param *p)
+/* Elements of p's storage: the pitch and the room of a frozen matrix belong to it, so that a gathered one is at once
+ * what its adapters need. */
+static int64_t param_numel(const Param *p)
 {
-    for (int i = 0; i < p->n_slices; i++)
-        sh->ranges[sh->n_ranges++] = (ShardRange){.param = p,
-                                                  .slice = i,
-                                                  .offset = sh->numel + slice_start(p, i),
-                                                  .numel = param_slice_numel(p, i),
-                                                  .lr_scale = p->lr_scale,
-                                                  .decay = p->decay};
-    sh->numel += round_up(tensor_numel(&p->t));
+    return tensor_rows(&p->t) * p->t.ld + p->room * p->t.ld;
 }
+
+static void append(ParamShard *sh, Param *p)
+{
+    sh->params[sh->n_params] = p;
+    sh->offsets[sh->n_params++] = sh->total;
+    sh->total += round_up(param_numel(p), SHARD_ALIGN);
+}
+
+/* What of each slice lies in this rank's part. */
+static void make_ranges(ParamShard *sh)
+{
+    for (int i = 0; i < sh->n_params; i++) {
+        Param *p = sh->params[i];
+        for (int k = 0; k < p->n_slices; k++) {
+            int64_t from = sh->offsets[i] + p->slices[k].row0 * slice_cols(p);
+            int64_t to = from + p->slices[k].rows * slice_cols(p);
+            int64_t low = from > sh->first ? from : sh->first;
+            int64_t high = to < sh->first + sh->numel ? to : sh->first + sh->numel;
+            if (low >= high) continue;
+            sh->ranges[sh->n_ranges++] = (ShardRange){.param = p,
+                                                      .slice = k,
+                                                      .first = low - from,
+                                                      .offset = low - sh->first,
+                                                      .numel = high - low,
+                                                      .lr_scale = p->lr_scale,
+                                                      .decay = p->decay};
+        }
+    }
+}
+
+/* ---- storage ---------------------------------------------------------------------------------- */
 
 static Tensor flat_array(Device *d, DType dtype, int64_t numel, MemCategory category)
 {
@@ -40,97 +67,209 @@ static Tensor flat_array(Device *d, DType dtype, int64_t numel, MemCategory cate
     return t;
 }
 
+/* Elements [first, first + n) of a whole, with a reference. */
+static Tensor part_of(const Tensor *whole, int64_t first, int64_t n)
+{
+    Tensor t = *whole;
+    t.shape[0] = t.ld = n;
+    t.offset += (size_t)first * dtype_bytes(t.dtype);
+    storage_ref(t.storage);
+    return t;
+}
+
 static void alloc_shard(ShardSet *s, ParamShard *sh)
 {
     Device *d = s->dev;
-    bool adapter = sh->ranges[0].param->adapter;
-    sh->weights = flat_array(d, d->compute, sh->numel, adapter ? MEM_ADAPTER : MEM_WEIGHT);
+    MemCategory weights = sh->params[0]->adapter ? MEM_ADAPTER : MEM_WEIGHT;
+    if (shard_comes_and_goes(s, sh)) {
+        sh->whole = tensor_shape(d->compute, 1, &sh->total);
+        sh->weights = flat_array(d, d->compute, sh->numel, weights);
+    } else {
+        sh->whole = flat_array(d, d->compute, sh->total, weights);
+        sh->weights = part_of(&sh->whole, sh->first, sh->numel);
+    }
+    if (!sh->trained) return;
+    sh->whole_low = tensor_shape(DT_I16, 1, &sh->total);
     if (d->compute != DT_F32) sh->low = flat_array(d, DT_I16, sh->numel, MEM_OPTIMIZER);
-    sh->grad = flat_array(d, DT_F32, sh->numel, MEM_GRAD);
+    if (shard_reduces_early(s, sh)) {
+        sh->whole_grad = tensor_shape(s->opts.grads, 1, &sh->total);
+        sh->grad = flat_array(d, s->opts.grads, sh->numel, MEM_GRAD);
+    } else {
+        sh->whole_grad = flat_array(d, s->opts.grads, sh->total, MEM_GRAD);
+        sh->grad = part_of(&sh->whole_grad, sh->first, sh->numel);
+    }
     sh->m = flat_array(d, DT_F32, sh->numel, MEM_OPTIMIZER);
     sh->v = flat_array(d, DT_F32, sh->numel, MEM_OPTIMIZER);
 }
 
-/* A view of p's shape into a flat array, `at` elements from its start. */
-static Tensor part_of(const Tensor *flat, const Param *p, int64_t at)
+void shard_bind(ParamShard *sh)
 {
-    Tensor t = tensor_shape(flat->dtype, p->t.n_dims, p->t.shape);
-    t.storage = flat->storage;
-    t.offset = flat->offset + (size_t)at * dtype_bytes(flat->dtype);
-    t.name = p->name;
-    return t;
+    for (int i = 0; i < sh->n_params; i++) {
+        Param *p = sh->params[i];
+        p->t.storage = sh->whole.storage;
+        p->t.offset = sh->whole.offset + (size_t)sh->offsets[i] * dtype_bytes(p->t.dtype);
+        p->room_version = 0;
+        storage_ref(p->t.storage);
+    }
+    sh->bound = true;
 }
 
-/* Points p at its part of the arrays; range: the first of its slices. */
-static void bind_param(ParamShard *sh, const ShardRange *range, Tensor *grad)
+void shard_unbind(ParamShard *sh)
 {
-    Param *p = range->param;
-    ASSERT(!p->t.storage && tensor_is_dense(&p->t), "%s has a storage or a pitch", p->name);
-    Tensor weights = part_of(&sh->weights, p, range->offset);
-    p->t.storage = weights.storage;
-    p->t.offset = weights.offset;
-    storage_ref(p->t.storage);
-    if (sh->low.storage) {
-        p->low = part_of(&sh->low, p, range->offset);
+    for (int i = 0; i < sh->n_params && sh->bound; i++) {
+        storage_unref(sh->params[i]->t.storage);
+        sh->params[i]->t.storage = NULL;
+    }
+    sh->bound = false;
+}
+
+/* The low halves of the master copies; array: of all of them, or empty. */
+void shard_bind_low(ParamShard *sh, const Tensor *array)
+{
+    for (int i = 0; i < sh->n_params; i++) {
+        Param *p = sh->params[i];
+        storage_unref(p->low.storage);
+        p->low = (Tensor){0};
+        if (!array->storage) continue;
+        p->low = tensor_shape(DT_I16, p->t.n_dims, p->t.shape);
+        p->low.storage = array->storage;
+        p->low.offset = array->offset + (size_t)sh->offsets[i] * dtype_bytes(DT_I16);
+        p->low.name = p->name;
         storage_ref(p->low.storage);
     }
-    *grad = part_of(&sh->grad, p, range->offset);
-    p->t.grad = grad;
 }
 
-static void build_shard(ShardSet *s, ParamShard *sh, int unit, int *n_bound)
+void shard_bind_grads(ParamShard *sh)
 {
-    int n = 0;
-    for (int i = 0; i < s->params->n; i++)
-        if (s->params->items[i]->unit == unit && s->params->items[i]->trained)
-            n += s->params->items[i]->n_slices;
-    sh->unit = unit;
-    sh->ranges = xcalloc((size_t)n, sizeof *sh->ranges);
-    for (int i = 0; i < s->params->n; i++)
-        if (s->params->items[i]->unit == unit && s->params->items[i]->trained)
-            add_param(sh, s->params->items[i]);
-    alloc_shard(s, sh);
-    for (int i = 0; i < n; i++)
-        if (sh->ranges[i].slice == 0) bind_param(sh, &sh->ranges[i], &s->grads[(*n_bound)++]);
+    for (int i = 0; i < sh->n_params; i++) {
+        Tensor *grad = sh->params[i]->t.grad;
+        grad->storage = sh->whole_grad.storage;
+        grad->offset = sh->whole_grad.offset + (size_t)sh->offsets[i] * dtype_bytes(grad->dtype);
+    }
 }
 
-void shards_init(ShardSet *s, Device *d, Comm *comm, const ParamSet *params)
+/* ---- building --------------------------------------------------------------------------------- */
+
+/* Which of a unit's shards a parameter belongs to; -1: none, it keeps a storage of its own. */
+enum { WHOLE_TRAINED, SPLIT_TRAINED, SPLIT_FROZEN, N_KINDS };
+
+static int kind_of(const ShardSet *s, const Param *p, int64_t trained_in_unit)
+{
+    bool split = s->comm->size > 1;
+    if (!p->trained) return split && s->opts.zero == 3 ? SPLIT_FROZEN : -1;
+    bool large = !p->adapter && trained_in_unit >= s->opts.least;
+    return split && s->opts.zero > 0 && large ? SPLIT_TRAINED : WHOLE_TRAINED;
+}
+
+static int64_t trained_numel(const ParamSet *params, int unit)
+{
+    int64_t n = 0;
+    for (int i = 0; i < params->n; i++)
+        if (params->items[i]->unit == unit && params->items[i]->trained &&
+            !params->items[i]->adapter)
+            n += tensor_numel(&params->items[i]->t);
+    return n;
+}
+
+static void build_shard(ShardSet *s, ParamShard *sh, int unit, int kind, int *n_grads)
+{
+    const ParamSet *ps = s->params;
+    int64_t large = trained_numel(ps, unit);
+    int n = 0, slices = 0;
+    for (int i = 0; i < ps->n; i++) {
+        if (ps->items[i]->unit != unit || kind_of(s, ps->items[i], large) != kind) continue;
+        n++;
+        slices += ps->items[i]->n_slices;
+    }
+    if (n == 0) return;
+    int n_parts = kind == WHOLE_TRAINED ? 1 : s->comm->size;
+    *sh = (ParamShard){.unit = unit, .trained = kind != SPLIT_FROZEN, .split = n_parts > 1};
+    sh->params = xcalloc((size_t)n, sizeof(Param *));
+    sh->offsets = xcalloc((size_t)n, sizeof *sh->offsets);
+    for (int i = 0; i < ps->n; i++)
+        if (ps->items[i]->unit == unit && kind_of(s, ps->items[i], large) == kind)
+            append(sh, ps->items[i]);
+    sh->total = round_up(sh->total, (int64_t)SHARD_ALIGN * n_parts);
+    sh->numel = sh->total / n_parts;
+    sh->first = n_parts > 1 ? s->comm->rank * sh->numel : 0;
+    alloc_shard(s, sh);
+    if (sh->trained) {
+        sh->ranges = xcalloc((size_t)slices, sizeof *sh->ranges);
+        make_ranges(sh);
+    }
+    for (int i = 0; i < n; i++) {
+        Param *p = sh->params[i];
+        ASSERT(!p->t.storage && (!p->trained || tensor_is_dense(&p->t)),
+               "%s has a storage or a pitch", p->name);
+        if (sh->split) p->home = &s->home;
+        if (!sh->trained) continue;
+        Tensor *grad = &s->grads[(*n_grads)++];
+        *grad = tensor_shape(s->opts.grads, p->t.n_dims, p->t.shape);
+        grad->name = p->name;
+        p->t.grad = grad;
+    }
+    if (sh->whole.storage) shard_bind(sh);
+    if (!sh->split) shard_bind_low(sh, &sh->low);
+    if (sh->whole_grad.storage) shard_bind_grads(sh);
+    s->n++;
+}
+
+void shards_init(ShardSet *s, Device *d, Comm *comm, const ParamSet *params, const ShardOpts *opts)
 {
     *s = (ShardSet){.dev = d, .comm = comm, .params = params};
-    int last = -1;
-    s->grads = xcalloc((size_t)params->n, sizeof *s->grads);
-    s->items = xcalloc((size_t)params->n, sizeof *s->items);
-    int n_bound = 0;
+    if (opts) s->opts = *opts;
+    s->home = (ParamHome){shard_home_open, shard_home_close, s};
+    int last = -1, n_grads = 0;
     for (int i = 0; i < params->n; i++) {
-        Param *p = params->items[i];
-        if (!p->trained) {
-            param_alloc(d, p);
-            continue;
-        }
-        ASSERT(p->unit >= last, "%s: units of parameters must ascend", p->name);
-        if (p->unit == last) continue;
-        last = p->unit;
-        build_shard(s, &s->items[s->n++], p->unit, &n_bound);
+        ASSERT(params->items[i]->unit >= last, "%s: units of parameters must ascend",
+               params->items[i]->name);
+        last = params->items[i]->unit;
     }
+    s->n_units = last + 1;
+    s->grads = xcalloc((size_t)params->n, sizeof *s->grads);
+    s->items = xcalloc((size_t)s->n_units * N_KINDS, sizeof *s->items);
+    s->units = xcalloc((size_t)s->n_units + 1, sizeof *s->units);
+    for (int unit = 0; unit < s->n_units; unit++) {
+        int64_t large = trained_numel(params, unit);
+        for (int i = 0; i < params->n; i++)
+            if (params->items[i]->unit == unit && kind_of(s, params->items[i], large) < 0)
+                param_alloc(d, params->items[i]);
+        s->units[unit] = s->n;
+        for (int kind = 0; kind < N_KINDS; kind++)
+            build_shard(s, &s->items[s->n], unit, kind, &n_grads);
+    }
+    s->units[s->n_units] = s->n;
 }
 
 void shards_clear(ShardSet *s)
 {
-    for (int i = 0; s->params && i < s->params->n; i++)
-        if (s->params->items[i]->trained) s->params->items[i]->t.grad = NULL;
+    if (s->items) shards_end_pass(s);
     for (int i = 0; i < s->n; i++) {
         ParamShard *sh = &s->items[i];
+        for (int k = 0; k < sh->n_params; k++) {
+            if (sh->trained) sh->params[k]->t.grad = NULL;
+            sh->params[k]->home = NULL;
+        }
+        /* parameters that are still bound keep their reference and drop it with param_clear */
+        tensor_clear(&sh->whole);
         tensor_clear(&sh->weights);
         tensor_clear(&sh->low);
+        tensor_clear(&sh->whole_grad);
         tensor_clear(&sh->grad);
         tensor_clear(&sh->m);
         tensor_clear(&sh->v);
+        free(sh->params);
+        free(sh->offsets);
         free(sh->ranges);
     }
     free(s->items);
+    free(s->units);
     free(s->grads);
+    free(s->uses);
     *s = (ShardSet){0};
 }
+
+/* ---- views and copies ------------------------------------------------------------------------- */
 
 Tensor shard_view(const Tensor *flat, const ShardRange *r)
 {
@@ -145,48 +284,52 @@ const char *shard_range_name(const ShardRange *r)
     return r->param->slices[r->slice].name;
 }
 
+bool shard_counts(const ShardSet *s, const ParamShard *sh)
+{
+    return sh->split || s->comm->rank == 0;
+}
+
 void shards_changed(ShardSet *s)
 {
-    for (int i = 0; i < s->params->n; i++)
-        if (s->params->items[i]->trained) param_changed(s->params->items[i]);
-}
-
-void shards_begin_step(ShardSet *s)
-{
-    for (int i = 0; i < s->params->n; i++)
-        s->params->items[i]->t.grad_written = false;
-}
-
-void shards_finish_grads(ShardSet *s)
-{
-    for (int i = 0; i < s->params->n; i++) {
-        Param *p = s->params->items[i];
-        if (p->trained && !p->t.grad_written) tensor_zero(s->dev, p->t.grad);
+    for (int i = 0; i < s->n; i++) {
+        ParamShard *sh = &s->items[i];
+        for (int k = 0; k < sh->n_params && sh->trained; k++)
+            param_changed(sh->params[k]);
+        if (!sh->trained || !sh->split || shard_comes_and_goes(s, sh)) continue;
+        s->comm->of = "parameters";
+        sh->gathering = comm_all_gather(s->comm, s->dev, &sh->whole, &sh->weights);
     }
-    for (int i = 0; i < s->n; i++)
-        comm_all_reduce(s->comm, s->dev, &s->items[i].grad, COMM_SUM);
+    /* whoever has no hook to wait where a unit is used waits here */
+    for (int i = 0; i < s->n && s->n_uses == 0; i++)
+        shard_await(s, &s->items[i]);
 }
 
 int64_t shards_numel(const ShardSet *s)
 {
     int64_t n = 0;
     for (int i = 0; i < s->n; i++)
-        for (int k = 0; k < s->items[i].n_ranges; k++)
-            n += s->items[i].ranges[k].numel;
+        for (int k = 0; k < s->items[i].n_params && s->items[i].trained; k++)
+            n += tensor_numel(&s->items[i].params[k]->t);
     return n;
 }
 
-uint64_t shards_hash(const ShardSet *s)
+uint64_t shards_hash(ShardSet *s)
 {
     uint64_t h = 0;
-    for (int i = 0; i < s->n; i++)
-        for (int k = 0; k < s->items[i].n_ranges; k++) {
-            const ShardRange *r = &s->items[i].ranges[k];
-            float *host = xmalloc((size_t)r->numel * sizeof *host);
-            param_read(s->dev, r->param, r->slice, host);
-            h = hash64(shard_range_name(r), strlen(shard_range_name(r)), h);
-            h = hash64(host, (size_t)r->numel * sizeof *host, h);
+    for (int i = 0; i < s->params->n; i++) {
+        Param *p = s->params->items[i];
+        if (!p->trained) continue;
+        param_open(p);
+        for (int k = 0; k < p->n_slices; k++) {
+            size_t bytes = (size_t)param_slice_numel(p, k) * sizeof(float);
+            float *host = xmalloc(bytes);
+            param_read(s->dev, p, k, host);
+            h = hash64(p->slices[k].name, strlen(p->slices[k].name), h);
+            h = hash64(host, bytes, h);
             free(host);
         }
+        param_close(p, false);
+    }
+    shards_end_pass(s);
     return h;
 }

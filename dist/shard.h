@@ -1,61 +1,145 @@
-/* ParamShard: the trained parameters of one unit (embedding, a block, the head) as flat arrays with a
- * table of ranges, one a checkpoint tensor.  Optimizer, gradient reduction and checkpoints walk the
- * ranges and know neither model nor layout.
+/* ParamShard: parameters of one unit (embedding, a block, the head) as flat arrays, of which each rank keeps a part, with a
+ * table of ranges, one a checkpoint tensor.  Optimizer, gradient reduction and checkpoints walk the ranges
+ * and know neither model nor layout.
  *
- * The parameters' storage is the array of weights.  On a bf16 device a second one has the low halves of the fp32 master
- * copies (autograd/param.h).  Frozen parameters have no range and none of these arrays. */
+ * A unit has up to three shards: what is trained and small (adapters), whole on every rank; what is trained and split; and
+ * at stage 3 what is frozen, which is split and only gathered.  Stages as in Rajbhandari et al. 2020 (ZeRO):
+ *
+ *   0  every rank has everything; gradients are summed once a step
+ *   1  master copies and AdamW's states are split; gradients are summed into parts once a step, parameters gathered after it
+ *   2  gradients, too: a unit's are summed into parts as soon as its backward pass is done
+ *   3  parameters, too: a unit's are gathered before use, the next one's meanwhile, and released after it
+ *
+ * On a bf16 device a second array has the low halves of the fp32 master copies (autograd/param.h). */
 #pragma once
 
 #include "autograd/param.h"
+#include "autograd/segment.h"
 #include "dist/comm.h"
 
-enum { SHARD_ALIGN = 64 }; /* elements: a parameter begins at a multiple of 256 bytes */
+enum { SHARD_ALIGN = 128 }; /* elements: a parameter begins at a multiple of 256 bytes in bf16 */
 
+typedef struct ShardOpts {
+    int zero;      /* the stage, 0..3 */
+    int64_t least; /* trained parameters of a unit with fewer elements stay whole on every rank */
+    DType grads;   /* of the flat gradients: DT_F32 or DT_BF16 */
+    DType reduce;  /* in which they travel between ranks */
+} ShardOpts;
+
+/* What this rank keeps of a checkpoint tensor. */
 typedef struct ShardRange {
     Param *param;
     int slice;             /* of param: the checkpoint tensor param->slices[slice] */
-    int64_t offset, numel; /* elements of the flat arrays */
+    int64_t first;         /* element of that tensor with which the range begins */
+    int64_t offset, numel; /* elements of this rank's arrays */
     float lr_scale;
     bool decay;
 } ShardRange;
 
 typedef struct ParamShard {
     int unit;
-    ShardRange *ranges;
+    bool trained, split;
+    Param **params;
+    int64_t *offsets; /* of the params in the whole */
+    int n_params;
+    ShardRange *ranges; /* of what is trained, ascending */
     int n_ranges;
-    int64_t numel;  /* a multiple of SHARD_ALIGN; what lies between parameters is 0 */
-    Tensor weights; /* (numel) of the compute dtype: the parameters */
+    int64_t
+        total; /* elements of all ranks, a multiple of SHARD_ALIGN; what lies between parameters is 0 */
+    int64_t first, numel; /* this rank's elements of it; all where it is not split */
+
+    Tensor whole;      /* (total) of the compute dtype; storage NULL: not gathered now */
+    Tensor whole_low;  /* (total) i16, likewise; while parameters are open for reading or writing */
+    Tensor whole_grad; /* (total) of opts.grads; storage NULL: none now */
+    Tensor weights;    /* (numel) this rank's part of `whole` */
     Tensor
-        low; /* (numel) i16 beside bf16 weights, else without storage: bits = (weights << 16) + low */
-    Tensor grad, m, v; /* (numel) f32 */
+        low; /* (numel) i16 beside trained bf16 weights, else without storage: bits = (weights << 16) + low */
+    Tensor grad; /* (numel) of opts.grads; trained only, as m and v */
+    Tensor m, v; /* (numel) f32 */
+
+    int64_t gathering, reducing; /* calls under way, or 0 */
+    bool bound;                  /* the parameters' storage is `whole` */
+    bool summed;                 /* grad holds something of this step */
+    Tensor send, received;       /* of the reduction under way, where it cannot go straight */
+    int backwards;               /* of this pass that are still to come */
 } ParamShard;
 
-typedef struct ShardSet {
+typedef struct ShardSet ShardSet;
+
+/* A segment of the model as the shards see it: which units it reads. */
+typedef struct ShardUse {
+    ShardSet *set;
+    int index; /* in the order of the forward pass */
+    int units[2], n_units;
+    bool hold;  /* its parameters are read by what follows it, too: until its backward pass */
+    bool blind; /* its backward pass reads no parameter */
+    const char *name;
+} ShardUse;
+
+struct ShardSet {
     Device *dev;
     Comm *comm;
+    ShardOpts opts;
     const ParamSet *params;
     ParamShard *items; /* units ascending */
     int n;
-    Tensor *grads; /* what the trained parameters' t.grad point at */
-} ShardSet;
+    int *units; /* (n_units + 1) first item of each unit */
+    int n_units;
+    Tensor *grads;       /* what the trained parameters' t.grad point at */
+    ParamShard *pending; /* its gradient is under way */
+    ShardUse *uses;
+    int n_uses;
+    int first_trained; /* use from which on gradients flow */
+    bool training;     /* the pass under way has a backward part */
+    ParamHome home;
+    ParamShard *open; /* by param_open */
+    bool leading;     /* the other ranks are in shards_follow */
+};
 
-/* Gives every parameter its storage: trained ones in the arrays, frozen ones their own.  Contents are
- * undefined but for gaps and states, which are 0.  Borrows comm and params. */
-void shards_init(ShardSet *s, Device *d, Comm *comm, const ParamSet *params);
+/* Gives every parameter its storage: trained ones in the arrays, frozen ones their own (stage 3: in the arrays, too).
+ * Contents are undefined but for gaps and states, which are 0.  Borrows comm and params; opts NULL: stage 0, f32.  *s must
+ * not move. */
+void shards_init(ShardSet *s, Device *d, Comm *comm, const ParamSet *params, const ShardOpts *opts);
 void shards_clear(ShardSet *s); /* before the parameters go */
 
-/* After the optimizer: the trained parameters' versions count up. */
+/* After the optimizer changed this rank's parts: the others' are fetched (or will be, at stage 3), and the trained
+ * parameters' versions count up. */
 void shards_changed(ShardSet *s);
 
-/* Around the backward passes of an optimizer step: forget what gradients hold; then complete them: a
- * parameter that nothing reached has gradient 0, ranks are summed. */
+/* Around the passes of an optimizer step: forget what gradients hold; then complete them: a parameter that nothing
+ * reached has gradient 0, ranks are summed into ParamShard.grad. */
 void shards_begin_step(ShardSet *s);
 void shards_finish_grads(ShardSet *s);
 
-/* A range of one of its shard's flat arrays. */
+/* A range of one of this rank's flat arrays (weights, low, grad, m, v). */
 Tensor shard_view(const Tensor *flat, const ShardRange *r);
 const char *shard_range_name(const ShardRange *r);
-/* Trained elements, gaps not counted. */
+/* Trained elements of all ranks, gaps not counted. */
 int64_t shards_numel(const ShardSet *s);
-/* A fingerprint of the trained parameters' f32 values (the master copies'), in order and by name. */
-uint64_t shards_hash(const ShardSet *s);
+/* A fingerprint of the trained parameters' f32 values (the master copies'), in order and by name; the same on every rank and for any number of
+ * them.  All ranks. */
+uint64_t shards_hash(ShardSet *s);
+/* Whether this rank is the one that counts a shard in sums over ranks. */
+bool shard_counts(const ShardSet *s, const ParamShard *sh);
+
+/* ---- passes (dist/shard_pass.c) ------------------------------------------------------------------ */
+
+/* Tells the set the model's segments in the order of their forward passes and gives them hooks where the stage needs
+ * them.  uses[i] belongs to segments[i]; its set and index are filled in here, the rest by the caller. */
+void shards_watch(ShardSet *s, Segment *const *segments, const ShardUse *uses, int n);
+/* Whether ranks meet inside of passes, so that all must make the same number of them. */
+bool shards_meet(const ShardSet *s);
+/* Around a forward pass, and the backward pass if one follows.  end: releases and sums what no hook did. */
+void shards_begin_pass(ShardSet *s, bool training);
+void shards_end_pass(ShardSet *s);
+/* What this rank does while others make a training pass and it has no tokens: brings its parts, adds nothing. */
+void shards_idle_pass(ShardSet *s);
+
+/* ---- parameters outside of passes --------------------------------------------------------------- */
+
+/* param_open and param_close (autograd/param.h) gather a split parameter's unit: all ranks alike.  Where only rank 0
+ * goes through parameters (to write them), it calls lead before and dismiss after that, and the others follow, which returns
+ * when they are dismissed. */
+void shards_lead(ShardSet *s);
+void shards_dismiss(ShardSet *s);
+void shards_follow(ShardSet *s);

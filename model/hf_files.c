@@ -114,8 +114,11 @@ static Status load_param(Llama *m, Param *p, const SafeTensors *f, const char *d
         const SafeTensor *t = find_tensor(m, p, i, f);
         if (!t) return err_set(err, E_INPUT, "%s: tensor %s is missing", dir, p->slices[i].name);
         TRY(weight_check(t, p, i, err));
-        if (p->t.storage) weight_write(t, m->dev, p, i);
     }
+    param_open(p);
+    for (int i = 0; i < p->n_slices && p->t.storage; i++)
+        weight_write(find_tensor(m, p, i, f), m->dev, p, i);
+    param_close(p, true);
     return OK;
 }
 
@@ -205,12 +208,14 @@ void model_init_random(Llama *m, uint64_t seed)
 {
     for (int i = 0; i < m->params.n; i++) {
         Param *p = m->params.items[i];
-        if (p->adapter || !p->t.storage) continue;
+        if (p->adapter || (!p->t.storage && !p->home)) continue;
+        param_open(p);
         for (int s = 0; s < p->n_slices; s++)
             if (p->t.n_dims == 2)
                 weight_draw(m->dev, p, s, DRAW_NORMAL, m->cfg.initializer_range, seed);
             else
                 fill(m->dev, p, s, str_ends(p->name, ".bias") ? 0.0f : 1.0f);
+        param_close(p, true);
     }
 }
 
@@ -221,10 +226,13 @@ Status weight_source(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     const WeightSource *s = ud;
     int slice;
     Param *p = paramset_find(s->params, t->name + strlen(s->prefix), &slice);
-    ASSERT(p && p->t.storage, "%s has no weights to save", t->name);
+    ASSERT(p, "%s is no parameter", t->name);
+    param_open(p);
+    ASSERT(p->t.storage, "%s has no weights to save", t->name);
     int64_t n = param_slice_numel(p, slice);
     float *host = xmalloc((size_t)n * sizeof *host);
     param_read(s->dev, p, slice, host);
+    param_close(p, false);
     if (s->dtype == DT_F32) {
         file_out_write(f, host, (size_t)n * sizeof *host);
     } else {

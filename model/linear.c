@@ -91,7 +91,7 @@ void fused_linear_choose_form(FusedLinear *l)
         drops |= l->lora[i] && l->lora[i]->dropout > 0;
     int64_t rank = total_rank(l);
     l->augmented = rank > 0 && !drops && !l->w.trained;
-    l->written = 0;
+    l->w.room_version = 0;
     if (!l->w.t.storage)
         param_set_room(&l->w, l->augmented ? rank : 0, fused_linear_pad(l));
     else
@@ -121,11 +121,7 @@ Tensor *fused_linear(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual, const 
                                   .site = l->site + (uint64_t)i};
     }
     if (n == 0) return op_linear(c, x, &l->w.t, bias, residual);
-    if (l->augmented) {
-        bool refresh = version != l->written;
-        l->written = version;
-        return op_linear_augmented(c, x, &l->w.t, bias, residual, slices, n, refresh);
-    }
+    if (l->augmented) return op_linear_augmented(c, x, &l->w.t, bias, residual, slices, n, version);
     return op_linear_lora(c, x, &l->w.t, bias, residual, slices, n, batch->samples,
                           batch->positions);
 }

@@ -17,7 +17,6 @@ typedef struct FusedLinear {
     uint64_t site;                /* of slice 0; slice i has site + i */
     Lora *lora[PARAM_MAX_SLICES]; /* or NULL; owned by the adapter set */
     bool augmented;               /* w has room for the adapters: op_linear_augmented */
-    uint64_t written;             /* sum of the adapters' versions when w's room was written */
 } FusedLinear;
 
 /* prefix "model.layers.0.self_attn", names "q_proj", ...; params without storage.  `site` numbers the first slice

@@ -75,8 +75,10 @@ Status lora_load(LoraSet *s, Llama *m, const char *dir, Err *err)
         int slice;
         Param *p = find_param(m, t->name, &slice);
         status = weight_check(t, p, slice, err);
-        if (status == OK && p->t.storage) {
+        if (status == OK && (p->t.storage || p->home)) {
+            param_open(p);
             weight_write(t, m->dev, p, slice);
+            param_close(p, true);
             param_changed(p);
         }
     }

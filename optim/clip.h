@@ -4,7 +4,8 @@
 
 #include "kernels/kernels.h"
 
-/* sum_squares (1) f32 of all n gradients (dense f32); then step[STEP_GRAD_SCALE] and step[STEP_SKIP] from
- * it and loss (1) f32.  clip 0: no clipping, the norm is still computed. */
-void clip_by_global_norm(Device *d, Tensor *step, Tensor *sum_squares, Tensor *const *grads, int n,
-                         const Tensor *loss, double clip);
+/* sum_squares (1) f32 of all n gradients (dense f32). */
+void clip_sum_squares(Device *d, Tensor *sum_squares, Tensor *const *grads, int n);
+/* step[STEP_GRAD_SCALE] and step[STEP_SKIP] from the sum (over all ranks) and loss (1) f32.  clip 0: no clipping. */
+void clip_by_global_norm(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
+                         double clip);

@@ -6,7 +6,8 @@ usage="usage: scripts/install-deps.sh [--tests | --dev]
   --tests      also what its test suite needs
   --dev        also what scripts/test.sh needs: clang, clang-format 14 and, for a test under it, Slurm"
 
-packages="gcc libc6-dev meson ninja-build pkg-config libyaml-dev libjansson-dev libpcre2-dev libopenblas-dev zlib1g-dev"
+packages="gcc libc6-dev meson ninja-build pkg-config libyaml-dev libjansson-dev libpcre2-dev libopenblas-dev zlib1g-dev
+libopenmpi-dev openmpi-bin"
 case "${1:-}" in
 "") ;;
 --tests) packages="$packages libcriterion-dev g++ python3" ;;

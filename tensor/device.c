@@ -211,6 +211,28 @@ void tensor_clear(Tensor *t)
     *t = (Tensor){0};
 }
 
+void device_use_stream(Device *d, StreamId s)
+{
+    if (d->backend->use_stream) d->backend->use_stream(d, s);
+}
+
+int64_t device_record(Device *d)
+{
+    int64_t event = ++d->n_events;
+    if (d->backend->record) d->backend->record(d, (int)(event % DEVICE_EVENTS));
+    return event;
+}
+
+void device_await(Device *d, const Device *of, int64_t event)
+{
+    if (event > 0 && d->backend->await) d->backend->await(d, of, (int)(event % DEVICE_EVENTS));
+}
+
+bool device_happened(const Device *d, int64_t event)
+{
+    return !d->backend->happened || d->backend->happened(d, (int)(event % DEVICE_EVENTS));
+}
+
 void device_reset_peak(Device *d)
 {
     MemStats *m = &d->mem;

@@ -32,16 +32,29 @@ typedef struct DeviceInfo {
     int64_t n_flash, n_plain; /* attention calls that went there, and to kernels of our own */
 } DeviceInfo;
 
+/* Work in program order each: what computes, and what moves data between ranks beside it. */
+typedef enum StreamId { STREAM_COMPUTE, STREAM_COMM, STREAM_N } StreamId;
+enum { DEVICE_EVENTS = 256 };
+
 /* All calls are asynchronous with respect to the host where the device is, in program order on the
- * device's compute stream.  Failures of the machine panic. */
+ * stream in use (the compute stream, unless use_stream said otherwise).  Failures of the machine panic. */
 typedef struct Backend {
-    const char *name; /* "cpu", "cuda", "plan" */
+    const char *name;   /* "cpu", "cuda", "plan" */
+    int (*count)(void); /* devices that this process may open; NULL: any number of ordinal 0 */
     /* Sets impl, pool, region_data and region_bytes. */
     Status (*open)(Device *d, const DeviceOpts *opts, Err *err);
     void (*close)(Device *d);
     void (*copy)(Device *d, void *dst, const void *src, size_t bytes, CopyKind kind);
     void (*zero)(Device *d, void *dst, size_t bytes);
-    void (*sync)(Device *d); /* until everything issued so far is done */
+    void (*sync)(Device *d); /* until everything in the stream in use is done */
+    /* Streams and events; all four NULL where work is done when a call returns.  use_stream: what is issued from now
+     * on goes there.  record: event `slot` happens when what the stream in use holds now is done.  await: the stream in
+     * use goes on after an event of `of`, this device or another one of its kind in this process.  happened: whether
+     * it did; may be called from any thread. */
+    void (*use_stream)(Device *d, StreamId s);
+    void (*record)(Device *d, int slot);
+    void (*await)(Device *d, const Device *of, int slot);
+    bool (*happened)(const Device *d, int slot);
     void (*info)(const Device *d, DeviceInfo *out);
     /* Begins a range of that name for the vendor's profiler, NULL ends the last; NULL where there is none. */
     void (*range)(Device *d, const char *name);
@@ -69,6 +82,7 @@ struct Device {
     MemStats mem;
     Storage *free_storages;
     struct Meter *meter; /* kernels/meter.h, or NULL */
+    int64_t n_events;    /* recorded so far */
 };
 
 /* Opens with the region reserved; kernels/backend.c finds a Backend by name. */
@@ -100,6 +114,14 @@ void tensor_zero(Device *d, Tensor *t); /* the pad between rows included */
  * tensor_clear. */
 Tensor tensor_alloc(Device *d, DType dtype, int n_dims, const int64_t *shape, MemCategory category);
 void tensor_clear(Tensor *t);
+
+/* The backend's streams and events, or nothing where it has none.  device_record returns the event's number, from 1: the
+ * last DEVICE_EVENTS are kept, and awaiting an older one awaits a younger in its place, which is later and so does.
+ * device_await of number 0 is nothing. */
+void device_use_stream(Device *d, StreamId s);
+int64_t device_record(Device *d);
+void device_await(Device *d, const Device *of, int64_t event);
+bool device_happened(const Device *d, int64_t event);
 
 /* Forgets the peaks: from now on they are of what comes. */
 void device_reset_peak(Device *d);

@@ -13,7 +13,7 @@ ALL = "base tensor kernels autograd model optim dist data infer trainer cli"
 MAY = {  # room: the rooms it may include, itself aside
     "base": "", "tensor": "base", "kernels": "base tensor", "autograd": "base tensor kernels",
     "model": "base tensor autograd", "optim": "base tensor kernels autograd",
-    "dist": "base tensor autograd", "data": "base",
+    "dist": "base tensor kernels autograd", "data": "base",
     "infer": "base tensor kernels autograd model data dist",
     "trainer": "base tensor kernels autograd model optim dist data infer",
     "cli": "base tensor kernels autograd model optim dist data infer trainer",

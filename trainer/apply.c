@@ -1,6 +1,10 @@
 /* The counterpart of torchtitan's parallelize.py: walks the model's segments and parameters. */
 #include "trainer/apply.h"
 
+#include "base/str.h"
+
+#include <stdlib.h>
+
 void apply_recompute(Llama *m, const TrainConfig *c, Problems *p)
 {
     recompute_apply(m, c->n_recompute_layers == 0 ? c->mix : (RecomputeMix){RECOMPUTE_NONE, 0});
@@ -20,4 +24,24 @@ void apply_full(Llama *m)
     for (int i = 0; i < m->params.n; i++)
         param_set_trained(m->params.items[i], true);
     llama_collect_params(m);
+}
+
+/* The head's product follows the last segment, so its unit stays; a tied head reads the embedding's there. */
+void apply_shards(Llama *m, ShardSet *s)
+{
+    int n_blocks = (int)m->cfg.n_layers, n = n_blocks + 2;
+    Segment **segments = xcalloc((size_t)n, sizeof(Segment *));
+    ShardUse *uses = xcalloc((size_t)n, sizeof *uses);
+    for (int i = 0; i < n; i++) {
+        segments[i] = i == 0              ? &m->embed_segment
+                      : i == n_blocks + 1 ? &m->norm_segment
+                                          : &m->segments[i - 1];
+        uses[i] = (ShardUse){.units = {i}, .n_units = 1, .name = segments[i]->name};
+    }
+    uses[0].blind = true;
+    uses[n - 1].hold = true;
+    if (m->tied) uses[n - 1].n_units = 2; /* its second unit is 0 */
+    shards_watch(s, segments, uses, n);
+    free(segments);
+    free(uses);
 }

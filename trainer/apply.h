@@ -1,9 +1,12 @@
 /* What the config does to a model from outside: the model itself never reads it. */
 #pragma once
 
+#include "dist/shard.h"
 #include "trainer/config.h"
 
 /* Sets each block's level of recompute.  A layer of train.recompute_layers that the model does not have is told. */
 void apply_recompute(Llama *m, const TrainConfig *c, Problems *p);
 /* METHOD_FULL: every parameter is trained. */
 void apply_full(Llama *m);
+/* Shows the shards the model's segments in order.  After shards_init. */
+void apply_shards(Llama *m, ShardSet *s);

@@ -98,7 +98,7 @@ static Status open_model(Bench *b, Err *err)
     }
     recompute_apply(&b->model, b->mix);
     b->comm = comm_self();
-    shards_init(&b->shards, &b->dev, &b->comm, &b->model.params);
+    shards_init(&b->shards, &b->dev, &b->comm, &b->model.params, NULL);
     model_init_random(&b->model, SEED);
     if (b->has_lora) lora_init_weights(&b->lora, &b->dev, SEED);
     StepOpts step = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8},

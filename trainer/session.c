@@ -184,7 +184,7 @@ static Status build_model(Session *s, Problems *problems)
     apply_recompute(&s->model, s->cfg, problems);
     if (problems->n > before) return E_INPUT;
     s->comm = comm_self();
-    shards_init(&s->shards, &s->dev, &s->comm, &s->model.params);
+    shards_init(&s->shards, &s->dev, &s->comm, &s->model.params, NULL);
     return OK;
 }
 

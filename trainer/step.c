@@ -1,9 +1,13 @@
 /* The optimizer step.  All memory of a micro-batch belongs to its scope and tape; nothing outlives it but
- * the gradients in the shards' flat arrays. */
+ * the gradients in the shards' flat arrays.
+ *
+ * Each rank takes a run of the step's rows, in micro-batches of its own.  Where ranks meet inside of a pass (stages 2 and 3)
+ * all make as many passes as the one with the most rows. */
 #include "trainer/step.h"
 
 #include "base/str.h"
 #include "optim/clip.h"
+#include "trainer/stop.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -20,15 +24,19 @@ struct Stepper {
     BatchScratch scratch;
     AdamwArray *arrays;
     int n_arrays;
-    Tensor **grads; /* the shards' flat gradients */
-    Tensor scalars; /* (STEP_N) f32 */
-    Tensor loss_sum, sum_squares, count;
+    Tensor **grads; /* the flat gradients that this rank counts */
+    int n_grads;
+    Tensor scalars;               /* (STEP_N) f32 */
+    Tensor sums;                  /* (SUM_N) f32, over all ranks at the end of a step */
+    Tensor loss_sum, sum_squares; /* its elements */
+    Tensor count;
 };
 
-static Tensor scalar(Device *d)
+enum { SUM_LOSS, SUM_SQUARES, SUM_STOP, SUM_N };
+
+static Tensor vector(Device *d, int64_t n)
 {
-    int64_t one = 1;
-    return tensor_alloc(d, DT_F32, 1, &one, MEM_OPTIMIZER);
+    return tensor_alloc(d, DT_F32, 1, &n, MEM_OPTIMIZER);
 }
 
 static Tensor flat_part(const Tensor *flat, int64_t begin, int64_t end)
@@ -80,15 +88,17 @@ Stepper *stepper_new(Llama *m, ShardSet *shards, Loader *loader, const StepOpts 
                    .opts = *opts,
                    .trace = trace,
                    .arena = arena_new(1 << 18)};
-    int64_t n = STEP_N;
-    s->scalars = tensor_alloc(s->dev, DT_F32, 1, &n, MEM_OPTIMIZER);
-    s->loss_sum = scalar(s->dev);
-    s->sum_squares = scalar(s->dev);
-    s->count = scalar(s->dev);
+    s->scalars = vector(s->dev, STEP_N);
+    s->sums = vector(s->dev, SUM_N);
+    s->loss_sum = flat_part(&s->sums, SUM_LOSS, SUM_LOSS + 1);
+    s->sum_squares = flat_part(&s->sums, SUM_SQUARES, SUM_SQUARES + 1);
+    s->count = vector(s->dev, 1);
     s->grads = xcalloc((size_t)shards->n, sizeof *s->grads);
     for (int i = 0; i < shards->n; i++) {
-        add_arrays(s, &shards->items[i]);
-        s->grads[i] = &shards->items[i].grad;
+        ParamShard *sh = &shards->items[i];
+        if (!sh->trained) continue;
+        add_arrays(s, sh);
+        if (shard_counts(shards, sh)) s->grads[s->n_grads++] = &sh->grad;
     }
     return s;
 }
@@ -97,8 +107,7 @@ void stepper_free(Stepper *s)
 {
     if (!s) return;
     tensor_clear(&s->scalars);
-    tensor_clear(&s->loss_sum);
-    tensor_clear(&s->sum_squares);
+    tensor_clear(&s->sums);
     tensor_clear(&s->count);
     host_batch_clear(&s->host);
     batch_scratch_clear(&s->scratch);
@@ -119,6 +128,7 @@ static void micro_batch(Stepper *s, const HostBatch *host, int64_t epoch, int64_
     TrainBatch b;
     batch_upload(&b, &c, host, &s->scratch);
 
+    shards_begin_pass(s->shards, true);
     scope_push(c.scope);
     Tensor *h = llama_forward(&c, s->model, &b.batch);
     h = op_gather_rows(&c, h, b.rows);
@@ -130,22 +140,18 @@ static void micro_batch(Stepper *s, const HostBatch *host, int64_t epoch, int64_
         tensor_seed_grad(&c, loss, 1.0f);
         tape_backward(&c);
     }
+    shards_end_pass(s->shards);
     tape_free(c.tape);
     scope_free(c.scope);
     arena_reset(s->arena);
 }
 
-static float read_scalar(Stepper *s, const Tensor *t)
-{
-    float v;
-    tensor_read(s->dev, t, &v);
-    return v;
-}
-
 static void begin_step(Stepper *s, double lr, int64_t t)
 {
+    float zero[SUM_N] = {[SUM_STOP] = stop_requested() ? 1.0f : 0.0f};
+    s->shards->comm->step = t;
     adamw_begin(s->dev, &s->scalars, &s->opts.adamw, lr, t);
-    tensor_zero(s->dev, &s->loss_sum);
+    tensor_write(s->dev, &s->sums, zero);
     shards_begin_step(s->shards);
 }
 
@@ -154,42 +160,61 @@ static StepResult end_step(Stepper *s, StepInfo info)
 {
     Device *d = s->dev;
     StepResult r = {.info = info};
+    Comm *ranks = s->shards->comm;
     shards_finish_grads(s->shards);
-    clip_by_global_norm(d, &s->scalars, &s->sum_squares, s->grads, s->shards->n, &s->loss_sum,
-                        s->opts.clip);
+    clip_sum_squares(d, &s->sum_squares, s->grads, s->n_grads);
+    ranks->of = "loss and norm";
+    comm_wait(ranks, d, comm_all_reduce(ranks, d, &s->sums));
+    clip_by_global_norm(d, &s->scalars, &s->sum_squares, &s->loss_sum, s->opts.clip);
     for (int i = 0; i < s->n_arrays; i++)
         adamw_update(d, &s->arrays[i], &s->scalars);
     shards_changed(s->shards);
 
-    float scalars[STEP_N];
+    float scalars[STEP_N], sums[SUM_N];
     tensor_read(d, &s->scalars, scalars);
+    tensor_read(d, &s->sums, sums);
     double n_trained = r.info.n_trained > 0 ? (double)r.info.n_trained : 1.0;
-    r.loss = (double)read_scalar(s, &s->loss_sum) / n_trained;
-    r.grad_norm = sqrt((double)read_scalar(s, &s->sum_squares));
+    r.loss = (double)sums[SUM_LOSS] / n_trained;
+    r.grad_norm = sqrt((double)sums[SUM_SQUARES]);
+    r.stop = sums[SUM_STOP] != 0.0f;
     r.finite = scalars[STEP_SKIP] == 0.0f;
     return r;
 }
 
+int64_t step_rows(const StepInfo *info, int rank, int size, int64_t *first)
+{
+    int64_t from = info->n_rows * rank / size, to = info->n_rows * (rank + 1) / size;
+    *first = info->first_row + from;
+    return to - from;
+}
+
 StepResult stepper_run(Stepper *s, int64_t epoch, int64_t step, double lr, int64_t t)
 {
+    const Comm *ranks = s->shards->comm;
     StepInfo info = loader_step(s->loader, epoch, step);
     begin_step(s, lr, t);
-    int64_t end = info.first_row + info.n_rows;
-    for (int64_t row = info.first_row; row < end; row += s->opts.micro_rows) {
-        int64_t n = end - row < s->opts.micro_rows ? end - row : s->opts.micro_rows;
-        loader_rows_fill(s->loader, epoch, row, n, &s->host);
-        if (s->host.n_trained > 0) micro_batch(s, &s->host, epoch, info.n_trained);
+    int64_t row, micro = s->opts.micro_rows;
+    int64_t left = step_rows(&info, ranks->rank, ranks->size, &row);
+    int64_t most = (info.n_rows + ranks->size - 1) / ranks->size;
+    for (int64_t done = 0; done < most; done += micro, row += micro, left -= micro) {
+        int64_t n = left < 0 ? 0 : left < micro ? left : micro;
+        loader_rows_fill(s->loader, epoch, n > 0 ? row : info.first_row, n, &s->host);
+        if (s->host.n_trained > 0)
+            micro_batch(s, &s->host, epoch, info.n_trained);
+        else if (info.n_trained > 0 && shards_meet(s->shards))
+            shards_idle_pass(s->shards);
     }
     return end_step(s, info);
 }
 
 StepResult stepper_run_batches(Stepper *s, const HostBatch *batches, int n, double lr, int64_t t)
 {
-    StepInfo info = {.n_rows = n};
+    const int size = s->shards->comm->size;
+    StepInfo info = {.n_rows = (int64_t)n * size};
     for (int i = 0; i < n; i++) {
-        info.n_tokens += batches[i].n_real;
-        info.n_trained += batches[i].n_trained;
-        info.n_docs += batches[i].n_docs;
+        info.n_tokens += batches[i].n_real * size;
+        info.n_trained += batches[i].n_trained * size;
+        info.n_docs += (int64_t)batches[i].n_docs * size;
     }
     begin_step(s, lr, t);
     for (int i = 0; i < n; i++)
@@ -199,25 +224,31 @@ StepResult stepper_run_batches(Stepper *s, const HostBatch *batches, int n, doub
 
 static int64_t count_nonfinite(Stepper *s, const Tensor *t)
 {
+    float n;
     s->dev->k->count_nonfinite(s->dev, &s->count, 0.0f, t);
-    return (int64_t)read_scalar(s, &s->count);
+    tensor_read(s->dev, &s->count, &n);
+    return (int64_t)n;
 }
 
 static bool blame_weights(Stepper *s, char *buf, size_t n)
 {
     const ParamSet *ps = &s->model->params;
-    for (int i = 0; i < ps->n; i++) {
-        const Param *p = ps->items[i];
-        for (int k = 0; count_nonfinite(s, &p->t) > 0 && k < p->n_slices; k++) {
+    bool found = false;
+    for (int i = 0; i < ps->n && !found; i++) {
+        Param *p = ps->items[i];
+        param_open(p);
+        for (int k = 0; count_nonfinite(s, &p->t) > 0 && k < p->n_slices && !found; k++) {
             Tensor view = param_slice_view(p, k);
             int64_t bad = count_nonfinite(s, &view);
-            if (bad == 0) continue;
-            snprintf(buf, n, "weight %s holds %lld values that are not finite", p->slices[k].name,
-                     (long long)bad);
-            return true;
+            if (bad > 0)
+                snprintf(buf, n, "weight %s holds %lld values that are not finite",
+                         p->slices[k].name, (long long)bad);
+            found = bad > 0;
         }
+        param_close(p, false);
     }
-    return false;
+    shards_end_pass(s->shards);
+    return found;
 }
 
 static bool blame_gradients(Stepper *s, char *buf, size_t n)
@@ -237,12 +268,22 @@ static bool blame_gradients(Stepper *s, char *buf, size_t n)
     return false;
 }
 
+/* A weight is seen by every rank, a gradient perhaps by one alone: the lowest rank that found something speaks for
+ * all. */
 const char *stepper_blame(Stepper *s, const StepResult *r, char *buf, size_t n)
 {
-    if (blame_weights(s, buf, n)) return buf;
-    if (!isfinite(r->loss))
-        snprintf(buf, n, "the loss is %g", r->loss);
-    else if (!blame_gradients(s, buf, n))
+    Comm *ranks = s->shards->comm;
+    Err found = {0};
+    if (!blame_weights(s, found.line, sizeof found.line) && isfinite(r->loss))
+        blame_gradients(s, found.line, sizeof found.line);
+    Err *all = xcalloc((size_t)ranks->size, sizeof *all);
+    comm_exchange(ranks, all, &found, sizeof found);
+    if (isfinite(r->loss))
         snprintf(buf, n, "the gradient's norm is %g", r->grad_norm);
+    else
+        snprintf(buf, n, "the loss is %g", r->loss);
+    for (int i = ranks->size - 1; i >= 0; i--)
+        if (all[i].line[0]) snprintf(buf, n, "%s", all[i].line);
+    free(all);
     return buf;
 }

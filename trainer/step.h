@@ -18,6 +18,7 @@ typedef struct StepOpts {
 
 typedef struct StepResult {
     double loss, grad_norm; /* mean over trained tokens; before clipping */
+    bool stop;              /* some rank was asked to stop (trainer/stop.h) before the step */
     bool finite;            /* false: nothing was changed; stepper_blame tells what it was */
     StepInfo info;          /* rows, tokens without padding, trained tokens, documents */
 } StepResult;
@@ -29,12 +30,15 @@ Stepper *stepper_new(Llama *m, ShardSet *shards, Loader *loader, const StepOpts 
                      Trace *trace);
 void stepper_free(Stepper *s);
 
-/* Step `step` of `epoch` at rate lr, the t-th update (from 1).  The host waits for it. */
+/* Rows of a step that a rank takes, and the first of them: runs of nearly equal length, in the order of ranks. */
+int64_t step_rows(const StepInfo *info, int rank, int size, int64_t *first);
+
+/* Step `step` of `epoch` at rate lr, the t-th update (from 1): all ranks.  The host waits for it. */
 StepResult stepper_run(Stepper *s, int64_t epoch, int64_t step, double lr, int64_t t);
 
-/* A step over n given micro-batches instead of the loader's (which may be NULL): plans and benchmarks. */
+/* A step over n given micro-batches on each rank instead of the loader's (which may be NULL): plans and benchmarks. */
 StepResult stepper_run_batches(Stepper *s, const HostBatch *batches, int n, double lr, int64_t t);
 
 /* After a step that was not finite: one line naming the first tensor that holds NaN or infinity: a weight,
- * the loss, or a gradient. */
+ * the loss, or a gradient.  All ranks. */
 const char *stepper_blame(Stepper *s, const StepResult *r, char *buf, size_t n);

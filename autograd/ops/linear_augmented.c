@@ -2,6 +2,7 @@
  * R columns behind the operands.  What the separate form (linear_lora.c) spends on reading and rewriting y and dx
  * for skinny products is gone; the mathematics and the roundings are the same. */
 #include "autograd/ops.h"
+#include "autograd/param.h"
 
 enum { X, W, BIAS, RESIDUAL, A0, B0 }; /* of in[]; the second slice's a, b follow */
 /* u is kept by itself where x is made again, which does not bring back what lay behind it */
@@ -11,6 +12,7 @@ typedef struct AugmentedArgs {
     LoraSlice slices[LORA_MAX_SLICES];
     int n;
     int64_t rank; /* R */
+    uint64_t version;
 } AugmentedArgs;
 
 int64_t lora_pad(int64_t total_rank)
@@ -34,9 +36,13 @@ static Tensor around(const Tensor *t, int64_t row0, int64_t rows, int64_t col0, 
     return v;
 }
 
-/* Writes A and sB of each slice into M.  s b = b + (s - 1) b, since the table has no scaled copy. */
+/* Writes A and sB of each slice into M, unless they are there.  s b = b + (s - 1) b, since the table has no scaled
+ * copy. */
 static void write_adapters(Ctx *c, Tensor *w, const AugmentedArgs *args)
 {
+    uint64_t *holds = w->is_param ? &((Param *)w)->room_version : NULL;
+    if (holds && *holds == args->version) return;
+    if (holds) *holds = args->version;
     const Kernels *k = c->dev->k;
     int64_t out = tensor_rows(w), in = tensor_cols(w), at = 0;
     for (int i = 0; i < args->n; i++) {
@@ -59,6 +65,7 @@ static void linear_augmented_backward(Ctx *c, Node *n)
     int64_t rows = tensor_rows(dy), out = tensor_rows(w), in = tensor_cols(w), rank = args->rank;
     float beta;
 
+    write_adapters(c, w, args); /* w may have been gathered anew */
     Tensor du = around(dy, 0, rows, out, rank), sb = around(w, 0, out, in, rank);
     k->matmul(c->dev, &du, dy, &sb, (MatmulArgs){.alpha = 1});
     Tensor *dx = grad_into(c, n->in[X], &beta);
@@ -103,6 +110,7 @@ static void linear_augmented_remake(Ctx *c, Node *n)
 {
     const AugmentedArgs *args = n->args;
     const Tensor *x = tape_saved(c, n, SAVE_X), *residual = tape_saved(c, n, SAVE_RESIDUAL);
+    write_adapters(c, n->saved[SAVE_W], args);
     if (n->saved[SAVE_U]) {
         Tensor u = around(x, 0, tensor_rows(x), tensor_cols(x), args->rank);
         c->dev->k->copy(c->dev, &u, n->saved[SAVE_U]);
@@ -117,14 +125,14 @@ static const Op linear_augmented_op = {.name = "linear_augmented",
                                        .remade_from = RECOMPUTE_ATTENTION};
 
 Tensor *op_linear_augmented(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual,
-                            const LoraSlice *lora, int n_lora, bool refresh)
+                            const LoraSlice *lora, int n_lora, uint64_t version)
 {
     ASSERT(n_lora >= 1 && n_lora <= LORA_MAX_SLICES, "linear_augmented: %d adapters", n_lora);
     ASSERT(!w->needs_grad, "linear_augmented: %s is trained", w->name ? w->name : "?");
     const Kernels *k = c->dev->k;
     int64_t rows = tensor_rows(x), out = tensor_rows(w), in = tensor_cols(w);
     AugmentedArgs *args = arena_alloc(c->arena, sizeof *args);
-    *args = (AugmentedArgs){.n = n_lora};
+    *args = (AugmentedArgs){.n = n_lora, .version = version};
     Tensor *inputs[NODE_MAX_IN] = {x, w, bias, residual};
     for (int i = 0; i < n_lora; i++) {
         ASSERT(lora[i].dropout == 0, "linear_augmented: dropout %g", (double)lora[i].dropout);
@@ -133,7 +141,7 @@ Tensor *op_linear_augmented(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *
         inputs[A0 + 2 * i] = lora[i].a;
         inputs[B0 + 2 * i] = lora[i].b;
     }
-    if (refresh) write_adapters(c, w, args);
+    write_adapters(c, w, args);
 
     Tensor *y = tensor_new_padded(c, rows, out, lora_pad(args->rank));
     Tensor u = around(x, 0, rows, in, args->rank), a = around(w, out, args->rank, 0, in);

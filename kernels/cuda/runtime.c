@@ -1,4 +1,5 @@
-/* The backend "cuda": one device, one stream for everything that computes, one reserved region. */
+/* The backend "cuda": one device, a stream for what computes and one for what moves data between ranks, one
+ * reserved region. */
 #include "kernels/cuda/runtime.h"
 
 #include "base/str.h"
@@ -13,6 +14,34 @@ extern const Kernels cuda_kernels;
 
 /* Left to the driver, to modules that load late and to NCCL when everything that is free is taken. */
 static const size_t KEEP_FREE = (size_t)1 << 30;
+
+/* The communication stream goes first: its few blocks get their turn as a product's waves end, instead of after it. */
+static void make_streams(CudaImpl *impl)
+{
+    int least, most;
+    CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &most));
+    CUDA_CHECK(
+        cudaStreamCreateWithPriority(&impl->streams[STREAM_COMPUTE], cudaStreamNonBlocking, least));
+    CUDA_CHECK(
+        cudaStreamCreateWithPriority(&impl->streams[STREAM_COMM], cudaStreamNonBlocking, most));
+    for (int i = 0; i < DEVICE_EVENTS; i++)
+        CUDA_CHECK(cudaEventCreateWithFlags(&impl->events[i], cudaEventDisableTiming));
+    impl->stream = impl->streams[STREAM_COMPUTE];
+}
+
+static void destroy_streams(CudaImpl *impl)
+{
+    for (int i = 0; i < DEVICE_EVENTS; i++)
+        CUDA_CHECK(cudaEventDestroy(impl->events[i]));
+    for (int i = 0; i < STREAM_N; i++)
+        CUDA_CHECK(cudaStreamDestroy(impl->streams[i]));
+}
+
+static int cuda_count(void)
+{
+    int n = 0;
+    return cudaGetDeviceCount(&n) == cudaSuccess ? n : 0;
+}
 
 static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
 {
@@ -32,7 +61,7 @@ static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
     impl->n_sms = prop.multiProcessorCount;
     impl->cc = prop.major * 10 + prop.minor;
     memcpy(impl->name, prop.name, sizeof impl->name);
-    CUDA_CHECK(cudaStreamCreateWithFlags(&impl->stream, cudaStreamNonBlocking));
+    make_streams(impl);
     d->impl = impl;
     cuda_matmul_open(d);
     cuda_attention_open(d);
@@ -46,6 +75,7 @@ static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
     if (e != cudaSuccess) {
         cuda_attention_close(d);
         cuda_matmul_close(d);
+        destroy_streams(impl);
         free(impl);
         return err_set(err, E_FAILED, "GPU %d (%s): %zu MiB of %zu free cannot be reserved: %s",
                        opts->ordinal, prop.name, want >> 20, free_bytes >> 20,
@@ -58,11 +88,12 @@ static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
 static void cuda_close(Device *d)
 {
     CudaImpl *impl = cuda_impl(d);
-    CUDA_CHECK(cudaStreamSynchronize(impl->stream));
+    for (int i = 0; i < STREAM_N; i++)
+        CUDA_CHECK(cudaStreamSynchronize(impl->streams[i]));
     cuda_attention_close(d);
     cuda_matmul_close(d);
     CUDA_CHECK(cudaFree(d->region_data));
-    CUDA_CHECK(cudaStreamDestroy(impl->stream));
+    destroy_streams(impl);
     free(impl);
 }
 
@@ -82,6 +113,29 @@ static void cuda_zero(Device *d, void *dst, size_t bytes)
 static void cuda_sync(Device *d)
 {
     CUDA_CHECK(cudaStreamSynchronize(cuda_stream(d)));
+}
+
+static void cuda_use_stream(Device *d, StreamId s)
+{
+    cuda_impl(d)->stream = cuda_impl(d)->streams[s];
+}
+
+static void cuda_record(Device *d, int slot)
+{
+    CUDA_CHECK(cudaEventRecord(cuda_impl(d)->events[slot], cuda_stream(d)));
+}
+
+static void cuda_await(Device *d, const Device *of, int slot)
+{
+    CUDA_CHECK(cudaStreamWaitEvent(cuda_stream(d), cuda_impl(of)->events[slot], 0));
+}
+
+/* A failed query is a failed device; whoever waits for it next says so.  A thread that asks for the first time would
+ * otherwise make a context on device 0. */
+static bool cuda_happened(const Device *d, int slot)
+{
+    cudaSetDevice(cuda_impl(d)->ordinal);
+    return cudaEventQuery(cuda_impl(d)->events[slot]) == cudaSuccess;
 }
 
 static void cuda_info(const Device *d, DeviceInfo *out)
@@ -109,11 +163,16 @@ static void cuda_range(Device *d, const char *name)
 
 const Backend cuda_backend = {
     .name = "cuda",
+    .count = cuda_count,
     .open = cuda_open,
     .close = cuda_close,
     .copy = cuda_copy_bytes,
     .zero = cuda_zero,
     .sync = cuda_sync,
+    .use_stream = cuda_use_stream,
+    .record = cuda_record,
+    .await = cuda_await,
+    .happened = cuda_happened,
     .info = cuda_info,
     .range = cuda_range,
     .kernels = &cuda_kernels,

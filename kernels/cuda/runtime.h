@@ -11,7 +11,9 @@ extern "C" {
 
 typedef struct CudaImpl {
     int ordinal;
-    cudaStream_t stream; /* of everything that computes */
+    cudaStream_t streams[STREAM_N];
+    cudaStream_t stream; /* the one in use */
+    cudaEvent_t events[DEVICE_EVENTS];
     int n_sms;
     int cc; /* compute capability, 90 for 9.0 */
     char name[256];

@@ -40,7 +40,7 @@ static Tensor *run_form(Bed *b, Tensor *const *in, const Adapted *t, bool augmen
     if (!augmented)
         return op_linear_lora(&b->ctx, h, in[2], bias, residual, slices, t->n_slices, NULL, NULL);
     return op_linear_augmented(&b->ctx, h, with_room(b, in[2], rank), bias, residual, slices,
-                               t->n_slices, true);
+                               t->n_slices, 1);
 }
 
 static void run(Bed *b, Tensor *const *in, Tensor **out, const void *ud)

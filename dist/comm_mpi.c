@@ -1,0 +1,152 @@
+/* Collectives of host memory by MPI.  Data go by alltoall and allgather and sums are made here, in the order of
+ * ranks: MPI's own reductions may change theirs from run to run. */
+#include "dist/comm_mpi.h"
+
+#include "base/str.h"
+#include "dist/comm_sum.h"
+
+#include <limits.h>
+#include <mpi.h>
+#include <stdlib.h>
+
+#define MPI_CHECK(call)                                                                            \
+    do {                                                                                           \
+        int mpi_error_ = (call);                                                                   \
+        if (mpi_error_ != MPI_SUCCESS) {                                                           \
+            char mpi_text_[MPI_MAX_ERROR_STRING] = "";                                             \
+            int mpi_length_ = 0;                                                                   \
+            MPI_Error_string(mpi_error_, mpi_text_, &mpi_length_);                                 \
+            panic("MPI: %s: %s", #call, mpi_text_);                                                \
+        }                                                                                          \
+    } while (0)
+
+/* MPI counts in int: larger pieces go as elements of 8 bytes, which shards are multiples of. */
+static int count_of(size_t bytes, MPI_Datatype *type)
+{
+    if (bytes <= INT_MAX) {
+        *type = MPI_BYTE;
+        return (int)bytes;
+    }
+    ASSERT(bytes % 8 == 0 && bytes / 8 <= INT_MAX, "a piece of %zu bytes", bytes);
+    *type = MPI_INT64_T;
+    return (int)(bytes / 8);
+}
+
+static void gather_bytes(void *all, const void *mine, size_t bytes, int rank)
+{
+    MPI_Datatype type;
+    int n = count_of(bytes, &type);
+    bool in_place = (char *)all + (size_t)rank * bytes == mine;
+    MPI_CHECK(MPI_Allgather(in_place ? MPI_IN_PLACE : mine, n, type, all, n, type, MPI_COMM_WORLD));
+}
+
+static void mpi_all_gather(Comm *c, Device *d, Tensor *whole, const Tensor *part)
+{
+    gather_bytes(tensor_data(whole), tensor_data(part), tensor_bytes(part), c->rank);
+}
+
+/* sum = the pieces of it that lie one after the other at `pieces`, one a rank. */
+static void add_up(Comm *c, Device *d, Tensor *sum, const char *pieces)
+{
+    size_t bytes = tensor_bytes(sum);
+    if (bytes == 0) return;
+    d->backend->copy(d, tensor_data(sum), pieces, bytes, COPY_ON_DEVICE);
+    for (int i = 1; i < c->size; i++)
+        comm_sum_add(d, sum, pieces + (size_t)i * bytes);
+}
+
+static void mpi_reduce_scatter(Comm *c, Device *d, Tensor *part, const Tensor *whole)
+{
+    MPI_Datatype type;
+    int n = count_of(tensor_bytes(part), &type);
+    char *pieces = xmalloc(tensor_bytes(whole));
+    MPI_CHECK(MPI_Alltoall(tensor_data(whole), n, type, pieces, n, type, MPI_COMM_WORLD));
+    add_up(c, d, part, pieces);
+    free(pieces);
+}
+
+/* Every rank adds up one piece of t, of about the same size, then all hand theirs around. */
+static void mpi_all_reduce(Comm *c, Device *d, Tensor *t)
+{
+    int *sizes = xmalloc(4 * (size_t)c->size * sizeof *sizes);
+    int *firsts = sizes + c->size, *mine_sizes = firsts + c->size,
+        *mine_firsts = mine_sizes + c->size;
+    size_t e = dtype_bytes(t->dtype);
+    int64_t first;
+    Tensor mine = comm_sum_piece(t, c->rank, c->size, &first);
+    size_t bytes = tensor_bytes(&mine);
+    ASSERT(tensor_bytes(t) <= INT_MAX, "an all-reduce of %zu bytes", tensor_bytes(t));
+    for (int i = 0; i < c->size; i++) {
+        Tensor piece = comm_sum_piece(t, i, c->size, &first);
+        sizes[i] = (int)tensor_bytes(&piece);
+        firsts[i] = (int)((size_t)first * e);
+        mine_sizes[i] = (int)bytes;
+        mine_firsts[i] = i * (int)bytes;
+    }
+    char *pieces = xmalloc(bytes * (size_t)c->size + 1);
+    MPI_CHECK(MPI_Alltoallv(tensor_data(t), sizes, firsts, MPI_BYTE, pieces, mine_sizes,
+                            mine_firsts, MPI_BYTE, MPI_COMM_WORLD));
+    add_up(c, d, &mine, pieces);
+    MPI_CHECK(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_BYTE, tensor_data(t), sizes, firsts, MPI_BYTE,
+                             MPI_COMM_WORLD));
+    free(pieces);
+    free(sizes);
+}
+
+static void mpi_broadcast(Comm *c, Device *d, Tensor *t, int root)
+{
+    MPI_Datatype type;
+    int n = count_of(tensor_bytes(t), &type);
+    MPI_CHECK(MPI_Bcast(tensor_data(t), n, type, root, MPI_COMM_WORLD));
+}
+
+static void mpi_exchange(Comm *c, void *all, const void *mine, size_t bytes)
+{
+    gather_bytes(all, mine, bytes, c->rank);
+}
+
+static void mpi_close(Comm *c)
+{
+    MPI_Finalize();
+}
+
+static const CommOps mpi_ops = {
+    .name = "mpi",
+    .all_reduce = mpi_all_reduce,
+    .all_gather = mpi_all_gather,
+    .reduce_scatter = mpi_reduce_scatter,
+    .broadcast = mpi_broadcast,
+    .exchange = mpi_exchange,
+    .close = mpi_close,
+};
+
+/* Other threads watch and move data, but none of them calls MPI. */
+Status comm_mpi(Comm *out, Err *err)
+{
+    int level;
+    *out = (Comm){.ops = &mpi_ops};
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS ||
+        level < MPI_THREAD_FUNNELED)
+        return err_set(err, E_FAILED, "MPI does not start here");
+    MPI_CHECK(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
+    MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &out->rank));
+    MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, &out->size));
+    MPI_Comm node;
+    MPI_CHECK(
+        MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, out->rank, MPI_INFO_NULL, &node));
+    MPI_CHECK(MPI_Comm_rank(node, &out->local_rank));
+    MPI_CHECK(MPI_Comm_size(node, &out->local_size));
+    MPI_CHECK(MPI_Comm_free(&node));
+    return OK;
+}
+
+bool comm_mpi_built(void)
+{
+    return true;
+}
+
+void comm_mpi_abort(int code)
+{
+    MPI_Abort(MPI_COMM_WORLD, code);
+    abort();
+}

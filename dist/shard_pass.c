@@ -1,0 +1,414 @@
+/* What ranks send each other around and inside of a pass: gradients after it, or behind it (stage 2), parameters before
+ * their use (stage 3).  The hooks here are all that sharding adds to a segment. */
+#include "dist/shard_impl.h"
+
+#include "base/str.h"
+#include "kernels/kernels.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void close_shard(ShardSet *s);
+
+/* ---- parameters ------------------------------------------------------------------------------- */
+
+/* Whether the stage moves anything around a use of this shard. */
+static bool moves(const ShardSet *s, const ParamShard *sh)
+{
+    return shard_comes_and_goes(s, sh) || (sh->split && sh->trained);
+}
+
+static void gather(ShardSet *s, ParamShard *sh, const char *name)
+{
+    if (!shard_comes_and_goes(s, sh) || sh->whole.storage) return;
+    sh->whole.storage = storage_new(s->dev, tensor_bytes(&sh->whole), MEM_COMM);
+    s->comm->of = name;
+    sh->gathering = comm_all_gather(s->comm, s->dev, &sh->whole, &sh->weights);
+}
+
+void shard_await(ShardSet *s, ParamShard *sh)
+{
+    comm_wait(s->comm, s->dev, sh->gathering);
+    sh->gathering = 0;
+}
+
+static void release(ShardSet *s, ParamShard *sh)
+{
+    if (!shard_comes_and_goes(s, sh) || !sh->whole.storage) return;
+    shard_await(s, sh); /* one that was fetched in vain may still be on its way */
+    shard_unbind(sh);
+    storage_unref(sh->whole.storage);
+    sh->whole.storage = NULL;
+}
+
+/* From here on the parameters can be read. */
+static void need(ShardSet *s, ParamShard *sh, const char *name)
+{
+    gather(s, sh, name);
+    shard_await(s, sh);
+    if (!sh->bound) shard_bind(sh);
+}
+
+/* ---- gradients -------------------------------------------------------------------------------- */
+
+/* What lies between parameters must add nothing. */
+static void zero_gaps(ShardSet *s, ParamShard *sh)
+{
+    for (int i = 0; i < sh->n_params; i++) {
+        ShardRange gap = {.offset = sh->offsets[i] + tensor_numel(&sh->params[i]->t)};
+        gap.numel = (i + 1 < sh->n_params ? sh->offsets[i + 1] : sh->total) - gap.offset;
+        Tensor view = shard_view(&sh->whole_grad, &gap);
+        if (gap.numel > 0) tensor_zero(s->dev, &view);
+    }
+}
+
+/* A place for the gradients of a pass. */
+static void open_grads(ShardSet *s, ParamShard *sh)
+{
+    if (!shard_reduces_early(s, sh) || sh->whole_grad.storage) return;
+    sh->whole_grad.storage = storage_new(s->dev, tensor_bytes(&sh->whole_grad), MEM_GRAD);
+    zero_gaps(s, sh);
+    shard_bind_grads(sh);
+    for (int i = 0; i < sh->n_params; i++)
+        sh->params[i]->t.grad_written = false;
+}
+
+static void zero_unreached(ShardSet *s, ParamShard *sh)
+{
+    for (int i = 0; i < sh->n_params; i++)
+        if (!sh->params[i]->t.grad_written) tensor_zero(s->dev, sh->params[i]->t.grad);
+}
+
+static Tensor scratch(ShardSet *s, DType dtype, int64_t numel)
+{
+    return tensor_alloc(s->dev, dtype, 1, &numel, MEM_COMM);
+}
+
+/* Starts the sum of whole_grad into parts: straight into `grad` where nothing is there yet and it travels as it is, by
+ * way of buffers otherwise. */
+static void reduce(ShardSet *s, ParamShard *sh, const char *name)
+{
+    DType travels = s->opts.reduce;
+    bool as_it_is = s->opts.grads == travels;
+    if (!as_it_is) {
+        sh->send = scratch(s, travels, sh->total);
+        s->dev->k->copy(s->dev, &sh->send, &sh->whole_grad);
+    }
+    if (!as_it_is || sh->summed) sh->received = scratch(s, travels, sh->numel);
+    s->comm->of = name;
+    sh->reducing =
+        comm_reduce_scatter(s->comm, s->dev, sh->received.storage ? &sh->received : &sh->grad,
+                            as_it_is ? &sh->whole_grad : &sh->send);
+}
+
+/* Adds what came to `grad`. */
+static void reduced(ShardSet *s, ParamShard *sh)
+{
+    comm_wait(s->comm, s->dev, sh->reducing);
+    sh->reducing = 0;
+    if (sh->received.storage && !sh->summed) {
+        s->dev->k->copy(s->dev, &sh->grad, &sh->received);
+    } else if (sh->received.storage && sh->received.dtype != sh->grad.dtype) {
+        Tensor same = scratch(s, sh->grad.dtype, sh->numel);
+        s->dev->k->copy(s->dev, &same, &sh->received);
+        s->dev->k->axpy(s->dev, &sh->grad, 1, &same);
+        tensor_clear(&same);
+    } else if (sh->received.storage) {
+        s->dev->k->axpy(s->dev, &sh->grad, 1, &sh->received);
+    }
+    sh->summed = true;
+    tensor_clear(&sh->send);
+    tensor_clear(&sh->received);
+}
+
+/* The buffer of a reduction under way is freed when the next one starts: until then it hides behind the backward pass
+ * of the unit before. */
+static void settle(ShardSet *s)
+{
+    ParamShard *sh = s->pending;
+    if (!sh) return;
+    reduced(s, sh);
+    storage_unref(sh->whole_grad.storage);
+    sh->whole_grad.storage = NULL;
+    shard_bind_grads(sh);
+    s->pending = NULL;
+}
+
+static void close_grads(ShardSet *s, ParamShard *sh, const char *name)
+{
+    if (!sh->whole_grad.storage || !shard_reduces_early(s, sh)) return;
+    settle(s);
+    zero_unreached(s, sh);
+    reduce(s, sh, name);
+    s->pending = sh;
+}
+
+void shards_begin_step(ShardSet *s)
+{
+    for (int i = 0; i < s->n; i++) {
+        ParamShard *sh = &s->items[i];
+        sh->summed = false;
+        for (int k = 0; k < sh->n_params; k++)
+            sh->params[k]->t.grad_written = false;
+    }
+}
+
+void shards_finish_grads(ShardSet *s)
+{
+    /* all at once on their way, then in turn */
+    for (int i = 0; i < s->n; i++) {
+        ParamShard *sh = &s->items[i];
+        if (!sh->trained) continue;
+        if (shard_reduces_early(s, sh)) {
+            if (!sh->summed) tensor_zero(s->dev, &sh->grad);
+            continue;
+        }
+        zero_unreached(s, sh);
+        s->comm->of = "gradients";
+        if (sh->split)
+            reduce(s, sh, "gradients");
+        else
+            sh->reducing = comm_all_reduce(s->comm, s->dev, &sh->whole_grad);
+    }
+    for (int i = 0; i < s->n; i++)
+        if (s->items[i].reducing) reduced(s, &s->items[i]);
+}
+
+/* ---- hooks ------------------------------------------------------------------------------------ */
+
+typedef void Each(ShardSet *s, ParamShard *sh, const char *name);
+
+static void each(const ShardUse *u, Each *fn)
+{
+    ShardSet *s = u->set;
+    for (int i = 0; i < u->n_units; i++)
+        for (int k = s->units[u->units[i]]; k < s->units[u->units[i] + 1]; k++)
+            fn(s, &s->items[k], u->name);
+}
+
+static void do_release(ShardSet *s, ParamShard *sh, const char *name)
+{
+    (void)name;
+    release(s, sh);
+}
+
+static void do_open_grads(ShardSet *s, ParamShard *sh, const char *name)
+{
+    (void)name;
+    open_grads(s, sh);
+}
+
+/* A unit that two segments read (a tied embedding) is complete after the second one's backward pass. */
+static void count_backward(ShardSet *s, ParamShard *sh, const char *name)
+{
+    if (--sh->backwards <= 0) close_grads(s, sh, name);
+}
+
+static void enter_forward(void *ud)
+{
+    ShardUse *u = ud;
+    ShardSet *s = u->set;
+    each(u, need);
+    if (u->index + 1 < s->n_uses)
+        each(u + 1, gather);
+    else if (s->training && u->index > 0)
+        each(u - 1, gather); /* the first that backward needs */
+    if (u->hold && s->training)
+        each(u, do_open_grads); /* what follows it has its gradient at once */
+}
+
+static void leave_forward(void *ud)
+{
+    ShardUse *u = ud;
+    if (!u->hold) each(u, do_release);
+}
+
+static void enter_backward(void *ud)
+{
+    ShardUse *u = ud;
+    if (!u->blind) each(u, need);
+    if (u->index > 0 && !u[-1].blind) each(u - 1, gather);
+    each(u, do_open_grads);
+}
+
+static void leave_backward(void *ud)
+{
+    ShardUse *u = ud;
+    each(u, do_release);
+    each(u, count_backward);
+}
+
+static const SegmentHooks hooks = {enter_forward, leave_forward, enter_backward, leave_backward};
+
+void shards_watch(ShardSet *s, Segment *const *segments, const ShardUse *uses, int n)
+{
+    bool any = false;
+    for (int i = 0; i < s->n; i++)
+        any |= moves(s, &s->items[i]);
+    if (!any) return;
+    s->uses = xcalloc((size_t)n, sizeof *s->uses);
+    s->n_uses = s->first_trained = n;
+    for (int i = n - 1; i >= 0; i--) {
+        if (segments[i]->trained) s->first_trained = i;
+        s->uses[i] = uses[i];
+        s->uses[i].set = s;
+        s->uses[i].index = i;
+        segments[i]->hooks = &hooks;
+        segments[i]->hooks_ud = &s->uses[i];
+    }
+}
+
+bool shards_meet(const ShardSet *s)
+{
+    for (int i = 0; i < s->n; i++)
+        if (shard_comes_and_goes(s, &s->items[i]) || shard_reduces_early(s, &s->items[i]))
+            return true;
+    return false;
+}
+
+void shards_begin_pass(ShardSet *s, bool training)
+{
+    s->training = training;
+    for (int i = 0; i < s->n; i++)
+        s->items[i].backwards = 0;
+    for (int i = 0; i < s->n_uses; i++)
+        for (int k = 0; k < s->uses[i].n_units; k++) {
+            int unit = s->uses[i].units[k];
+            for (int j = s->units[unit]; j < s->units[unit + 1]; j++)
+                s->items[j].backwards++;
+        }
+}
+
+void shards_end_pass(ShardSet *s)
+{
+    close_shard(s);
+    for (int i = s->n - 1; i >= 0; i--) {
+        shard_await(s, &s->items[i]);
+        release(s, &s->items[i]);
+        if (s->items[i].whole_grad.storage && &s->items[i] != s->pending)
+            close_grads(s, &s->items[i], "what no backward pass reached");
+    }
+    settle(s);
+    s->training = false;
+}
+
+/* The hooks as a pass calls them: backward ends at the first segment with something trained. */
+void shards_idle_pass(ShardSet *s)
+{
+    shards_begin_pass(s, true);
+    for (int i = 0; i < s->n_uses; i++) {
+        enter_forward(&s->uses[i]);
+        leave_forward(&s->uses[i]);
+    }
+    for (int i = s->n_uses - 1; i >= s->first_trained; i--) {
+        enter_backward(&s->uses[i]);
+        leave_backward(&s->uses[i]);
+    }
+    shards_end_pass(s);
+}
+
+/* ---- parameters outside of passes --------------------------------------------------------------- */
+
+static ParamShard *shard_of(ShardSet *s, const Param *p)
+{
+    for (int i = s->units[p->unit]; i < s->units[p->unit + 1]; i++)
+        for (int k = 0; k < s->items[i].n_params; k++)
+            if (s->items[i].params[k] == p) return &s->items[i];
+    ASSERT(false, "%s is in no shard", p->name);
+    return NULL;
+}
+
+/* What rank 0 tells the others: the shard to gather, or that it is done. */
+static void tell(ShardSet *s, int32_t shard)
+{
+    int32_t *all = xmalloc((size_t)s->comm->size * sizeof *all);
+    comm_exchange(s->comm, all, &shard, sizeof shard);
+    free(all);
+}
+
+/* The master copies' low halves, whole. */
+static void gather_low(ShardSet *s, ParamShard *sh)
+{
+    if (!sh->low.storage) return;
+    sh->whole_low.storage = storage_new(s->dev, tensor_bytes(&sh->whole_low), MEM_COMM);
+    s->comm->of = "master copies";
+    comm_wait(s->comm, s->dev, comm_all_gather(s->comm, s->dev, &sh->whole_low, &sh->low));
+    shard_bind_low(sh, &sh->whole_low);
+}
+
+static void open_shard(ShardSet *s, ParamShard *sh)
+{
+    need(s, sh, "parameters");
+    gather_low(s, sh);
+    s->open = sh;
+}
+
+static void close_shard(ShardSet *s)
+{
+    ParamShard *sh = s->open;
+    if (!sh) return;
+    if (sh->whole_low.storage) {
+        shard_bind_low(sh, &(Tensor){0});
+        storage_unref(sh->whole_low.storage);
+        sh->whole_low.storage = NULL;
+    }
+    s->open = NULL;
+    release(s, sh);
+}
+
+/* Only one is open at a time: neighbours in a file are mostly in one unit. */
+void shard_home_open(void *ud, Param *p)
+{
+    ShardSet *s = ud;
+    ParamShard *sh = shard_of(s, p);
+    if (sh == s->open) return;
+    if (s->leading) tell(s, (int32_t)(sh - s->items));
+    close_shard(s);
+    open_shard(s, sh);
+}
+
+/* This rank's part of a whole. */
+static void keep_part(ShardSet *s, const ParamShard *sh, Tensor *part, const Tensor *whole)
+{
+    if (!part->storage || part->storage == whole->storage) return;
+    Tensor from = shard_view(whole, &(ShardRange){.offset = sh->first, .numel = sh->numel});
+    s->dev->backend->copy(s->dev, tensor_data(part), tensor_data(&from), tensor_bytes(part),
+                          COPY_ON_DEVICE);
+}
+
+void shard_home_close(void *ud, Param *p, bool changed)
+{
+    ShardSet *s = ud;
+    if (!changed) return;
+    ParamShard *sh = s->open;
+    ASSERT(sh && sh == shard_of(s, p), "%s is not open", p->name);
+    keep_part(s, sh, &sh->weights, &sh->whole);
+    keep_part(s, sh, &sh->low, &sh->whole_low);
+}
+
+void shards_lead(ShardSet *s)
+{
+    shards_end_pass(s);
+    s->leading = s->comm->size > 1;
+}
+
+void shards_dismiss(ShardSet *s)
+{
+    if (s->leading) tell(s, -1);
+    s->leading = false;
+    shards_end_pass(s);
+}
+
+void shards_follow(ShardSet *s)
+{
+    int32_t none = -1, *all = xmalloc((size_t)s->comm->size * sizeof *all);
+    shards_end_pass(s);
+    for (;;) {
+        comm_exchange(s->comm, all, &none, sizeof none);
+        if (all[0] < 0) break;
+        close_shard(s);
+        open_shard(s, &s->items[all[0]]);
+    }
+    free(all);
+    shards_end_pass(s);
+}
