@@ -12,7 +12,7 @@ enum { MAX_TARGETS = 16, MAX_LENGTHS = 1 << 22 };
 typedef struct BenchFlags {
     const char *model, *method, *targets, *precision, *recompute, *device, *lengths;
     int64_t rank, seq, micro, steps, threads;
-    double seconds, dropout;
+    double seconds, dropout, memory;
     bool kernels, profile, json;
 } BenchFlags;
 
@@ -109,7 +109,10 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
         return err_set(err, E_INPUT, "--seconds: must be from 0 to 3600, is %g", f->seconds);
     if (!(f->dropout >= 0 && f->dropout < 1))
         return err_set(err, E_INPUT, "--dropout: must be from 0 to below 1, is %g", f->dropout);
+    if (!(f->memory >= 0 && f->memory <= 1e6))
+        return err_set(err, E_INPUT, "--memory: must be from 0 to 1e6 GiB, is %g", f->memory);
     o->device = f->device;
+    o->memory_gib = f->memory;
     o->threads = (int)f->threads;
     o->compute = precision == 1 ? DT_BF16 : DT_F32;
     o->method = method == 0 ? METHOD_LORA : METHOD_FULL;
@@ -201,6 +204,8 @@ int cmd_bench(int argc, char **argv)
         {"precision", OPT_STRING, &f.precision, "NAME", "bf16 (default on cuda) or fp32"},
         {"recompute", OPT_STRING, &f.recompute, "NAME",
          "none, selective, attention, full, or auto: the fastest that fits (default)"},
+        {"memory", OPT_NUMBER, &f.memory, "GIB",
+         "of the device to take (default: all that is free)"},
         {"seconds", OPT_NUMBER, &f.seconds, "S", "of steps, and of the floor (default 10)"},
         {"steps", OPT_INT, &f.steps, "N", "at least so many of each (default 3)"},
         {"device", OPT_STRING, &f.device, "NAME", "cuda where built in, or cpu"},

@@ -27,7 +27,8 @@ static Status choose_device(PlanDevice *out, const TrainConfig *c, const char *g
     *out = (PlanDevice){0};
     if (!gpu && str_eq(c->device, "cpu")) {
         Device d = {0};
-        TRY(device_open(&d, backend_find("cpu"), &(DeviceOpts){.threads = 1}, DT_F32, err));
+        DeviceOpts opts = {.threads = 1, .region_bytes = config_memory_bytes(c)};
+        TRY(device_open(&d, backend_find("cpu"), &opts, DT_F32, err));
         out->bytes = d.region_bytes;
         out->target = plan_target_of(&d);
         device_close(&d);
@@ -51,6 +52,8 @@ static Status choose_device(PlanDevice *out, const TrainConfig *c, const char *g
     }
     out->target = (PlanTarget){true, out->gpu->n_sms, true};
     out->bytes = out->gpu->memory - GPU_CONTEXT_BYTES - GPU_KEEP_FREE;
+    size_t wanted = config_memory_bytes(c);
+    if (wanted > 0 && wanted < out->bytes) out->bytes = wanted;
     snprintf(out->name, sizeof out->name, "%s", out->gpu->name);
     return OK;
 }

@@ -301,7 +301,8 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
     if (!backend || str_eq(opts->device, "plan"))
         return err_set(err, E_INPUT, "--device: '%s' is not built in; there is %s", opts->device,
                        backend_names());
-    DeviceOpts device = {.threads = opts->threads};
+    DeviceOpts device = {.threads = opts->threads,
+                         .region_bytes = (size_t)(opts->memory_gib * 1024 * 1024 * 1024)};
     TRY(device_open(&b.dev, backend, &device, opts->compute, err));
     Status status = plan_bench(out, opts, &b.dev, err);
     b.mix = out->mix;

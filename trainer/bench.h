@@ -12,6 +12,7 @@ typedef struct BenchOpts {
     DType compute;
     int method; /* Method */
     LoraOpts lora;
+    double memory_gib; /* of the device; 0: all that is free */
     int64_t seq,
         micro; /* `micro` full rows of `seq` tokens at once, an optimizer step after each */
     const int32_t *lens;   /* or rows packed from documents of these lengths */

@@ -172,6 +172,11 @@ void config_problem(const TrainConfig *c, Problems *p, const char *key, const ch
     problems_add(p, "%s: %s: %s", config_where(c, key, at, sizeof at), key, text);
 }
 
+size_t config_memory_bytes(const TrainConfig *c)
+{
+    return (size_t)(c->memory_gib * 1024 * 1024 * 1024);
+}
+
 DType config_save_dtype(const TrainConfig *c)
 {
     static const DType types[] = {DT_F32, DT_BF16, DT_F16};

@@ -56,8 +56,9 @@ typedef struct TrainConfig {
     int save_dtype;          /* index into config_save_dtype */
 
     char *device;
-    int precision;   /* Precision; never auto after loading */
-    int64_t threads; /* 0: all that the process may use */
+    int precision;     /* Precision; never auto after loading */
+    double memory_gib; /* of the device, for tensors; 0: all that is free */
+    int64_t threads;   /* 0: all that the process may use */
     char *trace;
 
     int64_t log_every;
@@ -87,6 +88,8 @@ const char *config_where(const TrainConfig *c, const char *key, char *buf, size_
 void config_problem(const TrainConfig *c, Problems *p, const char *key, const char *fmt, ...)
     PRINTF_LIKE(4, 5);
 
+/* c->memory_gib in bytes. */
+size_t config_memory_bytes(const TrainConfig *c);
 DType config_save_dtype(const TrainConfig *c);
 DType config_compute_dtype(const TrainConfig *c);
 

@@ -181,6 +181,10 @@ const ConfigField config_fields[] = {
     {"runtime.threads", FIELD_INT, AT(threads), .fallback = "0", RANGE(0, 4096),
      .doc = "threads on the CPU; 0: as many as the process may run on; the result does not depend "
             "on it"},
+    {"runtime.memory", FIELD_NUMBER, AT(memory_gib), .fallback = "0", RANGE(0, 1e6),
+     .doc =
+         "GiB of the device to reserve for the run, which plan and train.recompute auto then keep "
+         "to; 0: all that is free"},
     {"runtime.trace", FIELD_STRING, AT(trace),
      .doc = "empty folder that receives every op's output (slow; for `lorac inspect --diff`)"},
 

@@ -98,7 +98,7 @@ static Status open_device(Session *s, Problems *p)
         return E_INPUT;
     }
     Err err = {0};
-    DeviceOpts opts = {.threads = (int)c->threads};
+    DeviceOpts opts = {.threads = (int)c->threads, .region_bytes = config_memory_bytes(c)};
     Status status = device_open(&s->dev, backend, &opts, config_compute_dtype(c), &err);
     if (status != OK) config_problem(c, p, "runtime.device", "%s", err.line);
     return status;

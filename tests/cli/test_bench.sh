@@ -10,6 +10,8 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     done_by "full, recomputed" bench --model tiny-qwen3 --method full --recompute full $fast
     said "says so" "tiny-qwen3 full fp32, 2 x 16, recompute full on CPU*6 N a token*"
     done_by "some modules, dropout" bench --model tiny --targets q_proj,v_proj --rank 4 --dropout 0.1 $fast
+    done_by "in a part of the memory" bench --model tiny --memory 0.0625 $fast
+    said "which it reserves" "*reserved * 0.062 GiB*"
     printf '3 9\n16\n5 5 2 1\n' >"$tmp/lens"
     done_by "packed documents" bench --model tiny --lengths "$tmp/lens" $fast
     said "counts them" "*packed documents on CPU*"
@@ -19,6 +21,7 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     done_by "JSON" bench --model tiny --json --kernels $fast
     said "one object" '{"what": "tiny lora*"step_s": *"tokens_per_s": *"step_over_floor": *"peak_bytes": *"kernels": {"matmul": *}'
     refused "no shape" 2 "lorac bench: name a shape*" bench $fast
+    refused "too little memory" 2 "the step needs 0.* GiB and there are 0.06; take a smaller --micro, or --recompute auto" bench --model tiny --device cpu --seq 256 --micro 256 --recompute selective --memory 0.0625
     refused "a wrong shape" 2 "--model: there is no 'tini'; did you mean 'tiny'?" bench --model tini $fast
     refused "a wrong method" 2 "--method: must be one of lora, full, is 'half'" bench --model tiny --method half $fast
     refused "a wrong target" 2 "*wings*" bench --model tiny --targets wings $fast

@@ -27,6 +27,9 @@ said "says what would" "*would fit with *train.recompute: auto (* GiB, recompute
 done_by "a mix that fits" plan "$tmp/c.yaml" --gpu h200 method=lora batch.global=8 batch.micro=8 train.recompute=auto
 said "says which" "*recompute: auto takes selective in blocks 0 to *, none in the other *fits h200*"
 
+done_by "a mix that fits in a part of it" plan "$tmp/c.yaml" --gpu h200 method=lora batch.micro=4 train.recompute=auto runtime.memory=25
+said "says which" "*recompute: auto takes * in blocks 0 to *fits h200: * of 25.00 GiB*"
+
 done_by "JSON" plan "$tmp/c.yaml" --json
 said "is one object" '{"device": "h200", "fits": true, "assumed_data": true, "recompute": "full", *"advice": \[\]}'
 
