@@ -7,50 +7,60 @@
 static const double GIB = 1024.0 * 1024.0 * 1024.0, TERA = 1e12, GIGA = 1e9;
 
 /* The share of the peak, in percent; 0 where no peak is known. */
-static double mfu(const BenchOpts *o, const BenchResult *r, double flops)
+static double mfu(const BenchOpts *o, const BenchResult *r, const BenchLine *l, double flops)
 {
     if (!r->gpu || o->compute != DT_BF16) return 0;
-    return 100 * flops / r->step_s / r->gpu->bf16_flops;
+    return 100 * flops / l->step_s / r->gpu->bf16_flops;
 }
 
-static void print_speed(StrBuf *b, const BenchOpts *o, const BenchResult *r)
+static void print_floor(StrBuf *b, const BenchOpts *o, const BenchLine *l)
 {
-    double both = r->flops_plain + r->flops_attention;
+    if (o->no_floor) return;
+    if (l->floor_s <= 0) {
+        strbuf_puts(b, "  floor             none: no room for its buffers\n");
+        return;
+    }
+    strbuf_printf(b, "  floor      %10.4f s  median of %lld: base products and attention alone",
+                  l->floor_s, (long long)l->n_floors);
+    if (l->floor_adamw_s > 0)
+        strbuf_printf(b, ", and %.4f for AdamW's bytes at copy bandwidth", l->floor_adamw_s);
+    strbuf_printf(b, "%s; step / floor %.3f\n",
+                  l->floor_apart ? " (after the steps: beside them it has no room)" : "",
+                  l->step_s / l->floor_s);
+}
+
+static void print_speed(StrBuf *b, const BenchOpts *o, const BenchResult *r, const BenchLine *l)
+{
+    double both = l->flops_plain + l->flops_attention;
     strbuf_printf(b,
                   "  step       %10.4f s  median of %lld (%.4f to %.4f), %lld tokens, %lld "
                   "documents\n",
-                  r->step_s, (long long)r->n_steps, r->step_min_s, r->step_max_s,
-                  (long long)r->n_tokens, (long long)r->n_docs);
-    strbuf_printf(b, "  speed      %10.0f tokens/s\n", (double)r->n_tokens / r->step_s);
+                  l->step_s, (long long)l->n_steps, l->step_min_s, l->step_max_s,
+                  (long long)l->n_tokens, (long long)l->n_docs);
+    strbuf_printf(b, "  speed      %10.0f tokens/s\n", (double)l->n_tokens / l->step_s);
     strbuf_printf(b, "  work       %10.4g TFLOP/s with attention, %.4g without (%s a token)\n",
-                  both / r->step_s / TERA, r->flops_plain / r->step_s / TERA,
+                  both / l->step_s / TERA, l->flops_plain / l->step_s / TERA,
                   o->method == METHOD_FULL ? "6 N" : "4 N");
-    if (mfu(o, r, both) > 0)
+    if (mfu(o, r, l, both) > 0)
         strbuf_printf(b,
                       "  MFU        %10.1f %% with attention, %.1f %% without, of %.0f TFLOP/s\n",
-                      mfu(o, r, both), mfu(o, r, r->flops_plain), r->gpu->bf16_flops / TERA);
-    if (r->floor_s > 0)
-        strbuf_printf(b,
-                      "  floor      %10.4f s  median of %lld: base products and attention alone; "
-                      "step / floor %.3f\n",
-                      r->floor_s, (long long)r->n_floors, r->step_s / r->floor_s);
-    else
-        strbuf_puts(b, "  floor             none: no room for its buffers beside the model\n");
+                      mfu(o, r, l, both), mfu(o, r, l, l->flops_plain), r->gpu->bf16_flops / TERA);
+    print_floor(b, o, l);
 }
 
-static void print_memory(StrBuf *b, const BenchResult *r)
+static void print_memory(StrBuf *b, const BenchResult *r, const BenchLine *l)
 {
-    strbuf_printf(b, "  peak       %10.3f GiB live:", (double)r->mem.peak_total / GIB);
+    strbuf_printf(b, "  peak       %10.3f GiB live:", (double)l->mem.peak_total / GIB);
     for (int c = 0; c < MEM_N; c++)
-        if (r->mem.at_peak[c] > 0)
+        if (l->mem.at_peak[c] > 0)
             strbuf_printf(b, " %s %.3f", mem_category_name((MemCategory)c),
-                          (double)r->mem.at_peak[c] / GIB);
-    strbuf_printf(b, "\n  planned    %10.3f GiB: %s", (double)r->planned_peak / GIB,
-                  r->planned_peak == r->mem.peak_total ? "the same to the byte" : "it differs");
+                          (double)l->mem.at_peak[c] / GIB);
+    strbuf_printf(b, "\n  planned    %10.3f GiB: %s", (double)l->planned_peak / GIB,
+                  l->planned_peak == l->mem.peak_total ? "the same to the byte" : "it differs");
     strbuf_printf(b, "\n  reserved   %10.3f GiB", (double)r->region_bytes / GIB);
-    if (r->info.n_sms > 0)
+    if (l->info.n_sms > 0)
         strbuf_printf(b, "; the driver counts %.3f, of which %.3f before the reservation",
-                      (double)r->info.driver_bytes / GIB, (double)r->info.context_bytes / GIB);
+                      (double)l->info.driver_bytes / GIB, (double)l->info.context_bytes / GIB);
     strbuf_putc(b, '\n');
 }
 
@@ -72,12 +82,16 @@ static void print_kernels(StrBuf *b, const BenchResult *r)
 
 void bench_print(StrBuf *b, const char *title, const BenchOpts *o, const BenchResult *r)
 {
-    strbuf_printf(b, "%s on %s\n", title, r->info.name);
+    strbuf_printf(b, "%s on %s\n", title, r->lines[0].info.name);
     strbuf_printf(b, "  model      %10.3f billion parameters, %.3f million trained; loss %.3f\n",
-                  (double)r->n_params / GIGA, (double)r->n_trained / 1e6, r->loss);
+                  (double)r->n_params / GIGA, (double)r->n_trained / 1e6, r->lines[0].loss);
     strbuf_printf(b, "  first step %10.2f s from the start\n", r->first_step_s);
-    print_speed(b, o, r);
-    print_memory(b, r);
+    for (int i = 0; i < r->n_lines; i++) {
+        const BenchLine *l = &r->lines[i];
+        strbuf_puts(b, l->packed ? "packed documents\n" : "a row is a document\n");
+        print_speed(b, o, r, l);
+        print_memory(b, r, l);
+    }
     if (o->kernels) print_kernels(b, r);
     if (o->profile) profile_print(b, &r->meter);
 }
@@ -121,45 +135,93 @@ static void number(StrBuf *b, const char *key, double v)
     json_write_number(b, v);
 }
 
-void bench_print_json(StrBuf *b, const char *title, const BenchOpts *o, const BenchResult *r)
+static void kernels_json(StrBuf *b, const BenchResult *r)
 {
-    double both = r->flops_plain + r->flops_attention;
-    strbuf_puts(b, "{\"what\": ");
-    json_write_string(b, title, strlen(title));
-    strbuf_puts(b, ", \"device\": ");
-    json_write_string(b, r->info.name, strlen(r->info.name));
-    number(b, "step_s", r->step_s);
-    number(b, "steps", (double)r->n_steps);
-    number(b, "tokens", (double)r->n_tokens);
-    number(b, "documents", (double)r->n_docs);
-    number(b, "tokens_per_s", (double)r->n_tokens / r->step_s);
-    number(b, "tflops_plain", r->flops_plain / r->step_s / TERA);
-    number(b, "tflops_with_attention", both / r->step_s / TERA);
-    number(b, "mfu_plain_percent", mfu(o, r, r->flops_plain));
-    number(b, "mfu_with_attention_percent", mfu(o, r, both));
-    number(b, "floor_s", r->floor_s);
-    number(b, "step_over_floor", r->floor_s > 0 ? r->step_s / r->floor_s : 0);
-    number(b, "first_step_s", r->first_step_s);
-    number(b, "peak_bytes", (double)r->mem.peak_total);
-    number(b, "planned_bytes", (double)r->planned_peak);
-    number(b, "reserved_bytes", (double)r->region_bytes);
-    number(b, "driver_bytes", (double)r->info.driver_bytes);
-    number(b, "context_bytes", (double)r->info.context_bytes);
-    number(b, "loss", r->loss);
-    if (o->kernels) {
-        number(b, "copy_bytes_per_s", r->copy_bandwidth);
-        strbuf_puts(b, ", \"kernels\": {");
-        for (int i = 0, n = 0; i < N_KERNELS; i++) {
-            const MeterCount *c = &r->repeated.kernels[i];
-            if (c->calls == 0 || c->seconds <= 0) continue;
-            strbuf_printf(b, "%s\"%s\": {\"calls\": %lld", n++ ? ", " : "", kernel_name(i),
-                          (long long)c->calls);
-            number(b, "seconds", c->seconds);
-            number(b, "flops", c->flops);
-            number(b, "bytes", c->bytes);
-            strbuf_putc(b, '}');
-        }
+    number(b, "copy_bytes_per_s", r->copy_bandwidth);
+    strbuf_puts(b, ", \"kernels\": {");
+    for (int i = 0, n = 0; i < N_KERNELS; i++) {
+        const MeterCount *c = &r->repeated.kernels[i];
+        if (c->calls == 0 || c->seconds <= 0) continue;
+        strbuf_printf(b, "%s\"%s\": {\"calls\": %lld", n++ ? ", " : "", kernel_name(i),
+                      (long long)c->calls);
+        number(b, "seconds", c->seconds);
+        number(b, "flops", c->flops);
+        number(b, "bytes", c->bytes);
         strbuf_putc(b, '}');
     }
-    strbuf_puts(b, "}\n");
+    strbuf_putc(b, '}');
+}
+
+static void line_json(StrBuf *b, const BenchOpts *o, const BenchResult *r, const BenchLine *l)
+{
+    double both = l->flops_plain + l->flops_attention;
+    number(b, "step_s", l->step_s);
+    number(b, "steps", (double)l->n_steps);
+    number(b, "tokens", (double)l->n_tokens);
+    number(b, "documents", (double)l->n_docs);
+    number(b, "tokens_per_s", (double)l->n_tokens / l->step_s);
+    number(b, "tflops_plain", l->flops_plain / l->step_s / TERA);
+    number(b, "tflops_with_attention", both / l->step_s / TERA);
+    number(b, "mfu_plain_percent", mfu(o, r, l, l->flops_plain));
+    number(b, "mfu_with_attention_percent", mfu(o, r, l, both));
+    number(b, "floor_s", l->floor_s);
+    number(b, "floor_adamw_s", l->floor_adamw_s);
+    number(b, "step_over_floor", l->floor_s > 0 ? l->step_s / l->floor_s : 0);
+    number(b, "first_step_s", r->first_step_s);
+    number(b, "peak_bytes", (double)l->mem.peak_total);
+    number(b, "planned_bytes", (double)l->planned_peak);
+    number(b, "reserved_bytes", (double)r->region_bytes);
+    number(b, "driver_bytes", (double)l->info.driver_bytes);
+    number(b, "context_bytes", (double)l->info.context_bytes);
+    number(b, "loss", l->loss);
+}
+
+void bench_print_json(StrBuf *b, const char *title, const BenchOpts *o, const BenchResult *r)
+{
+    for (int i = 0; i < r->n_lines; i++) {
+        const BenchLine *l = &r->lines[i];
+        strbuf_puts(b, "{\"what\": ");
+        json_write_string(b, title, strlen(title));
+        strbuf_printf(b, ", \"rows\": \"%s\", \"device\": ", l->packed ? "packed" : "full");
+        json_write_string(b, l->info.name, strlen(l->info.name));
+        line_json(b, o, r, l);
+        if (o->kernels && i == 0) kernels_json(b, r);
+        strbuf_puts(b, "}\n");
+    }
+}
+
+/* ---- matrix ----------------------------------------------------------------------------------- */
+
+void bench_print_matrix_head(StrBuf *b, const char *title)
+{
+    strbuf_printf(b, "%s\n  %-42s %10s %10s %10s %10s\n", title, "", "step, s", "tokens/s",
+                  "peak, GiB", "to floor");
+}
+
+void bench_print_matrix_row(StrBuf *b, const char *name, const BenchLine *l, double floor_s)
+{
+    if (!l) {
+        strbuf_printf(b, "  %-42s does not fit\n", name);
+        return;
+    }
+    strbuf_printf(b, "  %-42s %10.4f %10.0f %10.3f", name, l->step_s,
+                  (double)l->n_tokens / l->step_s, (double)l->mem.peak_total / GIB);
+    if (floor_s > 0)
+        strbuf_printf(b, " %10.3f\n", l->step_s / floor_s);
+    else
+        strbuf_printf(b, " %10s\n", "-");
+}
+
+void bench_print_matrix_json(StrBuf *b, const char *title, const char *name, const BenchOpts *o,
+                             const BenchResult *r, double floor_s)
+{
+    strbuf_puts(b, "{\"what\": ");
+    json_write_string(b, title, strlen(title));
+    strbuf_puts(b, ", \"way\": ");
+    json_write_string(b, name, strlen(name));
+    if (r) {
+        line_json(b, o, r, &r->lines[0]);
+        if (floor_s > 0) number(b, "to_floor", r->lines[0].step_s / floor_s);
+    }
+    strbuf_printf(b, ", \"fits\": %s}\n", r ? "true" : "false");
 }

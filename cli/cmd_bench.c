@@ -3,17 +3,27 @@
 #include "base/opts.h"
 #include "cli/bench_print.h"
 #include "cli/commands.h"
+#include "trainer/bench_batch.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_TARGETS = 16, MAX_LENGTHS = 1 << 22 };
+enum {
+    MAX_TARGETS = 16,
+    MAX_LENGTHS = 1 << 22,
+    MAX_LENGTH = 1 << 24,
+    MATRIX_SEQ = 350,
+    MATRIX_MICRO = 32
+};
+
+static const int64_t UNSET = INT64_MIN; /* a default that depends on other flags */
 
 typedef struct BenchFlags {
-    const char *model, *method, *targets, *precision, *recompute, *device, *lengths;
+    const char *model, *method, *targets, *precision, *recompute, *attention, *device, *rows,
+        *lengths;
     int64_t rank, seq, micro, steps, threads;
     double seconds, dropout, memory;
-    bool kernels, profile, json;
+    bool kernels, profile, matrix, json;
 } BenchFlags;
 
 static Status read_choice(int *out, const char *flag, const char *value, const char *const *names,
@@ -67,9 +77,9 @@ static Status read_lengths(BenchOpts *o, const char *path, Err *err)
     for (char *at = text + strspn(text, " \t\r\n"); *at && s == OK; at += strspn(at, " \t\r\n")) {
         char *end;
         long v = strtol(at, &end, 10);
-        if (end == at || v < 1 || v > o->seq || n == MAX_LENGTHS)
-            s = err_set(err, E_INPUT, "%s: length %lld must be from 1 to %lld (--seq): %.20s", path,
-                        (long long)n + 1, (long long)o->seq, at);
+        if (end == at || v < 1 || v > MAX_LENGTH || n == MAX_LENGTHS)
+            s = err_set(err, E_INPUT, "%s: length %lld must be from 1 to %d: %.20s", path,
+                        (long long)n + 1, MAX_LENGTH, at);
         if (n == cap) {
             cap = cap ? 2 * cap : 1024;
             lens = xrealloc(lens, (size_t)cap * sizeof *lens);
@@ -86,18 +96,22 @@ static Status read_lengths(BenchOpts *o, const char *path, Err *err)
 
 static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
 {
-    static const char *const methods[] = {"lora", "full", NULL}, *const precisions[] = {
-                                                                     "fp32", "bf16", NULL};
+    static const char *const methods[] = {"lora", "full", NULL},
+                             *const precisions[] = {"fp32", "bf16", NULL},
+                             *const attentions[] = {"library", "own", NULL},
+                             *const rows[] = {"both", "full", "packed", NULL};
     const char *recomputes[RECOMPUTE_AUTO + 2];
     for (int i = 0; i <= RECOMPUTE_AUTO + 1; i++)
         recomputes[i] = recompute_name(i);
-    int method, precision, recompute;
+    int method, precision, recompute, attention, kind;
     bool cpu = str_eq(f->device, "cpu");
     if (!f->precision) f->precision = cpu ? "fp32" : "bf16";
     TRY(read_model(&o->shape, f->model, err));
     TRY(read_choice(&method, "method", f->method, methods, err));
     TRY(read_choice(&precision, "precision", f->precision, precisions, err));
     TRY(read_choice(&recompute, "recompute", f->recompute, recomputes, err));
+    TRY(read_choice(&attention, "attention", f->attention, attentions, err));
+    TRY(read_choice(&kind, "rows", f->rows, rows, err));
     if (cpu && precision == 1)
         return err_set(err, E_INPUT, "--precision: the CPU computes in fp32; leave it out");
     TRY(read_range("rank", f->rank, 1, 65536, err));
@@ -122,46 +136,109 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     o->seq = f->seq;
     o->micro = f->micro;
     o->recompute = recompute;
+    o->own_attention = attention == 1;
+    o->full = kind != 2;
+    o->packed = kind != 1;
     o->seconds = f->seconds;
     o->steps = f->steps;
     o->profile = f->profile;
     o->kernels = f->kernels;
-    return f->lengths ? read_lengths(o, f->lengths, err) : OK;
+    if (f->lengths) return read_lengths(o, f->lengths, err);
+    o->lens = bench_samsum_lengths(&o->n_lens);
+    return OK;
+}
+
+static void make_title(StrBuf *b, const BenchFlags *f, const BenchOpts *o, RecomputeMix mix)
+{
+    strbuf_printf(b, "%s %s", f->model, f->method);
+    if (o->method == METHOD_LORA) strbuf_printf(b, " r%lld %s", (long long)f->rank, f->targets);
+    strbuf_printf(b, " %s, %lld x %lld", f->precision, (long long)f->micro, (long long)f->seq);
+    if (mix.level != RECOMPUTE_NONE || mix.n_more > 0) {
+        strbuf_puts(b, ", recompute ");
+        recompute_mix_text(b, mix, o->shape.n_layers);
+    }
+    if (o->own_attention) strbuf_puts(b, ", own attention");
+}
+
+static Status one(const BenchFlags *f, const BenchOpts *o, StrBuf *b, Err *err)
+{
+    BenchResult *r = xcalloc(1, sizeof *r);
+    StrBuf title = {0};
+    Status s = bench_run(r, o, err);
+    if (s == OK) make_title(&title, f, o, r->mix);
+    if (s == OK && f->json) bench_print_json(b, title.data, o, r);
+    if (s == OK && !f->json) bench_print(b, title.data, o, r);
+    strbuf_clear(&title);
+    free(r);
+    return s;
+}
+
+/* The ways of arXiv 2311.03687's dissection as far as one GPU goes.  A CPU has one attention. */
+typedef struct Way {
+    const char *name;
+    bool own_attention;
+    Recompute recompute;
+} Way;
+
+static const Way ways[] = {
+    {"naive: own attention, nothing recomputed", true, RECOMPUTE_NONE},
+    {"own attention, recompute selective", true, RECOMPUTE_SELECTIVE},
+    {"own attention, recompute full", true, RECOMPUTE_FULL},
+    {"library's attention", false, RECOMPUTE_NONE},
+    {"library's attention, recompute selective", false, RECOMPUTE_SELECTIVE},
+    {"library's attention, recompute full", false, RECOMPUTE_FULL},
+};
+enum { N_WAYS = sizeof ways / sizeof *ways };
+
+static Status matrix(const BenchFlags *f, BenchOpts *o, StrBuf *b, Err *err)
+{
+    BenchResult *r = xcalloc(1, sizeof *r);
+    StrBuf title = {0};
+    double floor_s = 0;
+    o->full = true, o->packed = false;
+    o->recompute = RECOMPUTE_NONE, o->own_attention = false;
+    make_title(&title, f, o, (RecomputeMix){0});
+    /* the floor is one for the table: that of products and the library's attention */
+    BenchOpts fitting = *o;
+    fitting.recompute = RECOMPUTE_AUTO;
+    Status s = bench_run(r, &fitting, err);
+    if (s == OK) floor_s = r->lines[0].floor_s;
+    if (s == OK && !f->json) bench_print_matrix_head(b, title.data);
+    for (int i = 0; i < N_WAYS && s == OK; i++) {
+        const Way *w = &ways[i];
+        if (w->own_attention && str_eq(f->device, "cpu")) continue;
+        BenchOpts way = *o;
+        Err why = {0};
+        way.own_attention = w->own_attention;
+        way.recompute = w->recompute;
+        way.no_floor = true;
+        bool fits = bench_run(r, &way, &why) == OK;
+        if (f->json)
+            bench_print_matrix_json(b, title.data, w->name, &way, fits ? r : NULL, floor_s);
+        else
+            bench_print_matrix_row(b, w->name, fits ? &r->lines[0] : NULL, floor_s);
+    }
+    strbuf_clear(&title);
+    free(r);
+    return s;
 }
 
 static Status bench(BenchFlags *f, Err *err)
 {
     BenchOpts o = {0};
-    BenchResult *r = xcalloc(1, sizeof *r);
     char *names = xstrdup(f->targets), *targets[MAX_TARGETS], *rest = NULL;
     for (char *t = strtok_r(names, ",", &rest); t && o.lora.n_targets < MAX_TARGETS;
          t = strtok_r(NULL, ",", &rest))
         targets[o.lora.n_targets++] = t;
     o.lora.targets = targets;
-    StrBuf title = {0}, b = {0};
+    if (f->seq == UNSET) f->seq = f->matrix ? MATRIX_SEQ : 4096;
+    if (f->micro == UNSET) f->micro = f->matrix ? MATRIX_MICRO : 1;
+    StrBuf b = {0};
     Status s = read_flags(&o, f, err);
-    if (s == OK) s = bench_run(r, &o, err);
-    if (s == OK) {
-        strbuf_printf(&title, "%s %s", f->model, f->method);
-        if (o.method == METHOD_LORA)
-            strbuf_printf(&title, " r%lld %s", (long long)f->rank, f->targets);
-        strbuf_printf(&title, " %s, %lld x %lld", f->precision, (long long)f->micro,
-                      (long long)f->seq);
-        if (r->mix.level != RECOMPUTE_NONE || r->mix.n_more > 0) {
-            strbuf_puts(&title, ", recompute ");
-            recompute_mix_text(&title, r->mix, o.shape.n_layers);
-        }
-        if (o.n_lens) strbuf_puts(&title, ", packed documents");
-        if (f->json)
-            bench_print_json(&b, title.data, &o, r);
-        else
-            bench_print(&b, title.data, &o, r);
-        s = command_print(&b, err);
-    }
-    strbuf_clear(&title);
+    if (s == OK) s = f->matrix ? matrix(f, &o, &b, err) : one(f, &o, &b, err);
+    if (s == OK) s = command_print(&b, err);
     free((void *)(uintptr_t)o.lens);
     free(names);
-    free(r);
     return s;
 }
 
@@ -183,10 +260,12 @@ int cmd_bench(int argc, char **argv)
     BenchFlags f = {.method = "lora",
                     .targets = "all-linear",
                     .recompute = "auto",
+                    .attention = "library",
+                    .rows = "both",
                     .device = backend_find("cuda") ? "cuda" : "cpu",
                     .rank = 16,
-                    .seq = 4096,
-                    .micro = 1,
+                    .seq = UNSET,
+                    .micro = UNSET,
                     .steps = 3,
                     .seconds = 10};
     bool help = false;
@@ -197,15 +276,19 @@ int cmd_bench(int argc, char **argv)
          "modules with an adapter, q_proj,v_proj,... (default all-linear)"},
         {"rank", OPT_INT, &f.rank, "N", "of the adapters (default 16)"},
         {"dropout", OPT_NUMBER, &f.dropout, "P", "of the adapters (default 0)"},
-        {"seq", OPT_INT, &f.seq, "N", "tokens in a row (default 4096)"},
-        {"micro", OPT_INT, &f.micro, "N", "rows in a step (default 1)"},
+        {"seq", OPT_INT, &f.seq, "N", "tokens in a row (default 4096; 350 with --matrix)"},
+        {"micro", OPT_INT, &f.micro, "N", "rows in a step (default 1; 32 with --matrix)"},
+        {"rows", OPT_STRING, &f.rows, "KIND",
+         "full: a row is a document; packed: rows hold many; both (default), one after the other"},
         {"lengths", OPT_STRING, &f.lengths, "FILE",
-         "document lengths, packed into the rows; default: a row is a document"},
+         "lengths of the packed documents; default: SAMsum's (Llama 3's tokenizer)"},
         {"precision", OPT_STRING, &f.precision, "NAME", "bf16 (default on cuda) or fp32"},
         {"recompute", OPT_STRING, &f.recompute, "NAME",
          "none, selective, attention, full, or auto: the fastest that fits (default)"},
         {"memory", OPT_NUMBER, &f.memory, "GIB",
          "of the device to take (default: all that is free)"},
+        {"attention", OPT_STRING, &f.attention, "NAME",
+         "library (default: cuDNN where it takes the shape) or own"},
         {"seconds", OPT_NUMBER, &f.seconds, "S", "of steps, and of the floor (default 10)"},
         {"steps", OPT_INT, &f.steps, "N", "at least so many of each (default 3)"},
         {"device", OPT_STRING, &f.device, "NAME", "cuda where built in, or cpu"},
@@ -214,7 +297,9 @@ int cmd_bench(int argc, char **argv)
          "bandwidth of each memory-bound kernel, beside a copy's"},
         {"profile", OPT_FLAG, &f.profile, NULL,
          "time, operations and bytes of one step by op and by kernel"},
-        {"json", OPT_FLAG, &f.json, NULL, "one JSON object"},
+        {"matrix", OPT_FLAG, &f.matrix, NULL,
+         "a table: own attention and the library's, levels of recompute, and both together"},
+        {"json", OPT_FLAG, &f.json, NULL, "a JSON object a line instead"},
         {0}};
     const char *args[1];
     int n_args = 0;

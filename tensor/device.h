@@ -18,6 +18,7 @@ typedef struct DeviceOpts {
     int ordinal;         /* which device of its kind */
     size_t region_bytes; /* memory to reserve; 0: the backend's default */
     int threads;         /* cpu: threads for kernels; 0: all that the process may use */
+    bool own_attention;  /* cuda: attention by our own kernels alone */
     const void *target;  /* plan: the PlanTarget (kernels/plan/plan.h) that stands for the device */
 } DeviceOpts;
 

@@ -189,8 +189,10 @@ WORKS = {
     "7B LoRA, 8 x 2048": "--model llama-2-7b --micro 8 --seq 2048",
     "Qwen3-8B LoRA, 2 x 4096": "--model qwen3-8b --micro 2",
 }
-TINY_WORKS = {"tiny LoRA": "--model tiny --micro 2 --seq 64", "tiny full, recompute": "--model tiny --method full --seq 64 "
-              "--recompute full"}
+TINY_WORKS = {
+    "tiny LoRA": "--model tiny --micro 2 --seq 512",
+    "tiny full, recompute": "--model tiny --method full --seq 512 --recompute full",
+}
 
 
 def check_plan(lorac, steps):
@@ -205,7 +207,7 @@ def check_plan(lorac, steps):
                 good = good and off <= 0.01 and row["context_bytes"] < 2**30
                 numbers += (f"; reserved + context {mine / 2**30:.2f}, driver {row['driver_bytes'] / 2**30:.2f}, "
                             f"context {row['context_bytes'] / 2**30:.3f}")
-            kind = "packed" if row["documents"] > int(re.search(r"(\d+) x \d+", row["what"])[1]) else "dense"
+            kind = "packed" if row["rows"] == "packed" else "dense"
             yield good, f"plan: {name}, {kind}", numbers
 
 

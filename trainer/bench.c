@@ -3,10 +3,10 @@
 
 #include "base/clock.h"
 #include "base/str.h"
-#include "data/pack.h"
 #include "model/hf_files.h"
 #include "tensor/region.h"
 #include "trainer/apply.h"
+#include "trainer/bench_batch.h"
 #include "trainer/floor.h"
 #include "trainer/plan.h"
 #include "trainer/step.h"
@@ -53,37 +53,12 @@ typedef struct Bench {
     Comm comm;
     ShardSet shards;
     Stepper *stepper;
-    HostBatch batch;
-    int64_t t; /* steps so far */
+    HostBatch batches[BENCH_MAX_LINES], *batch; /* of the line that runs */
+    int64_t t;                                  /* steps so far */
     bool has_model, has_lora;
 } Bench;
 
 static const uint64_t SEED = 1;
-
-/* The first `micro` rows that best-fit packing makes of the documents. */
-static void pack_batch(Bench *b)
-{
-    const BenchOpts *o = b->opts;
-    PackedRows rows;
-    pack_best_fit(&rows, o->lens, o->n_lens, o->seq, PACK_MAX_DOCUMENTS);
-    int64_t n_rows = o->micro < rows.n_rows ? o->micro : rows.n_rows, n = rows.first[n_rows];
-    int32_t *lens = xmalloc((size_t)n * sizeof *lens);
-    for (int64_t i = 0; i < n; i++)
-        lens[i] = o->lens[rows.items[i]];
-    host_batch_random(&b->batch, n, lens, o->shape.vocab_size, SEED);
-    free(lens);
-    packed_rows_clear(&rows);
-}
-
-static void full_batch(Bench *b)
-{
-    const BenchOpts *o = b->opts;
-    int32_t *lens = xmalloc((size_t)o->micro * sizeof *lens);
-    for (int64_t i = 0; i < o->micro; i++)
-        lens[i] = (int32_t)o->seq;
-    host_batch_random(&b->batch, o->micro, lens, o->shape.vocab_size, SEED);
-    free(lens);
-}
 
 static Status open_model(Bench *b, Err *err)
 {
@@ -109,36 +84,62 @@ static Status open_model(Bench *b, Err *err)
     return OK;
 }
 
-static void close_bench(Bench *b)
+static void close_model(Bench *b)
 {
     stepper_free(b->stepper);
-    host_batch_clear(&b->batch);
+    b->stepper = NULL;
     shards_clear(&b->shards);
     if (b->has_lora) lora_detach(&b->lora, &b->model);
     if (b->has_model) llama_clear(&b->model);
+    b->has_lora = b->has_model = false;
+}
+
+static void close_bench(Bench *b)
+{
+    close_model(b);
+    for (int i = 0; i < BENCH_MAX_LINES; i++)
+        host_batch_clear(&b->batches[i]);
     if (b->dev.backend) device_close(&b->dev);
 }
 
-static double run_step(Bench *b, BenchResult *out)
+static void make_batches(Bench *b, BenchResult *out)
+{
+    const BenchOpts *o = b->opts;
+    int64_t V = o->shape.vocab_size;
+    out->n_lines = 0;
+    if (o->full) {
+        bench_batch_full(&b->batches[out->n_lines], o->micro, o->seq, V, SEED);
+        out->lines[out->n_lines++].packed = false;
+    }
+    if (o->packed) {
+        bench_batch_packed(&b->batches[out->n_lines], o->micro, o->seq, o->lens, o->n_lens, V,
+                           SEED);
+        out->lines[out->n_lines++].packed = true;
+    }
+    b->batch = &b->batches[0];
+}
+
+static double run_step(Bench *b, BenchLine *line)
 {
     double began = seconds_monotonic();
-    StepResult r = stepper_run_batches(b->stepper, &b->batch, 1, 1e-5, ++b->t);
-    out->loss = r.loss;
+    StepResult r = stepper_run_batches(b->stepper, b->batch, 1, 1e-5, ++b->t);
+    line->loss = r.loss;
     return seconds_monotonic() - began;
 }
 
-static void run_steps(Bench *b, BenchResult *out, Times *t, double until, int64_t n)
+static void run_steps(Bench *b, BenchLine *line, Times *t, double until, int64_t n)
 {
     while (t->sum < until || t->n < n)
-        times_add(t, run_step(b, out));
+        times_add(t, run_step(b, line));
 }
 
-/* False: its buffers do not fit beside the model. */
+/* False: its buffers do not fit beside what is there. */
 static bool run_floors(Bench *b, Times *t, double until, int64_t n)
 {
     Floor f;
     if (t->sum >= until && t->n >= n) return true;
-    if (!floor_open(&f, &b->model, b->opts->method == METHOD_FULL, &b->batch)) return false;
+    if (!floor_open(&f, &b->dev, &b->opts->shape, b->opts->method == METHOD_FULL, b->batch))
+        return false;
     floor_run(&f); /* its first products choose their algorithms; the caches are another's */
     b->dev.backend->sync(&b->dev);
     while (t->sum < until || t->n < n) {
@@ -151,32 +152,54 @@ static bool run_floors(Bench *b, Times *t, double until, int64_t n)
     return true;
 }
 
-static void measure(Bench *b, BenchResult *out)
+static void keep_floor(BenchLine *line, Times *t)
+{
+    line->n_floors = t->n;
+    if (t->n > 0) line->floor_s = times_median(t) + line->floor_adamw_s;
+    free(t->s);
+}
+
+/* Steps of one batch, in turns with its floor. */
+static void measure(Bench *b, BenchLine *line)
 {
     const BenchOpts *o = b->opts;
     Times steps = {0}, floors = {0};
     for (int i = 1; i < WARM_UP; i++)
-        run_step(b, out);
+        run_step(b, line);
     device_reset_peak(&b->dev);
-    bool room = true;
+    bool room = !o->no_floor;
     for (int turn = 1; turn <= TURNS; turn++) {
         double until = o->seconds * turn / TURNS;
         int64_t n = (o->steps * turn + TURNS - 1) / TURNS;
-        run_steps(b, out, &steps, until, n > 0 ? n : 1);
-        if (turn == 1) out->mem = b->dev.mem;
+        run_steps(b, line, &steps, until, n > 0 ? n : 1);
+        if (turn == 1) line->mem = b->dev.mem;
         if (room) room = run_floors(b, &floors, until, n > 0 ? n : 1);
     }
-    out->step_s = times_median(&steps);
-    out->step_min_s = steps.s[0];
-    out->step_max_s = steps.s[steps.n - 1];
-    out->floor_s = times_median(&floors);
-    out->n_steps = steps.n;
-    out->n_floors = floors.n;
+    line->step_s = times_median(&steps);
+    line->step_min_s = steps.s[0];
+    line->step_max_s = steps.s[steps.n - 1];
+    line->n_steps = steps.n;
+    line->floor_apart = !room && !o->no_floor;
+    b->dev.backend->info(&b->dev, &line->info);
     free(steps.s);
-    free(floors.s);
+    keep_floor(line, &floors);
 }
 
-static void count_work(Bench *b, BenchResult *out)
+/* Floors that found no room beside the model have the device to themselves. */
+static void measure_apart(Bench *b, BenchResult *out)
+{
+    close_model(b);
+    for (int i = 0; i < out->n_lines; i++) {
+        BenchLine *line = &out->lines[i];
+        Times floors = {0};
+        b->batch = &b->batches[i];
+        if (!line->floor_apart) continue;
+        run_floors(b, &floors, b->opts->seconds, b->opts->steps);
+        keep_floor(line, &floors);
+    }
+}
+
+static void count_work(Bench *b, BenchLine *line)
 {
     const BenchOpts *o = b->opts;
     const LlamaConfig *c = &o->shape;
@@ -184,35 +207,32 @@ static void count_work(Bench *b, BenchResult *out)
     double kv = (double)(c->n_kv_heads * c->head_dim), F = (double)c->intermediate_size;
     double layers = (double)c->n_layers, squares = 0;
     double n = layers * (C * (2 * q + 2 * kv) + 3 * C * F) + (double)c->vocab_size * C;
-    for (int i = 0; i < b->batch.n_docs; i++) {
-        double len = b->batch.cu_docs[i + 1] - b->batch.cu_docs[i];
+    for (int i = 0; i < b->batch->n_docs; i++) {
+        double len = b->batch->cu_docs[i + 1] - b->batch->cu_docs[i];
         squares += len * len;
     }
-    out->n_tokens = b->batch.n_tokens;
-    out->n_docs = b->batch.n_docs;
-    out->flops_plain = (o->method == METHOD_FULL ? 6 : 4) * n * (double)out->n_tokens;
-    out->flops_attention = 6 * squares * q * layers;
-    for (int i = 0; i < b->model.params.n; i++)
-        out->n_params += tensor_numel(&b->model.params.items[i]->t);
-    out->n_trained = shards_numel(&b->shards);
+    line->n_tokens = b->batch->n_tokens;
+    line->n_docs = b->batch->n_docs;
+    line->flops_plain = (o->method == METHOD_FULL ? 6 : 4) * n * (double)line->n_tokens;
+    line->flops_attention = 6 * squares * q * layers;
 }
 
 /* Bytes a second of a copy on the device, read and written. */
 static double copy_bandwidth(Device *d)
 {
-    size_t half = region_largest_free(d->region) / 2;
-    int64_t n = (int64_t)(half < ((size_t)512 << 20) ? half : (size_t)512 << 20) / 4;
-    if (d->pool) n = n < (16 << 20) ? n : 16 << 20; /* a host has no caches of this size either */
+    bool host = d->pool; /* which has no caches of this size, and less patience */
+    size_t most = (size_t)(host ? 32 : 512) << 20, half = region_largest_free(d->region) / 2;
+    int64_t n = (int64_t)(half < most ? half : most) / 4;
     Tensor x = tensor_alloc(d, DT_F32, 1, &n, MEM_WORKSPACE);
     Tensor y = tensor_alloc(d, DT_F32, 1, &n, MEM_WORKSPACE);
     double best = 0;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0, runs = host ? 2 : 10; i < 5; i++) {
         d->backend->sync(d);
         double began = seconds_monotonic();
-        for (int k = 0; k < 10; k++)
+        for (int k = 0; k < runs; k++)
             d->backend->copy(d, tensor_data(&y), tensor_data(&x), (size_t)n * 4, COPY_ON_DEVICE);
         d->backend->sync(d);
-        double rate = 10 * 8 * (double)n / (seconds_monotonic() - began);
+        double rate = runs * 8 * (double)n / (seconds_monotonic() - began);
         if (rate > best) best = rate;
     }
     tensor_clear(&x);
@@ -222,35 +242,49 @@ static double copy_bandwidth(Device *d)
 
 static void look_inside(Bench *b, BenchResult *out)
 {
+    BenchLine ignored = {0};
+    b->batch = &b->batches[0];
     if (b->opts->profile) {
         meter_attach(&out->meter, &b->dev, out->gpu, true);
-        run_step(b, out);
+        run_step(b, &ignored);
         meter_op(&out->meter, "optimizer", false);
         meter_detach(&out->meter, &b->dev);
     }
     if (!b->opts->kernels) return;
-    out->copy_bandwidth = copy_bandwidth(&b->dev);
     meter_attach(&out->repeated, &b->dev, out->gpu, true);
     out->repeated.repeats = KERNEL_REPEATS;
-    stepper_run_batches(b->stepper, &b->batch, 1, 0, ++b->t);
+    stepper_run_batches(b->stepper, b->batch, 1, 0, ++b->t);
     meter_detach(&out->repeated, &b->dev);
 }
 
-static void make_batch(Bench *b)
+static double bytes_of(const Meter *m, const char *kernel)
 {
-    if (b->opts->n_lens > 0)
-        pack_batch(b);
-    else
-        full_batch(b);
+    for (int i = 0; i < N_KERNELS; i++)
+        if (str_eq(kernel_name(i), kernel)) return m->kernels[i].bytes;
+    return 0;
 }
 
-/* The same steps on a plan device: what they need, and what the peak will be. */
+/* The same steps on a plan device: what they need, what the peaks will be, what AdamW moves. */
 typedef struct Planned {
     const BenchOpts *opts;
     PlanTarget target;
     BenchResult *out;
     Err *err;
 } Planned;
+
+static void plan_line(Planned *p, Bench *b, BenchLine *line)
+{
+    Meter meter;
+    for (int k = b->t == 0 ? 0 : 1; k < WARM_UP; k++)
+        run_step(b, line);
+    device_reset_peak(&b->dev);
+    meter_attach(&meter, &b->dev, NULL, false);
+    run_step(b, line);
+    meter_detach(&meter, &b->dev);
+    line->planned_peak = b->dev.mem.peak_total;
+    if (p->opts->method == METHOD_FULL)
+        line->floor_adamw_s = bytes_of(&meter, "adamw") / p->out->copy_bandwidth;
+}
 
 static size_t plan_steps(void *ud, RecomputeMix mix)
 {
@@ -261,12 +295,11 @@ static size_t plan_steps(void *ud, RecomputeMix mix)
                                 p->opts->compute, p->err);
     if (status == OK) status = open_model(&b, p->err);
     if (status == OK) {
-        make_batch(&b);
-        for (int i = 0; i < WARM_UP; i++)
-            run_step(&b, p->out);
-        device_reset_peak(&b.dev);
-        run_step(&b, p->out);
-        p->out->planned_peak = b.dev.mem.peak_total;
+        make_batches(&b, p->out);
+        for (int i = 0; i < p->out->n_lines; i++) {
+            b.batch = &b.batches[i];
+            plan_line(p, &b, &p->out->lines[i]);
+        }
         need = region_extent(b.dev.region);
     }
     close_bench(&b);
@@ -292,6 +325,13 @@ static Status plan_bench(BenchResult *out, const BenchOpts *o, const Device *rea
                    automatic ? "" : ", or --recompute auto");
 }
 
+static void count_parameters(const Bench *b, BenchResult *out)
+{
+    for (int i = 0; i < b->model.params.n; i++)
+        out->n_params += tensor_numel(&b->model.params.items[i]->t);
+    out->n_trained = shards_numel(&b->shards);
+}
+
 Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
 {
     *out = (BenchResult){0};
@@ -302,21 +342,33 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
         return err_set(err, E_INPUT, "--device: '%s' is not built in; there is %s", opts->device,
                        backend_names());
     DeviceOpts device = {.threads = opts->threads,
-                         .region_bytes = (size_t)(opts->memory_gib * 1024 * 1024 * 1024)};
+                         .region_bytes = (size_t)(opts->memory_gib * 1024 * 1024 * 1024),
+                         .own_attention = opts->own_attention};
     TRY(device_open(&b.dev, backend, &device, opts->compute, err));
+    DeviceInfo info;
+    backend->info(&b.dev, &info);
+    out->gpu = info.n_sms > 0 ? gpu_match(info.name) : NULL;
+    out->region_bytes = b.dev.region_bytes;
+    out->copy_bandwidth = copy_bandwidth(&b.dev);
     Status status = plan_bench(out, opts, &b.dev, err);
     b.mix = out->mix;
     if (status == OK) status = open_model(&b, err);
     if (status == OK) {
-        make_batch(&b);
-        count_work(&b, out);
-        run_step(&b, out);
-        out->first_step_s = seconds_monotonic() - began;
-        measure(&b, out);
-        backend->info(&b.dev, &out->info);
-        out->gpu = out->info.n_sms > 0 ? gpu_match(out->info.name) : NULL;
-        out->region_bytes = b.dev.region_bytes;
+        make_batches(&b, out);
+        count_parameters(&b, out);
+        bool apart = false;
+        for (int i = 0; i < out->n_lines; i++) {
+            b.batch = &b.batches[i];
+            count_work(&b, &out->lines[i]);
+            if (i == 0) {
+                run_step(&b, &out->lines[i]);
+                out->first_step_s = seconds_monotonic() - began;
+            }
+            measure(&b, &out->lines[i]);
+            apart |= out->lines[i].floor_apart;
+        }
         look_inside(&b, out);
+        if (apart) measure_apart(&b, out);
     }
     close_bench(&b);
     return status;

@@ -12,38 +12,54 @@ typedef struct BenchOpts {
     DType compute;
     int method; /* Method */
     LoraOpts lora;
-    double memory_gib; /* of the device; 0: all that is free */
-    int64_t seq,
-        micro; /* `micro` full rows of `seq` tokens at once, an optimizer step after each */
-    const int32_t *lens;   /* or rows packed from documents of these lengths */
-    int64_t n_lens;        /* 0: each row is one document */
+    double memory_gib;  /* of the device; 0: all that is free */
+    int64_t seq, micro; /* `micro` rows of `seq` tokens at once, an optimizer step after each */
+    bool full, packed; /* rows that are one document; rows packed from documents; or both in turn */
+    const int32_t *lens; /* of the packed documents */
+    int64_t n_lens;
     int recompute;         /* Recompute, or RECOMPUTE_AUTO */
+    bool own_attention;    /* attention by our own kernels where a library's engine would do */
+    bool no_floor;         /* the steps alone */
     double seconds;        /* of steps, and as long of the floor; in turns */
     int64_t steps;         /* at least so many steps, and floors */
     bool profile, kernels; /* one step more: timed kernel by kernel; each kernel many times */
 } BenchOpts;
 
-typedef struct BenchResult {
-    DeviceInfo info;
-    const GpuSpec *gpu;                    /* NULL: not in the table, or no GPU */
-    int64_t n_params, n_trained;           /* of the model, adapters included */
+/* Steps over one batch. */
+typedef struct BenchLine {
+    bool packed;
     int64_t n_tokens, n_docs;              /* of a step */
-    double first_step_s;                   /* from the start to the end of the first step */
     double step_s, step_min_s, step_max_s; /* median, after warm-up */
-    double floor_s;                        /* median; 0: there was no room for its buffers */
+    double floor_s;                        /* median, with floor_adamw_s; 0: it was not measured */
+    double floor_adamw_s; /* full tuning: the bytes that AdamW moves, at the copy bandwidth */
+    bool floor_apart;     /* measured after the steps: beside the model there was no room */
     int64_t n_steps, n_floors;
     double flops_plain, flops_attention; /* of a step, by convention: see below */
     double loss;                         /* of the last step */
     MemStats mem;                        /* of the steps alone */
-    RecomputeMix mix;                    /* what recompute meant */
     size_t planned_peak;                 /* of mem, as the same steps on a plan device tell it */
-    size_t region_bytes;                 /* reserved */
-    double copy_bandwidth;               /* bytes a second, read and written; with kernels */
-    Meter meter;                         /* of the step that was profiled */
-    Meter repeated;                      /* of the step whose kernels were repeated */
+    DeviceInfo info;                     /* after the steps */
+} BenchLine;
+
+enum { BENCH_MAX_LINES = 2 };
+
+typedef struct BenchResult {
+    const GpuSpec *gpu;          /* NULL: not in the table, or no GPU */
+    int64_t n_params, n_trained; /* of the model, adapters included */
+    double first_step_s;         /* from the start to the end of the first step */
+    RecomputeMix mix;            /* what recompute meant */
+    size_t region_bytes;         /* reserved */
+    double copy_bandwidth;       /* bytes a second, read and written */
+    BenchLine lines[BENCH_MAX_LINES];
+    int n_lines;
+    Meter meter;    /* of the step that was profiled, over the first line's batch */
+    Meter repeated; /* of the step whose kernels were repeated */
 } BenchResult;
 
 /* Conventions.  flops_plain: 4 N a token for LoRA, 6 N for full tuning, N the parameters of the products, the
  * head's among them; recompute and the adapters' own products do not count.  flops_attention: 6 L H D for each token
- * of a document of L tokens and each layer (the causal half of the square, forward and twice that backward). */
+ * of a document of L tokens and each layer (the causal half of the square, forward and twice that backward).
+ *
+ * The floor: the base model's products and attention, alone (trainer/floor.h); it takes turns with the steps where both
+ * have room. */
 Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err) MUST_CHECK;

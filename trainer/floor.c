@@ -52,9 +52,9 @@ static bool fits(const Floor *f)
     return region_largest_free(f->dev->region) > need;
 }
 
-bool floor_open(Floor *f, const Llama *m, bool full, const HostBatch *batch)
+bool floor_open(Floor *f, Device *d, const LlamaConfig *cfg, bool full, const HostBatch *batch)
 {
-    *f = (Floor){.dev = m->dev, .cfg = &m->cfg, .full = full, .n = batch->n_tokens};
+    *f = (Floor){.dev = d, .cfg = cfg, .full = full, .n = batch->n_tokens};
     f->head_rows = f->n < HEAD_ROWS ? f->n : HEAD_ROWS;
     shape_buffers(f);
     if (!fits(f)) return false;

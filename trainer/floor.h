@@ -22,7 +22,7 @@ typedef struct Floor {
     int n_buffers;
 } Floor;
 
-/* False when the device has no room for the buffers.  Borrows m and batch. */
-bool floor_open(Floor *f, const Llama *m, bool full, const HostBatch *batch);
+/* False when the device has no room for the buffers.  Borrows cfg and batch. */
+bool floor_open(Floor *f, Device *d, const LlamaConfig *cfg, bool full, const HostBatch *batch);
 void floor_run(Floor *f); /* issued, not waited for */
 void floor_close(Floor *f);

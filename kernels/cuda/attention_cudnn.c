@@ -319,9 +319,9 @@ static Scratch take_scratch(Device *d, Plan *p, const Docs *docs, int64_t n_toke
 }
 
 /* cuDNN's engine wants bf16 and widths of whole 16-byte vectors. */
-static bool takes(const Tensor *q, int64_t width)
+static bool takes(const Device *d, const Tensor *q, int64_t width)
 {
-    return cuda_attention_is_flash(q->dtype == DT_BF16, width);
+    return !cuda_impl(d)->own_attention && cuda_attention_is_flash(q->dtype == DT_BF16, width);
 }
 
 void cuda_attention_fwd(Device *d, Tensor *o, Tensor *lse, const Tensor *q, const Tensor *k,
@@ -330,8 +330,9 @@ void cuda_attention_fwd(Device *d, Tensor *o, Tensor *lse, const Tensor *q, cons
     Attention *a = cuda_impl(d)->attention;
     int64_t width = tensor_cols(q) / n_heads;
     if (tensor_rows(q) == 0) return;
-    Plan *p = takes(q, width) ? plan_of(d, n_heads, n_kv_heads, width, o->ld, 0, false, docs, scale)
-                              : NULL;
+    Plan *p = takes(d, q, width)
+                  ? plan_of(d, n_heads, n_kv_heads, width, o->ld, 0, false, docs, scale)
+                  : NULL;
     if (!p) {
         a->n_plain++;
         cuda_attention_fwd_plain(d, o, lse, q, k, v, n_heads, n_kv_heads, docs, scale);
@@ -357,7 +358,7 @@ void cuda_attention_bwd(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const Ten
     Attention *a = cuda_impl(d)->attention;
     int64_t width = tensor_cols(q) / n_heads;
     if (tensor_rows(q) == 0) return;
-    Plan *p = takes(q, width)
+    Plan *p = takes(d, q, width)
                   ? plan_of(d, n_heads, n_kv_heads, width, o->ld, d_o->ld, true, docs, scale)
                   : NULL;
     if (!p) {

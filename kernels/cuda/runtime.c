@@ -56,6 +56,7 @@ static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
     CUDA_CHECK(cudaSetDevice(opts->ordinal));
     CudaImpl *impl = xcalloc(1, sizeof *impl);
     impl->ordinal = opts->ordinal;
+    impl->own_attention = opts->own_attention;
     struct cudaDeviceProp prop;
     CUDA_CHECK(cudaGetDeviceProperties(&prop, opts->ordinal));
     impl->n_sms = prop.multiProcessorCount;
@@ -147,7 +148,7 @@ static void cuda_info(const Device *d, DeviceInfo *out)
                         .total_bytes = total,
                         .context_bytes = impl->context_bytes,
                         .driver_bytes = total - free_bytes,
-                        .flash_attention = impl->attention != NULL};
+                        .flash_attention = impl->attention && !impl->own_attention};
     snprintf(out->name, sizeof out->name, "%.63s", impl->name);
     if (impl->attention) cuda_attention_counts(d, &out->n_flash, &out->n_plain);
 }

@@ -18,9 +18,10 @@ typedef struct CudaImpl {
     int cc; /* compute capability, 90 for 9.0 */
     char name[256];
     size_t
-        context_bytes; /* what the driver and the libraries took before the region was reserved */
-    void *matmul;      /* matmul.c */
-    void *attention;   /* attention_cudnn.c */
+        context_bytes;  /* what the driver and the libraries took before the region was reserved */
+    bool own_attention; /* as asked for: attention through our own kernels alone */
+    void *matmul;       /* matmul.c */
+    void *attention;    /* attention_cudnn.c */
 } CudaImpl;
 
 static inline CudaImpl *cuda_impl(const Device *d)

@@ -6,6 +6,7 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
 # shellcheck disable=SC2086 # words they are
 {
     done_by "LoRA" bench --model tiny $fast
+    said "rows of both kinds" "*a row is a document*32 tokens, 2 documents*packed documents*32 tokens, *"
     said "speed, work, floor, memory" "tiny lora r16 all-linear fp32, 2 x 16 on CPU*tokens/s*4 N a token*step / floor *GiB live: weights*the same to the byte*"
     done_by "full, recomputed" bench --model tiny-qwen3 --method full --recompute full $fast
     said "says so" "tiny-qwen3 full fp32, 2 x 16, recompute full on CPU*6 N a token*"
@@ -13,13 +14,18 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     done_by "in a part of the memory" bench --model tiny --memory 0.0625 $fast
     said "which it reserves" "*reserved * 0.062 GiB*"
     printf '3 9\n16\n5 5 2 1\n' >"$tmp/lens"
-    done_by "packed documents" bench --model tiny --lengths "$tmp/lens" $fast
-    said "counts them" "*packed documents on CPU*"
+    done_by "packed documents" bench --model tiny --rows packed --lengths "$tmp/lens" $fast
+    said "counts them" "*packed documents*step *, 25 tokens, 6 documents*"
+    done_by "full rows alone" bench --model tiny --rows full $fast
+    said "says nothing of packed ones" "*a row is a document*" && case $(cat "$tmp/out") in *packed*) fail "packed rows, too" ;; esac
+    # 178 tokens a dialogue: 16 rows of 1024 hold about 92
+    done_by "the lengths of SAMsum" bench --model tiny --rows packed --json $fast --seq 1024 --micro 4
+    said "many documents a row" '{*"rows": "packed"*"documents": [12][0-9],*'
     done_by "kernels and profile" bench --model tiny --kernels --profile $fast
     said "kernels" "*a copy on the device moves *rmsnorm_fwd * %*"
     said "ops" "*one step, waiting for each kernel*attention backward*optimizer*by kernel*matmul*all*100.0*"
     done_by "JSON" bench --model tiny --json --kernels $fast
-    said "one object" '{"what": "tiny lora*"step_s": *"tokens_per_s": *"step_over_floor": *"peak_bytes": *"kernels": {"matmul": *}'
+    said "an object a line" '{"what": "tiny lora*"rows": "full"*"step_s": *"tokens_per_s": *"step_over_floor": *"peak_bytes": *"kernels": {"matmul": *}'
     refused "no shape" 2 "lorac bench: name a shape*" bench $fast
     refused "too little memory" 2 "the step needs 0.* GiB and there are 0.06; take a smaller --micro, or --recompute auto" bench --model tiny --device cpu --seq 256 --micro 256 --recompute selective --memory 0.0625
     refused "a wrong shape" 2 "--model: there is no 'tini'; did you mean 'tiny'?" bench --model tini $fast
@@ -28,7 +34,12 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     refused "bf16 on the CPU" 2 "--precision: the CPU computes in fp32*" bench --model tiny --precision bf16 $fast
     refused "a wrong device" 2 "--device: 'tpu' is not built in*" bench --model tiny --device tpu --seq 16
     refused "no rows" 2 "--micro: must be from 1*" bench --model tiny --device cpu --micro 0
-    printf '3 17\n' >"$tmp/lens"
-    refused "a length beyond the row" 2 "$tmp/lens: length 2 must be from 1 to 16*" bench --model tiny --lengths "$tmp/lens" $fast
+    done_by "the matrix" bench --model tiny --matrix $fast
+    said "a row a way" "tiny lora*, 2 x 16*tokens/s*peak, GiB*library's attention *recompute selective *recompute full *"
+    done_by "the matrix as JSON" bench --model tiny --matrix --json $fast
+    said "an object a way" '{"what"*"way": "library*"to_floor"*"fits": true}*"way": "library*recompute full"*}'
+    printf '3 0\n' >"$tmp/lens"
+    refused "no length" 2 "$tmp/lens: length 2 must be from 1 to *" bench --model tiny --lengths "$tmp/lens" $fast
+    refused "rows of no kind" 2 "--rows: must be one of both, full, packed, is 'half'" bench --model tiny --rows half $fast
 }
 finish
