@@ -208,21 +208,67 @@ Tensor *tape_saved(Ctx *c, Node *n, int slot)
     return t;
 }
 
+Tensor *output_left(Node *n)
+{
+    return n->waiting ? n->out[0]->grad : NULL;
+}
+
+/* The next node, if its rule can leave what n's finish will read.  Nothing runs between the two but that rule, which must
+ * not touch what n still needs. */
+static Node *leaver_for(const Tape *t, const Node *n)
+{
+    const Tensor *x = n->saved[0];
+    Node *m = t->n > 0 ? t->nodes[t->n - 1] : NULL;
+    if (!m || !m->op->leaves_output || !n->op->finish) return NULL;
+    if (!x || x->maker != m || x->storage || n->sources & 1) return NULL;
+    const Tensor *grad = m->out[0]->grad;
+    if (!grad || grad->ld != x->ld || grad->dtype != x->dtype) return NULL;
+    for (int i = 0; i < n->n_in; i++)
+        for (int k = 0; k < m->n_in && n->in[i]; k++)
+            if (n->in[i] == m->in[k]) return NULL;
+    return m;
+}
+
+static void run_finish(Ctx *c, Node *n)
+{
+    scope_push(c->scope);
+    n->op->finish(c, n);
+    if (c->dev->meter) meter_op(c->dev->meter, n->op->name, true);
+    scope_pop(c->scope, NULL);
+}
+
+static void run_backward(Ctx *c, Node *n)
+{
+    scope_push(c->scope);
+    n->op->backward(c, n);
+    if (c->dev->meter) meter_op(c->dev->meter, n->op->name, true);
+    scope_pop(c->scope, NULL);
+    if (!n->waiting) return;
+    Tensor *x = n->waiting->saved[0];
+    x->storage = n->out[0]->grad->storage;
+    x->offset = n->out[0]->grad->offset;
+    storage_ref(x->storage);
+    run_finish(c, n->waiting);
+    node_release(n->waiting);
+}
+
 void tape_backward(Ctx *c)
 {
     Tape *t = c->tape;
     while (t->n > 0) {
-        Node *n = t->nodes[--t->n];
+        Node *n = t->nodes[--t->n], *leaver = NULL;
         bool reached = n->op->always;
         for (int i = 0; i < n->n_out; i++)
             reached |= n->out[i]->grad != NULL;
         if (reached) {
-            scope_push(c->scope);
-            n->op->backward(c, n);
-            if (c->dev->meter) meter_op(c->dev->meter, n->op->name, true);
-            scope_pop(c->scope, NULL);
+            run_backward(c, n);
+            leaver = leaver_for(t, n);
+            if (leaver)
+                leaver->waiting = n;
+            else if (n->op->finish)
+                run_finish(c, n);
         }
-        node_release(n);
+        if (!leaver) node_release(n);
     }
 }
 

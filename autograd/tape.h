@@ -49,6 +49,10 @@ typedef struct Op {
      * n->in, and their values where they were saved. */
     void (*remake)(Ctx *c, Node *n);
     Recompute remade_from; /* the least level at which nobody keeps the outputs */
+    /* Or NULL.  The rest of backward, which may read slot 0.  It waits where that would have to be made again and its
+     * maker's rule, which comes next, leaves it. */
+    void (*finish)(Ctx *c, Node *n);
+    bool leaves_output; /* backward can leave output 0 in the memory of its gradient: output_left */
 } Op;
 
 struct Node {
@@ -59,6 +63,7 @@ struct Node {
         *saved[NODE_MAX_SAVED]; /* private handles, for tape_saved; NULL where nothing was saved */
     unsigned sources;           /* slots that only remake reads, as bits */
     struct Reader *readers;     /* of the outputs, where these are made again */
+    Node *waiting;              /* whose finish waits for output 0 */
     int n_out, n_in;
     Tape *tape;
     void *args; /* in the arena: what else the rule needs; the op's own struct */
@@ -110,6 +115,8 @@ Tensor *grad_over(Ctx *c, Node *n, int slot, Tensor *t, float *beta);
 void grad_give(Ctx *c, Node *n, int slot, Tensor *t);
 /* Frees the gradient of a leaf that is no parameter (tests, a segment's input). */
 void tensor_drop_grad(Tensor *t);
+/* For a rule that leaves_output: where it must leave output 0, which is where its gradient is; NULL: nobody waits. */
+Tensor *output_left(Node *n);
 /* The gradient that reached an output; NULL when none did. */
 Tensor *grad_of(Node *n, int out);
 /* Hands the gradient of output `out` on to input t unchanged (a residual): moved when t has none yet, added

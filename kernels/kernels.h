@@ -133,10 +133,11 @@ typedef struct Kernels {
                              const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
                              const Tensor *past, int64_t max_past, float scale);
 
-    /* gu (N,2F) = [gate, up], pitch.  h (N,F) = silu(gate) * up, pitch.     dgu from dh, perhaps in
-     * place of gu; pitch: all. */
+    /* gu (N,2F) = [gate, up], pitch.  h (N,F) = silu(gate) * up, pitch.     dgu from dh, perhaps in place of gu; h or
+     * NULL, perhaps in place of dh: the forward's bits again; pitch: all. */
     void (*swiglu_fwd)(Device *d, Tensor *h, const Tensor *gu);
-    void (*swiglu_bwd)(Device *d, Tensor *dgu, float beta, const Tensor *dh, const Tensor *gu);
+    void (*swiglu_bwd)(Device *d, Tensor *dgu, float beta, Tensor *h, const Tensor *dh,
+                       const Tensor *gu);
 
     /* y (M,C) = x[rows];  dx (N,C) = beta * dx, then dx[rows] += dy.  rows (M) i32, ascending, distinct. */
     void (*gather_rows)(Device *d, Tensor *y, const Tensor *x, const Tensor *rows);

@@ -245,11 +245,12 @@ static void m_swiglu_fwd(Device *d, Tensor *h, const Tensor *gu)
     end(d, ID(swiglu_fwd), 5 * (double)tensor_numel(h), size(h) + size(gu));
 }
 
-static void m_swiglu_bwd(Device *d, Tensor *dgu, float beta, const Tensor *dh, const Tensor *gu)
+static void m_swiglu_bwd(Device *d, Tensor *dgu, float beta, Tensor *h, const Tensor *dh,
+                         const Tensor *gu)
 {
-    RUN(d, swiglu_bwd, (d, dgu, beta, dh, gu));
+    RUN(d, swiglu_bwd, (d, dgu, beta, h, dh, gu));
     end(d, ID(swiglu_bwd), 10 * (double)tensor_numel(dh),
-        size_out(dgu, beta) + size(dh) + size(gu));
+        size_out(dgu, beta) + size(h) + size(dh) + size(gu));
 }
 
 static void m_gather_rows(Device *d, Tensor *y, const Tensor *x, const Tensor *rows)

@@ -5,11 +5,18 @@ enum { X, W, BIAS, RESIDUAL };
 
 static void linear_backward(Ctx *c, Node *n)
 {
-    const Kernels *k = c->dev->k;
-    Tensor *dy = grad_of(n, 0);
     float beta;
     Tensor *dx = grad_into(c, n->in[X], &beta);
-    if (dx) k->matmul(c->dev, dx, dy, n->saved[W], (MatmulArgs){.alpha = 1, .beta = beta});
+    if (dx)
+        c->dev->k->matmul(c->dev, dx, grad_of(n, 0), n->saved[W],
+                          (MatmulArgs){.alpha = 1, .beta = beta});
+}
+
+static void linear_finish(Ctx *c, Node *n)
+{
+    const Kernels *k = c->dev->k;
+    const Tensor *dy = grad_of(n, 0);
+    float beta;
     Tensor *dw = grad_into(c, n->in[W], &beta);
     if (dw)
         k->matmul(c->dev, dw, dy, tape_saved(c, n, X),
@@ -37,6 +44,7 @@ static void linear_remake(Ctx *c, Node *n)
 
 static const Op linear_op = {.name = "linear",
                              .backward = linear_backward,
+                             .finish = linear_finish,
                              .remake = linear_remake,
                              .remade_from = RECOMPUTE_ATTENTION};
 

@@ -73,6 +73,15 @@ static void linear_augmented_backward(Ctx *c, Node *n)
         Tensor dy_du = around(dy, 0, rows, 0, out + rank), w_a = around(w, 0, out + rank, 0, in);
         k->matmul(c->dev, dx, &dy_du, &w_a, (MatmulArgs){.alpha = 1, .beta = beta});
     }
+}
+
+static void linear_augmented_finish(Ctx *c, Node *n)
+{
+    const Kernels *k = c->dev->k;
+    const AugmentedArgs *args = n->args;
+    Tensor *dy = grad_of(n, 0), *w = n->saved[SAVE_W];
+    int64_t rows = tensor_rows(dy), out = tensor_rows(w), in = tensor_cols(w), rank = args->rank;
+    float beta;
     Tensor *db = grad_into(c, n->in[BIAS], &beta);
     if (db) k->bias_bwd(c->dev, db, beta, dy);
 
@@ -121,6 +130,7 @@ static void linear_augmented_remake(Ctx *c, Node *n)
 
 static const Op linear_augmented_op = {.name = "linear_augmented",
                                        .backward = linear_augmented_backward,
+                                       .finish = linear_augmented_finish,
                                        .remake = linear_augmented_remake,
                                        .remade_from = RECOMPUTE_ATTENTION};
 

@@ -8,7 +8,9 @@ static void swiglu_backward(Ctx *c, Node *n)
     float beta;
     /* element by element: in place */
     Tensor *dgu = grad_over(c, n, GATE_UP, n->in[0], &beta);
-    if (dgu) c->dev->k->swiglu_bwd(c->dev, dgu, beta, grad_of(n, 0), tape_saved(c, n, GATE_UP));
+    if (dgu)
+        c->dev->k->swiglu_bwd(c->dev, dgu, beta, output_left(n), grad_of(n, 0),
+                              tape_saved(c, n, GATE_UP));
 }
 
 static void swiglu_remake(Ctx *c, Node *n)
@@ -20,7 +22,8 @@ static void swiglu_remake(Ctx *c, Node *n)
 static const Op swiglu_op = {.name = "swiglu",
                              .backward = swiglu_backward,
                              .remake = swiglu_remake,
-                             .remade_from = RECOMPUTE_SELECTIVE};
+                             .remade_from = RECOMPUTE_SELECTIVE,
+                             .leaves_output = true};
 
 Tensor *op_swiglu(Ctx *c, Tensor *gate_up, int64_t pad)
 {

@@ -79,7 +79,8 @@ void cpu_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *c
                           const Tensor *past, int64_t max_past, float scale);
 
 void cpu_swiglu_fwd(Device *d, Tensor *h, const Tensor *gu);
-void cpu_swiglu_bwd(Device *d, Tensor *dgu, float beta, const Tensor *dh, const Tensor *gu);
+void cpu_swiglu_bwd(Device *d, Tensor *dgu, float beta, Tensor *h, const Tensor *dh,
+                    const Tensor *gu);
 
 void cpu_gather_rows(Device *d, Tensor *y, const Tensor *x, const Tensor *rows);
 void cpu_scatter_rows(Device *d, Tensor *dx, float beta, const Tensor *dy, const Tensor *rows);

@@ -47,8 +47,8 @@ __device__ static inline void swiglu_grad(T gate, T up, T dh, float *dg, float *
 }
 
 template <typename T, int N>
-__global__ void swiglu_bwd_kernel(T *dgu, float beta, const T *dh, const T *gu, int64_t rows, int f,
-                                  int64_t ld_dgu, int64_t ld_dh, int64_t ld_gu)
+__global__ void swiglu_bwd_kernel(T *dgu, float beta, T *h, const T *dh, const T *gu, int64_t rows,
+                                  int f, int64_t ld_dgu, int64_t ld_h, int64_t ld_dh, int64_t ld_gu)
 {
     int vecs = f / N;
     for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < rows * vecs;
@@ -57,9 +57,13 @@ __global__ void swiglu_bwd_kernel(T *dgu, float beta, const T *dh, const T *gu, 
         int col = (int)(i % vecs) * N;
         const T *gate = gu + row * ld_gu + col, *up = gate + f, *from = dh + row * ld_dh + col;
         T *to_g = dgu + row * ld_dgu + col, *to_u = to_g + f;
+        T *to_h =
+            h ? h + row * ld_h + col : NULL; /* may be dh, as dgu may be gu: read before written */
         for (int j = 0; N == 1 && j < 1; j++) {
             float dg, du;
+            T again = swiglu(*gate, *up);
             swiglu_grad(*gate, *up, *from, &dg, &du);
+            if (to_h) *to_h = again;
             *to_g = from_f32<T>(beta != 0 ? to_f32(*to_g) + dg : dg);
             *to_u = from_f32<T>(beta != 0 ? to_f32(*to_u) + du : du);
         }
@@ -74,6 +78,9 @@ __global__ void swiglu_bwd_kernel(T *dgu, float beta, const T *dh, const T *gu, 
             }
             vec_store(to_g, og);
             vec_store(to_u, ou);
+            for (int j = 0; j < N; j++)
+                g.v[j] = swiglu(g.v[j], u.v[j]);
+            if (to_h) vec_store(to_h, g);
         }
     }
 }
@@ -108,20 +115,22 @@ void cuda_swiglu_fwd(Device *d, Tensor *h, const Tensor *gu)
     LAUNCHED();
 }
 
-void cuda_swiglu_bwd(Device *d, Tensor *dgu, float beta, const Tensor *dh, const Tensor *gu)
+void cuda_swiglu_bwd(Device *d, Tensor *dgu, float beta, Tensor *h, const Tensor *dh,
+                     const Tensor *gu)
 {
-    int64_t rows = tensor_rows(gu), f = tensor_cols(gu) / 2;
+    int64_t rows = tensor_rows(gu), f = tensor_cols(gu) / 2, ld_h = h ? h->ld : 0;
     if (rows == 0) return;
     DISPATCH(dgu, T, {
-        T *to = (T *)tensor_data(dgu);
+        T *to = (T *)tensor_data(dgu), *to_h = h ? (T *)tensor_data(h) : NULL;
         const T *from = (const T *)tensor_data(gu), *grad = (const T *)tensor_data(dh);
-        if (halves_fit<T>(gu) && halves_fit<T>(dgu) && vectors_fit<T>(dh))
+        if (halves_fit<T>(gu) && halves_fit<T>(dgu) && vectors_fit<T>(dh) &&
+            (!h || vectors_fit<T>(h)))
             swiglu_bwd_kernel<T, Vec<T>::N>
                 <<<grid_for(d, rows * f / Vec<T>::N), THREADS, 0, cuda_stream(d)>>>(
-                    to, beta, grad, from, rows, (int)f, dgu->ld, dh->ld, gu->ld);
+                    to, beta, to_h, grad, from, rows, (int)f, dgu->ld, ld_h, dh->ld, gu->ld);
         else
             swiglu_bwd_kernel<T, 1><<<grid_for(d, rows * f), THREADS, 0, cuda_stream(d)>>>(
-                to, beta, grad, from, rows, (int)f, dgu->ld, dh->ld, gu->ld);
+                to, beta, to_h, grad, from, rows, (int)f, dgu->ld, ld_h, dh->ld, gu->ld);
     });
     LAUNCHED();
 }

@@ -40,7 +40,8 @@ void cuda_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *
                            const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
                            const Tensor *past, int64_t max_past, float scale);
 void cuda_swiglu_fwd(Device *d, Tensor *h, const Tensor *gu);
-void cuda_swiglu_bwd(Device *d, Tensor *dgu, float beta, const Tensor *dh, const Tensor *gu);
+void cuda_swiglu_bwd(Device *d, Tensor *dgu, float beta, Tensor *h, const Tensor *dh,
+                     const Tensor *gu);
 void cuda_gather_rows(Device *d, Tensor *y, const Tensor *x, const Tensor *rows);
 void cuda_scatter_rows(Device *d, Tensor *dx, float beta, const Tensor *dy, const Tensor *rows);
 void cuda_softmax_xent(Device *d, Tensor *loss, Tensor *logits, const Tensor *targets,

@@ -134,7 +134,8 @@ static void p_swiglu_fwd(Device *d, Tensor *h, const Tensor *gu)
 {
 }
 
-static void p_swiglu_bwd(Device *d, Tensor *dgu, float beta, const Tensor *dh, const Tensor *gu)
+static void p_swiglu_bwd(Device *d, Tensor *dgu, float beta, Tensor *h, const Tensor *dh,
+                         const Tensor *gu)
 {
 }
 

@@ -166,9 +166,10 @@ static void rows_kernels(Bench *b, int64_t n, int64_t c, int64_t pad)
     Pair *gu = matrix(b, n, 2 * c, pad), *h = matrix(b, n, c, pad), *dgu = matrix(b, n, 2 * c, pad);
     BOTH(b, swiglu_fwd, (&b->cpu, &h->cpu, &gu->cpu), (&b->gpu, &h->gpu, &gu->gpu));
     same(b, what, h, BF16);
-    BOTH(b, swiglu_bwd, (&b->cpu, &dgu->cpu, 0, &dy->cpu, &gu->cpu),
-         (&b->gpu, &dgu->gpu, 0, &dy->gpu, &gu->gpu));
+    BOTH(b, swiglu_bwd, (&b->cpu, &dgu->cpu, 0, &h->cpu, &dy->cpu, &gu->cpu),
+         (&b->gpu, &dgu->gpu, 0, &h->gpu, &dy->gpu, &gu->gpu));
     same(b, what, dgu, BF16);
+    same(b, what, h, BF16);
     snprintf(what, sizeof what, "bias %lldx%lld+%lld", (long long)n, (long long)c, (long long)pad);
     Pair *db = vector(b, c, DT_F32);
     BOTH(b, bias_bwd, (&b->cpu, &db->cpu, 1, &dy->cpu), (&b->gpu, &db->gpu, 1, &dy->gpu));
