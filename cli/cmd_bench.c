@@ -21,6 +21,7 @@ static const int64_t UNSET = INT64_MIN; /* a default that depends on other flags
 typedef struct BenchFlags {
     const char *model, *method, *targets, *precision, *recompute, *attention, *device, *rows,
         *lengths;
+    const char *gradients, *update;
     int64_t rank, seq, micro, steps, threads;
     double seconds, dropout, memory;
     bool kernels, profile, matrix, json;
@@ -94,6 +95,22 @@ static Status read_lengths(BenchOpts *o, const char *path, Err *err)
     return s;
 }
 
+/* As train.gradients and train.update, of which auto is the default here. */
+static Status read_gradients(BenchOpts *o, const BenchFlags *f, bool full, bool bf16, Err *err)
+{
+    static const char *const dtypes[] = {"fp32", "bf16", NULL}, *const updates[] = {
+                                                                    "after", "in_backward", NULL};
+    int gradients = full && bf16, update = full && bf16;
+    if (f->gradients) TRY(read_choice(&gradients, "gradients", f->gradients, dtypes, err));
+    if (f->update) TRY(read_choice(&update, "update", f->update, updates, err));
+    if (gradients && !(full && bf16))
+        return err_set(err, E_INPUT, "--gradients: bf16 is for --method full in bf16");
+    if (update && !full) return err_set(err, E_INPUT, "--update: in_backward is for --method full");
+    o->gradients = gradients ? DT_BF16 : DT_F32;
+    o->in_backward = update;
+    return OK;
+}
+
 static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
 {
     static const char *const methods[] = {"lora", "full", NULL},
@@ -114,6 +131,7 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     TRY(read_choice(&kind, "rows", f->rows, rows, err));
     if (cpu && precision == 1)
         return err_set(err, E_INPUT, "--precision: the CPU computes in fp32; leave it out");
+    TRY(read_gradients(o, f, method == 1, precision == 1, err));
     TRY(read_range("rank", f->rank, 1, 65536, err));
     TRY(read_range("seq", f->seq, 2, 1 << 24, err));
     TRY(read_range("micro", f->micro, 1, (1 << 30) / f->seq, err));
@@ -153,6 +171,8 @@ static void make_title(StrBuf *b, const BenchFlags *f, const BenchOpts *o, Recom
     strbuf_printf(b, "%s %s", f->model, f->method);
     if (o->method == METHOD_LORA) strbuf_printf(b, " r%lld %s", (long long)f->rank, f->targets);
     strbuf_printf(b, " %s, %lld x %lld", f->precision, (long long)f->micro, (long long)f->seq);
+    if (o->gradients == DT_BF16) strbuf_puts(b, ", bf16 gradients");
+    if (o->in_backward) strbuf_puts(b, ", updated in backward");
     if (mix.level != RECOMPUTE_NONE || mix.n_more > 0) {
         strbuf_puts(b, ", recompute ");
         recompute_mix_text(b, mix, o->shape.n_layers);
@@ -285,6 +305,9 @@ int cmd_bench(int argc, char **argv)
         {"precision", OPT_STRING, &f.precision, "NAME", "bf16 (default on cuda) or fp32"},
         {"recompute", OPT_STRING, &f.recompute, "NAME",
          "none, selective, attention, full, or auto: the fastest that fits (default)"},
+        {"gradients", OPT_STRING, &f.gradients, "NAME", "fp32 or bf16 (default where it can be)"},
+        {"update", OPT_STRING, &f.update, "NAME",
+         "after or in_backward (default for full tuning in bf16)"},
         {"memory", OPT_NUMBER, &f.memory, "GIB",
          "of the device to take (default: all that is free)"},
         {"attention", OPT_STRING, &f.attention, "NAME",

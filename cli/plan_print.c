@@ -70,6 +70,10 @@ static void print_work(StrBuf *b, const PlanReport *r)
                   (long long)p->n_tokens, (long long)p->n_trained, (long long)p->n_docs,
                   (long long)p->n_micro, p->n_micro == 1 ? "" : "es",
                   (long long)r->config->batch_micro, r->config->batch_micro == 1 ? "" : "s");
+    if (r->config->method == METHOD_FULL)
+        strbuf_printf(b, "  gradients in %s, AdamW %s (train.gradients, train.update)\n",
+                      r->config->gradients == PRECISION_BF16 ? "bf16" : "fp32",
+                      r->config->update == UPDATE_IN_BACKWARD ? "within backward" : "after it");
     strbuf_printf(b, "  TFLOP without attention %.4g, attention %.4g, together %.4g\n", products,
                   attention, products + attention);
     if (!r->device->gpu) return;
@@ -162,6 +166,9 @@ void plan_print_json(StrBuf *b, const PlanReport *r)
     for (int c = 0; c < MEM_N; c++)
         bytes(b, mem_category_name((MemCategory)c), p->mem.at_peak[c]);
     end_object(b);
+    strbuf_printf(b, ", \"gradients\": \"%s\", \"update\": \"%s\"",
+                  r->config->gradients == PRECISION_BF16 ? "bf16" : "fp32",
+                  r->config->update == UPDATE_IN_BACKWARD ? "in_backward" : "after");
     strbuf_printf(b,
                   ", \"step\": {\"tokens\": %lld, \"trained\": %lld, \"documents\": %lld, "
                   "\"micro_batches\": %lld, ",

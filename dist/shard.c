@@ -93,7 +93,10 @@ static void alloc_shard(ShardSet *s, ParamShard *sh)
     if (d->compute != DT_F32) sh->low = flat_array(d, DT_I16, sh->numel, MEM_OPTIMIZER);
     if (shard_reduces_early(s, sh)) {
         sh->whole_grad = tensor_shape(s->opts.grads, 1, &sh->total);
-        sh->grad = flat_array(d, s->opts.grads, sh->numel, MEM_GRAD);
+        if (sh->split)
+            sh->grad = flat_array(d, s->opts.grads, sh->numel, MEM_GRAD);
+        else
+            sh->grad = sh->whole_grad; /* the storage, too, while there is one */
     } else {
         sh->whole_grad = flat_array(d, s->opts.grads, sh->total, MEM_GRAD);
         sh->grad = part_of(&sh->whole_grad, sh->first, sh->numel);

@@ -24,6 +24,8 @@ typedef struct ShardOpts {
     int64_t least; /* trained parameters of a unit with fewer elements stay whole on every rank */
     DType grads;   /* of the flat gradients: DT_F32 or DT_BF16 */
     DType reduce;  /* in which they travel between ranks */
+    bool
+        in_backward; /* a unit's gradient is there from its backward pass until ShardSet.done took it: one pass a step */
 } ShardOpts;
 
 /* What this rank keeps of a checkpoint tensor. */
@@ -76,6 +78,9 @@ typedef struct ShardUse {
     const char *name;
 } ShardUse;
 
+/* A unit's gradient is complete in sh->grad; with opts.in_backward. */
+typedef void ShardDone(void *ud, ParamShard *sh);
+
 struct ShardSet {
     Device *dev;
     Comm *comm;
@@ -91,6 +96,8 @@ struct ShardSet {
     int n_uses;
     int first_trained; /* use from which on gradients flow */
     bool training;     /* the pass under way has a backward part */
+    ShardDone *done;
+    void *done_ud;
     ParamHome home;
     ParamShard *open; /* by param_open */
     bool leading;     /* the other ranks are in shards_follow */
@@ -107,7 +114,7 @@ void shards_clear(ShardSet *s); /* before the parameters go */
 void shards_changed(ShardSet *s);
 
 /* Around the passes of an optimizer step: forget what gradients hold; then complete them: a parameter that nothing
- * reached has gradient 0, ranks are summed into ParamShard.grad. */
+ * reached has gradient 0, ranks are summed into ParamShard.grad, and `done` has taken every unit's. */
 void shards_begin_step(ShardSet *s);
 void shards_finish_grads(ShardSet *s);
 

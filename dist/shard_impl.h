@@ -9,10 +9,10 @@ static inline bool shard_comes_and_goes(const ShardSet *s, const ParamShard *sh)
     return sh->split && s->opts.zero == 3;
 }
 
-/* Gradients are summed into parts in the backward pass. */
+/* Gradients are completed in the backward pass, and have a place of their own only there. */
 static inline bool shard_reduces_early(const ShardSet *s, const ParamShard *sh)
 {
-    return sh->split && sh->trained && s->opts.zero >= 2;
+    return sh->trained && (s->opts.in_backward || (sh->split && s->opts.zero >= 2));
 }
 
 /* The parameters' storage is sh->whole, or nothing. */

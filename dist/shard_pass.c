@@ -15,7 +15,7 @@ static void close_shard(ShardSet *s);
 /* Whether the stage moves anything around a use of this shard. */
 static bool moves(const ShardSet *s, const ParamShard *sh)
 {
-    return shard_comes_and_goes(s, sh) || (sh->split && sh->trained);
+    return shard_comes_and_goes(s, sh) || shard_reduces_early(s, sh) || (sh->split && sh->trained);
 }
 
 static void gather(ShardSet *s, ParamShard *sh, const char *name)
@@ -67,6 +67,7 @@ static void open_grads(ShardSet *s, ParamShard *sh)
 {
     if (!shard_reduces_early(s, sh) || sh->whole_grad.storage) return;
     sh->whole_grad.storage = storage_new(s->dev, tensor_bytes(&sh->whole_grad), MEM_GRAD);
+    if (!sh->split) sh->grad.storage = sh->whole_grad.storage;
     zero_gaps(s, sh);
     shard_bind_grads(sh);
     for (int i = 0; i < sh->n_params; i++)
@@ -88,6 +89,11 @@ static Tensor scratch(ShardSet *s, DType dtype, int64_t numel)
  * way of buffers otherwise. */
 static void reduce(ShardSet *s, ParamShard *sh, const char *name)
 {
+    s->comm->of = name;
+    if (!sh->split) {
+        sh->reducing = comm_all_reduce(s->comm, s->dev, &sh->whole_grad);
+        return;
+    }
     DType travels = s->opts.reduce;
     bool as_it_is = s->opts.grads == travels;
     if (!as_it_is) {
@@ -95,7 +101,6 @@ static void reduce(ShardSet *s, ParamShard *sh, const char *name)
         s->dev->k->copy(s->dev, &sh->send, &sh->whole_grad);
     }
     if (!as_it_is || sh->summed) sh->received = scratch(s, travels, sh->numel);
-    s->comm->of = name;
     sh->reducing =
         comm_reduce_scatter(s->comm, s->dev, sh->received.storage ? &sh->received : &sh->grad,
                             as_it_is ? &sh->whole_grad : &sh->send);
@@ -127,9 +132,12 @@ static void settle(ShardSet *s)
 {
     ParamShard *sh = s->pending;
     if (!sh) return;
+    ASSERT(!s->opts.in_backward || !sh->summed, "unit %d: a second backward pass", sh->unit);
     reduced(s, sh);
+    if (s->done) s->done(s->done_ud, sh);
     storage_unref(sh->whole_grad.storage);
     sh->whole_grad.storage = NULL;
+    if (!sh->split) sh->grad.storage = NULL;
     shard_bind_grads(sh);
     s->pending = NULL;
 }
@@ -141,10 +149,12 @@ static void close_grads(ShardSet *s, ParamShard *sh, const char *name)
     zero_unreached(s, sh);
     reduce(s, sh, name);
     s->pending = sh;
+    if (s->comm->size == 1) settle(s); /* nothing is under way */
 }
 
 void shards_begin_step(ShardSet *s)
 {
+    ASSERT(s->opts.in_backward == (s->done != NULL), "who takes the gradients?");
     for (int i = 0; i < s->n; i++) {
         ParamShard *sh = &s->items[i];
         sh->summed = false;
@@ -159,17 +169,17 @@ void shards_finish_grads(ShardSet *s)
     for (int i = 0; i < s->n; i++) {
         ParamShard *sh = &s->items[i];
         if (!sh->trained) continue;
-        if (shard_reduces_early(s, sh)) {
-            if (!sh->summed) tensor_zero(s->dev, &sh->grad);
-            continue;
-        }
-        zero_unreached(s, sh);
-        s->comm->of = "gradients";
-        if (sh->split)
+        if (!shard_reduces_early(s, sh)) {
+            zero_unreached(s, sh);
             reduce(s, sh, "gradients");
-        else
-            sh->reducing = comm_all_reduce(s->comm, s->dev, &sh->whole_grad);
+        } else if (!sh->summed && s->opts.in_backward) {
+            open_grads(s, sh);
+            close_grads(s, sh, "gradients");
+        } else if (!sh->summed) {
+            tensor_zero(s->dev, &sh->grad);
+        }
     }
+    settle(s);
     for (int i = 0; i < s->n; i++)
         if (s->items[i].reducing) reduced(s, &s->items[i]);
 }

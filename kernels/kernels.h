@@ -175,7 +175,7 @@ typedef struct Kernels {
     void (*count_nonfinite)(Device *d, Tensor *count, float beta, const Tensor *x);
 
     /* step[STEP_GRAD_SCALE] = min(1, clip / (sqrt(sum_squares) + 1e-6)) as torch's clip_grad_norm_ (clip 0: 1);
-     * step[STEP_SKIP] = 1 when sum_squares or loss (1 each, f32) is not finite, else 0. */
+     * step[STEP_SKIP] = 1 when sum_squares or loss (1 each, f32) is not finite; else it stays as it was. */
     void (*step_scalars)(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
                          float clip);
 

@@ -50,7 +50,7 @@ void llama_init(Llama *m, const LlamaConfig *cfg, Device *d, int64_t max_positio
     m->blocks = xcalloc(n, sizeof *m->blocks);
     m->segments = xcalloc(n, sizeof *m->segments);
     m->embed_segment = (Segment){.fn = embed_forward, .self = m, .name = "embedding"};
-    m->norm_segment = (Segment){.fn = norm_forward, .self = m, .name = "norm"};
+    m->norm_segment = (Segment){.fn = norm_forward, .self = m, .name = "norm and head"};
     for (size_t i = 0; i < n; i++) {
         LlamaBlock *b = &m->blocks[i];
         llama_block_init(b, m, (int)i);
@@ -93,7 +93,7 @@ void llama_untie(Llama *m)
     llama_collect_params(m);
 }
 
-static Segment *segment_of_unit(Llama *m, int unit)
+Segment *llama_segment(Llama *m, int unit)
 {
     if (unit == 0) return &m->embed_segment;
     return unit == head_unit(m) ? &m->norm_segment : &m->segments[unit - 1];
@@ -109,11 +109,11 @@ void llama_collect_params(Llama *m)
     if (!m->tied) paramset_add(&m->params, &m->head);
 
     for (int unit = 0; unit <= head_unit(m); unit++)
-        segment_of_unit(m, unit)->trained = false;
+        llama_segment(m, unit)->trained = false;
     for (int i = 0; i < m->params.n; i++) {
         const Param *p = m->params.items[i];
         /* the head's product is no part of a segment */
-        if (p->trained && p != &m->head) segment_of_unit(m, p->unit)->trained = true;
+        if (p->trained && p != &m->head) llama_segment(m, p->unit)->trained = true;
     }
 }
 

@@ -101,6 +101,8 @@ void llama_untie(Llama *m);
 /* Lists the parameters anew and tells each segment whether something inside is trained: after adapters were
  * attached or `trained` flags changed. */
 void llama_collect_params(Llama *m);
+/* The segment whose parameters are `unit` (Param.unit); the head's matrix is the norm's unit, and read after it. */
+Segment *llama_segment(Llama *m, int unit);
 /* The i-th fused matrix in the order of the forward pass: four a block; NULL behind the last. */
 FusedLinear *llama_linear(Llama *m, int64_t i);
 

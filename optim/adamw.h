@@ -21,7 +21,8 @@ AdamwArgs adamw_args(const AdamwOpts *opts);
 /* n more elements; joined with the last range when they are updated like it.  False: ADAMW_MAX_RANGES are there. */
 bool adamw_add_range(AdamwArgs *a, const AdamwOpts *opts, int64_t n, float lr_scale, bool decay);
 
-/* The scalars of update t (from 1): writes STEP_LR, STEP_BIAS1 and STEP_BIAS2 of step (STEP_N) f32. */
+/* The scalars of update t (from 1): writes all of step (STEP_N) f32: rate, corrections, no clipping, no
+ * skipping. */
 void adamw_begin(Device *d, Tensor *step, const AdamwOpts *opts, double lr, int64_t t);
 /* Nothing happens when step[STEP_SKIP] is not 0. */
 void adamw_update(Device *d, AdamwArray *a, const Tensor *step);

@@ -33,9 +33,7 @@ void apply_shards(Llama *m, ShardSet *s)
     Segment **segments = xcalloc((size_t)n, sizeof(Segment *));
     ShardUse *uses = xcalloc((size_t)n, sizeof *uses);
     for (int i = 0; i < n; i++) {
-        segments[i] = i == 0              ? &m->embed_segment
-                      : i == n_blocks + 1 ? &m->norm_segment
-                                          : &m->segments[i - 1];
+        segments[i] = llama_segment(m, i);
         uses[i] = (ShardUse){.units = {i}, .n_units = 1, .name = segments[i]->name};
     }
     uses[0].blind = true;

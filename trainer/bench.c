@@ -73,11 +73,16 @@ static Status open_model(Bench *b, Err *err)
     }
     recompute_apply(&b->model, b->mix);
     b->comm = comm_self();
-    shards_init(&b->shards, &b->dev, &b->comm, &b->model.params, NULL);
+    ShardOpts shards = {
+        .grads = o->gradients, .reduce = o->gradients, .in_backward = o->in_backward};
+    shards_init(&b->shards, &b->dev, &b->comm, &b->model.params, &shards);
+    apply_shards(&b->model, &b->shards);
     model_init_random(&b->model, SEED);
     if (b->has_lora) lora_init_weights(&b->lora, &b->dev, SEED);
-    StepOpts step = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8},
-                     .clip = 1,
+    StepOpts step = {.update = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8},
+                                .clip = 1,
+                                .clip_by = o->in_backward ? CLIP_BLOCK : CLIP_GLOBAL,
+                                .in_backward = o->in_backward},
                      .micro_rows = o->micro,
                      .seed = SEED};
     b->stepper = stepper_new(&b->model, &b->shards, NULL, &step, NULL);

@@ -18,6 +18,8 @@ typedef struct BenchOpts {
     const int32_t *lens; /* of the packed documents */
     int64_t n_lens;
     int recompute;         /* Recompute, or RECOMPUTE_AUTO */
+    DType gradients;       /* train.gradients */
+    bool in_backward;      /* train.update, clipping by block; else after, by global norm */
     bool own_attention;    /* attention by our own kernels where a library's engine would do */
     bool no_floor;         /* the steps alone */
     double seconds;        /* of steps, and as long of the floor; in turns */

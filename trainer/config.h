@@ -12,6 +12,7 @@ typedef enum Method { METHOD_LORA, METHOD_FULL } Method;
 typedef enum ModelInit { INIT_CHECKPOINT, INIT_RANDOM } ModelInit;
 typedef enum LoraInit { LORA_INIT_KAIMING, LORA_INIT_GAUSSIAN } LoraInit;
 typedef enum Precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 } Precision;
+typedef enum UpdateWhen { UPDATE_AUTO, UPDATE_AFTER, UPDATE_IN_BACKWARD } UpdateWhen;
 typedef enum FinalWeights { FINAL_LAST, FINAL_BEST } FinalWeights;
 
 /* Paths are relative to the working directory.  Text is owned and may be NULL where a key has no
@@ -33,6 +34,7 @@ typedef struct TrainConfig {
     int64_t batch_global, batch_micro; /* rows; micro 0 in the file: global */
 
     double lr, beta1, beta2, eps, weight_decay, clip;
+    int clip_by;  /* ClipBy (trainer/update.h) */
     int schedule; /* ScheduleKind */
     int64_t warmup_steps;
     double warmup_ratio, min_lr_ratio, decay_ratio, gamma;
@@ -44,6 +46,8 @@ typedef struct TrainConfig {
     RecomputeMix mix; /* what it means; for auto what was chosen (trainer/plan.h), none before */
     int64_t *recompute_layers; /* n_recompute_layers 0: all */
     int n_recompute_layers;
+    int gradients; /* Precision; never auto after loading */
+    int update;    /* UpdateWhen; never auto after loading */
 
     int64_t eval_every, eval_tokens; /* steps, 0: not during the run; at once */
     bool eval_at_start, eval_at_end;

@@ -2,6 +2,7 @@
 #include "base/fs.h"
 #include "base/str.h"
 #include "trainer/config_reader.h"
+#include "trainer/update.h"
 
 #include <stdlib.h>
 
@@ -180,6 +181,41 @@ static void check_runtime(TrainConfig *c, Problems *p)
     if (c->precision == PRECISION_AUTO) c->precision = cpu ? PRECISION_FP32 : PRECISION_BF16;
 }
 
+static void check_gradients(TrainConfig *c, Problems *p)
+{
+    bool full = c->method == METHOD_FULL, bf16 = c->precision == PRECISION_BF16;
+    bool accumulates = c->batch_global > c->batch_micro;
+    if (c->gradients == PRECISION_AUTO)
+        c->gradients = full && bf16 && !accumulates ? PRECISION_BF16 : PRECISION_FP32;
+    if (c->gradients == PRECISION_BF16 && !(full && bf16))
+        config_problem(c, p, "train.gradients",
+                       "bf16 is for method full with runtime.precision "
+                       "bf16; leave it out, or set fp32");
+}
+
+/* What stands between a config and updating in backward; NULL: nothing. */
+static const char *against_in_backward(const TrainConfig *c)
+{
+    if (c->method != METHOD_FULL) return "in_backward is for method full; set after";
+    if (c->batch_global > c->batch_micro)
+        return "in_backward cannot accumulate gradients; set batch.micro to batch.global, or after";
+    if (c->clip > 0 && c->clip_by == CLIP_GLOBAL)
+        return "in_backward does not know the global norm in time; set optim.clip_by: block or "
+               "optim.clip: 0, or after";
+    return NULL;
+}
+
+static void check_update(TrainConfig *c, Problems *p)
+{
+    const char *why_not = against_in_backward(c);
+    if (c->update == UPDATE_AUTO)
+        c->update = !why_not && !str_eq(c->device, "cpu") ? UPDATE_IN_BACKWARD : UPDATE_AFTER;
+    if (c->update == UPDATE_IN_BACKWARD && why_not)
+        config_problem(c, p, "train.update", "%s", why_not);
+    if (c->clip == 0 && c->clip_by == CLIP_BLOCK)
+        refuse(c, p, "optim.clip_by", "optim.clip is 0: nothing is clipped");
+}
+
 void config_cross_check(TrainConfig *c, Problems *p)
 {
     check_model(c, p);
@@ -189,6 +225,8 @@ void config_cross_check(TrainConfig *c, Problems *p)
     check_optim(c, p);
     check_train(c, p);
     check_runtime(c, p);
+    check_gradients(c, p);
+    check_update(c, p);
 }
 
 static void check_file(const TrainConfig *c, Problems *p, const char *key, const char *path)

@@ -110,7 +110,12 @@ const ConfigField config_fields[] = {
     {"optim.weight_decay", FIELD_NUMBER, AT(weight_decay), .fallback = "0", .math = true,
      RANGE(0, 1e3), .doc = "decoupled decay of matrices; norms and biases have none"},
     {"optim.clip", FIELD_NUMBER, AT(clip), .fallback = "1", .math = true, RANGE(0, 1e9),
-     .doc = "largest global norm of the gradient; 0: no clipping"},
+     .doc = "largest norm of the gradient; 0: no clipping"},
+    {"optim.clip_by", FIELD_ENUM, AT(clip_by), .fallback = "global", .math = true,
+     CHOICES("global", "block"),
+     .doc =
+         "global: the whole gradient's norm, as torch's clip_grad_norm_; block: each block's (the "
+         "embedding's, the head's) by its own, which train.update in_backward can do"},
     {"optim.schedule", FIELD_ENUM, AT(schedule), .fallback = "cosine", .math = true,
      CHOICES("constant", "linear", "cosine", "inverse_sqrt", "wsd", "step"),
      .doc = "of the learning rate after warm-up; wsd: stable, then decay at the end; step: times "
@@ -144,6 +149,17 @@ const ConfigField config_fields[] = {
          "device (docs/memory.md says what each costs)"},
     {"train.recompute_layers", FIELD_INTS, AT(recompute_layers), COUNT(n_recompute_layers),
      .fallback = "[]", RANGE(0, 1e6), .doc = "only in these layers, counted from 0; empty: in all"},
+    {"train.gradients", FIELD_ENUM, AT(gradients), .fallback = "auto", .math = true,
+     CHOICES("auto", "fp32", "bf16"),
+     .doc =
+         "what gradients are kept in between backward and AdamW; bf16 (full tuning in bf16) takes "
+         "half the memory, each is a sum in fp32 rounded once; auto: bf16 there when nothing is "
+         "accumulated"},
+    {"train.update", FIELD_ENUM, AT(update), .fallback = "auto",
+     CHOICES("auto", "after", "in_backward"),
+     .doc = "in_backward: AdamW updates each block as soon as its backward pass is done, so that "
+            "the gradient never exists whole: full tuning, no accumulation, no clipping by global "
+            "norm; auto: on cuda where nothing speaks against it"},
 
     {"eval.every", FIELD_INT, AT(eval_every), .fallback = "0", RANGE(0, MANY),
      .doc = "steps between evaluations; 0: none during the run"},
@@ -175,8 +191,7 @@ const ConfigField config_fields[] = {
      .doc = "backend that computes (`lorac --version` lists those built in)"},
     {"runtime.precision", FIELD_ENUM, AT(precision), .fallback = "auto", .math = true,
      CHOICES("auto", "fp32", "bf16"),
-     .doc = "of products and activations: fp32, or bf16 with sums, master weights, gradients and "
-            "AdamW "
+     .doc = "of products and activations: fp32, or bf16 with sums, master weights and AdamW "
             "in fp32; auto: bf16 on cuda, fp32 on the CPU"},
     {"runtime.threads", FIELD_INT, AT(threads), .fallback = "0", RANGE(0, 4096),
      .doc = "threads on the CPU; 0: as many as the process may run on; the result does not depend "

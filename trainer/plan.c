@@ -194,7 +194,7 @@ static Status run_once(Planner *p, RunPlan *out, Log *log, Problems *problems)
     p->out = out;
     Status status = session_open_plan(&p->session, p->cfg, p->target, log, problems);
     if (status == OK) {
-        StepOpts opts = {.clip = cfg->clip, .micro_rows = cfg->batch_micro, .seed = 0};
+        StepOpts opts = step_opts(cfg);
         p->stepper = stepper_new(&p->session.model, &p->session.shards, p->loader, &opts, NULL);
         run_eval(p);
         if (p->loader && loader_rows(p->loader, 0) > 0)

@@ -131,13 +131,11 @@ static Status run_open(Run *r, Session *s, bool terminal, Problems *problems, Er
     TRY(write_config(c, err));
     int64_t left = r->total - r->state.step;
     r->to_profile = left < PROFILED_STEP ? left : PROFILED_STEP;
-    StepOpts opts = {.adamw = {.beta1 = c->beta1,
-                               .beta2 = c->beta2,
-                               .eps = c->eps,
-                               .weight_decay = c->weight_decay},
-                     .clip = c->clip,
-                     .micro_rows = c->batch_micro,
-                     .seed = (uint64_t)c->seed};
+    StepOpts opts = step_opts(c);
+    if (c->method == METHOD_FULL && c->precision == PRECISION_BF16)
+        log_info(s->log, "gradients in %s, AdamW %s",
+                 c->gradients == PRECISION_BF16 ? "bf16" : "fp32",
+                 opts.update.in_backward ? "within backward" : "after it");
     r->stepper = stepper_new(&s->model, &s->shards, r->loader, &opts, s->trace);
     return metrics_open(&r->metrics, c, r->state.step, r->total, s->log, terminal, err);
 }
@@ -169,8 +167,10 @@ static Status not_finite(Run *r, const StepResult *res, Err *err)
     Err ignored = {0};
     Status found = checkpoint_find(&last, r->c, NULL, &ignored);
     Status s = err_set(
-        err, E_FAILED, "step %lld: %s; stopped before the optimizer, nothing was changed; %s%s",
-        (long long)r->state.step + 1, blame,
+        err, E_FAILED, "step %lld: %s; %s; %s%s", (long long)r->state.step + 1, blame,
+        res->changed ? "stopped in the middle of the update, the next start continues from the "
+                       "last checkpoint"
+                     : "stopped before the optimizer, nothing was changed",
         found == OK && last ? "the last good checkpoint is " : "there is no checkpoint",
         found == OK && last ? last : "");
     free(last);

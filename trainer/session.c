@@ -9,6 +9,7 @@
 #include "model/hf_files.h"
 #include "trainer/apply.h"
 #include "trainer/plan.h"
+#include "trainer/step.h"
 #include "trainer/tokenizer_files.h"
 
 #include <stdlib.h>
@@ -184,7 +185,9 @@ static Status build_model(Session *s, Problems *problems)
     apply_recompute(&s->model, s->cfg, problems);
     if (problems->n > before) return E_INPUT;
     s->comm = comm_self();
-    shards_init(&s->shards, &s->dev, &s->comm, &s->model.params, NULL);
+    ShardOpts opts = step_shards(s->cfg);
+    shards_init(&s->shards, &s->dev, &s->comm, &s->model.params, &opts);
+    apply_shards(&s->model, &s->shards);
     return OK;
 }
 

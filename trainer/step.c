@@ -6,7 +6,6 @@
 #include "trainer/step.h"
 
 #include "base/str.h"
-#include "optim/clip.h"
 #include "trainer/stop.h"
 
 #include <math.h>
@@ -22,11 +21,7 @@ struct Stepper {
     Arena *arena;
     HostBatch host;
     BatchScratch scratch;
-    AdamwArray *arrays;
-    int n_arrays;
-    Tensor **grads; /* the flat gradients that this rank counts */
-    int n_grads;
-    Tensor scalars;               /* (STEP_N) f32 */
+    Update *update;
     Tensor sums;                  /* (SUM_N) f32, over all ranks at the end of a step */
     Tensor loss_sum, sum_squares; /* its elements */
     Tensor count;
@@ -39,43 +34,29 @@ static Tensor vector(Device *d, int64_t n)
     return tensor_alloc(d, DT_F32, 1, &n, MEM_OPTIMIZER);
 }
 
-static Tensor flat_part(const Tensor *flat, int64_t begin, int64_t end)
+static Tensor element(const Tensor *t, int64_t i)
 {
-    if (!flat->storage) return (Tensor){0};
-    return shard_view(flat, &(ShardRange){.offset = begin, .numel = end - begin});
+    return shard_view(t, &(ShardRange){.offset = i, .numel = 1});
 }
 
-static void add_array(Stepper *s, const ParamShard *sh, const AdamwArgs *args, int64_t begin,
-                      int64_t end)
+StepOpts step_opts(const TrainConfig *c)
 {
-    s->arrays = xrealloc(s->arrays, (size_t)(s->n_arrays + 1) * sizeof *s->arrays);
-    s->arrays[s->n_arrays++] = (AdamwArray){.weights = flat_part(&sh->weights, begin, end),
-                                            .low = flat_part(&sh->low, begin, end),
-                                            .grad = flat_part(&sh->grad, begin, end),
-                                            .m = flat_part(&sh->m, begin, end),
-                                            .v = flat_part(&sh->v, begin, end),
-                                            .args = *args};
+    return (StepOpts){.update = {.adamw = {.beta1 = c->beta1,
+                                           .beta2 = c->beta2,
+                                           .eps = c->eps,
+                                           .weight_decay = c->weight_decay},
+                                 .clip = c->clip,
+                                 .clip_by = (ClipBy)c->clip_by,
+                                 .in_backward = c->update == UPDATE_IN_BACKWARD},
+                      .micro_rows = c->batch_micro,
+                      .seed = (uint64_t)c->seed};
 }
 
-/* A unit is one array, or several where a table of ranges is full.  The gap behind a parameter goes with it: it holds
- * zeros, which stay. */
-static void add_arrays(Stepper *s, const ParamShard *sh)
+ShardOpts step_shards(const TrainConfig *c)
 {
-    const AdamwOpts *opts = &s->opts.adamw;
-    AdamwArgs args = adamw_args(opts);
-    int64_t begin = 0, at = 0;
-    for (int i = 0; i < sh->n_ranges; i++) {
-        const ShardRange *r = &sh->ranges[i];
-        int64_t end = i + 1 < sh->n_ranges ? r[1].offset : sh->numel;
-        if (!adamw_add_range(&args, opts, end - at, r->lr_scale, r->decay)) {
-            add_array(s, sh, &args, begin, at);
-            args = adamw_args(opts);
-            begin = at;
-            adamw_add_range(&args, opts, end - at, r->lr_scale, r->decay);
-        }
-        at = end;
-    }
-    add_array(s, sh, &args, begin, at);
+    DType grads = c->gradients == PRECISION_BF16 ? DT_BF16 : DT_F32;
+    return (ShardOpts){
+        .grads = grads, .reduce = grads, .in_backward = c->update == UPDATE_IN_BACKWARD};
 }
 
 Stepper *stepper_new(Llama *m, ShardSet *shards, Loader *loader, const StepOpts *opts, Trace *trace)
@@ -88,32 +69,23 @@ Stepper *stepper_new(Llama *m, ShardSet *shards, Loader *loader, const StepOpts 
                    .opts = *opts,
                    .trace = trace,
                    .arena = arena_new(1 << 18)};
-    s->scalars = vector(s->dev, STEP_N);
     s->sums = vector(s->dev, SUM_N);
-    s->loss_sum = flat_part(&s->sums, SUM_LOSS, SUM_LOSS + 1);
-    s->sum_squares = flat_part(&s->sums, SUM_SQUARES, SUM_SQUARES + 1);
+    s->loss_sum = element(&s->sums, SUM_LOSS);
+    s->sum_squares = element(&s->sums, SUM_SQUARES);
     s->count = vector(s->dev, 1);
-    s->grads = xcalloc((size_t)shards->n, sizeof *s->grads);
-    for (int i = 0; i < shards->n; i++) {
-        ParamShard *sh = &shards->items[i];
-        if (!sh->trained) continue;
-        add_arrays(s, sh);
-        if (shard_counts(shards, sh)) s->grads[s->n_grads++] = &sh->grad;
-    }
+    s->update = update_new(shards, &opts->update, &s->loss_sum);
     return s;
 }
 
 void stepper_free(Stepper *s)
 {
     if (!s) return;
-    tensor_clear(&s->scalars);
+    update_free(s->update);
     tensor_clear(&s->sums);
     tensor_clear(&s->count);
     host_batch_clear(&s->host);
     batch_scratch_clear(&s->scratch);
     arena_free(s->arena);
-    free(s->arrays);
-    free(s->grads);
     free(s);
 }
 
@@ -150,9 +122,8 @@ static void begin_step(Stepper *s, double lr, int64_t t)
 {
     float zero[SUM_N] = {[SUM_STOP] = stop_requested() ? 1.0f : 0.0f};
     s->shards->comm->step = t;
-    adamw_begin(s->dev, &s->scalars, &s->opts.adamw, lr, t);
     tensor_write(s->dev, &s->sums, zero);
-    shards_begin_step(s->shards);
+    update_begin(s->update, lr, t);
 }
 
 /* After the last micro-batch: the update, and what the host wants to know. */
@@ -161,23 +132,19 @@ static StepResult end_step(Stepper *s, StepInfo info)
     Device *d = s->dev;
     StepResult r = {.info = info};
     Comm *ranks = s->shards->comm;
-    shards_finish_grads(s->shards);
-    clip_sum_squares(d, &s->sum_squares, s->grads, s->n_grads);
+    update_measure(s->update, &s->sum_squares);
     ranks->of = "loss and norm";
     comm_wait(ranks, d, comm_all_reduce(ranks, d, &s->sums));
-    clip_by_global_norm(d, &s->scalars, &s->sum_squares, &s->loss_sum, s->opts.clip);
-    for (int i = 0; i < s->n_arrays; i++)
-        adamw_update(d, &s->arrays[i], &s->scalars);
-    shards_changed(s->shards);
+    update_apply(s->update, &s->sum_squares);
 
-    float scalars[STEP_N], sums[SUM_N];
-    tensor_read(d, &s->scalars, scalars);
+    float sums[SUM_N];
     tensor_read(d, &s->sums, sums);
     double n_trained = r.info.n_trained > 0 ? (double)r.info.n_trained : 1.0;
     r.loss = (double)sums[SUM_LOSS] / n_trained;
     r.grad_norm = sqrt((double)sums[SUM_SQUARES]);
     r.stop = sums[SUM_STOP] != 0.0f;
-    r.finite = scalars[STEP_SKIP] == 0.0f;
+    r.finite = update_finite(s->update) && isfinite(r.loss) && isfinite(r.grad_norm);
+    r.changed = r.finite || s->opts.update.in_backward;
     return r;
 }
 
@@ -253,6 +220,13 @@ static bool blame_weights(Stepper *s, char *buf, size_t n)
 
 static bool blame_gradients(Stepper *s, char *buf, size_t n)
 {
+    if (s->opts.update.in_backward) { /* they are gone */
+        int unit = update_bad_unit(s->update);
+        if (unit < 0) return false;
+        snprintf(buf, n, "the gradient of the %s is not finite",
+                 llama_segment(s->model, unit)->name);
+        return true;
+    }
     for (int i = 0; i < s->shards->n; i++) {
         const ParamShard *sh = &s->shards->items[i];
         for (int k = 0; k < sh->n_ranges; k++) {

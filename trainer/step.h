@@ -4,23 +4,27 @@
  * before the first forward pass, so neither loss nor gradient depends on how the step is cut. */
 #pragma once
 
-#include "data/loader.h"
-#include "dist/shard.h"
-#include "optim/adamw.h"
 #include "trainer/batch.h"
+#include "trainer/config.h"
+#include "trainer/update.h"
 
 typedef struct StepOpts {
-    AdamwOpts adamw;
-    double clip;        /* 0: none */
+    UpdateOpts update;
     int64_t micro_rows; /* rows at once */
     uint64_t seed;      /* of dropout */
 } StepOpts;
 
+StepOpts step_opts(const TrainConfig *c);
+/* What the shards of such steps are like. */
+ShardOpts step_shards(const TrainConfig *c);
+
 typedef struct StepResult {
     double loss, grad_norm; /* mean over trained tokens; before clipping */
     bool stop;              /* some rank was asked to stop (trainer/stop.h) before the step */
-    bool finite;            /* false: nothing was changed; stepper_blame tells what it was */
-    StepInfo info;          /* rows, tokens without padding, trained tokens, documents */
+    bool finite;            /* false: stepper_blame tells what was not */
+    bool
+        changed; /* weights and states; if not finite some may be, updated in backward before it was known */
+    StepInfo info; /* rows, tokens without padding, trained tokens, documents */
 } StepResult;
 
 typedef struct Stepper Stepper;

@@ -9,8 +9,21 @@ enum { DH, DW };
 enum { H, W };
 
 /* Logits of a chunk, in elements: enough rows for the products to run well, little beside the model.  A GPU wants
- * thousands of rows (2,093 at a vocabulary of 128,256: half a GiB in bf16). */
-enum { CHUNK_ELEMENTS_F32 = 1 << 25, CHUNK_ELEMENTS_BF16 = 1 << 28, CHUNK_ROWS_MIN = 128 };
+ * thousands of rows (2,093 at a vocabulary of 128,256: half a GiB in bf16).  A bf16 gradient of w is best made in one
+ * piece (16,744 rows there): several would be added up in an f32 buffer of w's size, which is more memory than the logits
+ * of 2 C rows. */
+enum { CHUNK_ROWS_MIN = 128 };
+static const int64_t CHUNK_ELEMENTS_F32 = 1 << 25, CHUNK_ELEMENTS_BF16 = 1 << 28,
+                     CHUNK_ELEMENTS_BF16_DW = (int64_t)1 << 31;
+
+static int64_t default_chunk(const Device *d, const Tensor *dw, int64_t vocab)
+{
+    bool bf16_dw = dw && dw->dtype == DT_BF16;
+    int64_t elements = d->compute != DT_BF16 ? CHUNK_ELEMENTS_F32
+                       : bf16_dw             ? CHUNK_ELEMENTS_BF16_DW
+                                             : CHUNK_ELEMENTS_BF16;
+    return elements / vocab > CHUNK_ROWS_MIN ? elements / vocab : CHUNK_ROWS_MIN;
+}
 
 static void linear_xent_backward(Ctx *c, Node *n)
 {
@@ -59,11 +72,6 @@ Tensor *op_linear_xent(Ctx *c, Tensor *h, Tensor *w, const Tensor *targets, floa
                        Tensor *loss_sum, Tensor *row_loss, int64_t chunk_rows)
 {
     int64_t rows = tensor_rows(h), vocab = tensor_rows(w), one = 1;
-    if (chunk_rows == 0) {
-        chunk_rows =
-            (c->dev->compute == DT_BF16 ? CHUNK_ELEMENTS_BF16 : CHUNK_ELEMENTS_F32) / vocab;
-        if (chunk_rows < CHUNK_ROWS_MIN) chunk_rows = CHUNK_ROWS_MIN;
-    }
     ASSERT(!c->tape || grad_scale != 0 || !(h->needs_grad || w->needs_grad),
            "linear_xent: grad_scale %g", (double)grad_scale);
     Tensor *loss = tensor_new(c, DT_F32, 1, &one);
@@ -76,12 +84,23 @@ Tensor *op_linear_xent(Ctx *c, Tensor *h, Tensor *w, const Tensor *targets, floa
     if (c->tape && w->needs_grad)
         a.dw = w->is_param ? grad_into(c, w, &a.dw_beta) : tensor_like(c, w);
     if (rows == 0 && a.dw && a.dw_beta == 0) tensor_zero(c->dev, a.dw);
+    if (chunk_rows == 0) chunk_rows = default_chunk(c->dev, a.dw, vocab);
+    Tensor *dw = a.dw, *sum = NULL;
+    if (dw && dw->dtype != DT_F32 && rows > chunk_rows) { /* rounded once, behind the last chunk */
+        a.dw = sum = tensor_new(c, DT_F32, 2, w->shape);
+        if (a.dw_beta != 0) c->dev->k->copy(c->dev, sum, dw);
+    }
 
     for (int64_t row0 = 0; row0 < rows; row0 += chunk_rows) {
         int64_t n = rows - row0 < chunk_rows ? rows - row0 : chunk_rows;
         Tensor *logits = tensor_new_matrix(c, n, vocab);
         chunk_run(c, &a, logits, row0);
         scope_drop(c->scope, logits);
+    }
+    if (sum) {
+        c->dev->k->copy(c->dev, dw, sum);
+        scope_drop(c->scope, sum);
+        a.dw = dw;
     }
     c->dev->k->sum(c->dev, loss, 0, a.losses);
     c->dev->k->axpy(c->dev, loss_sum, 1, loss);

@@ -14,7 +14,7 @@ void cpu_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const 
     float *s = dense_f32(step), squares = dense_f32(sum_squares)[0];
     float scale = clip > 0 ? clip / (sqrtf(squares) + 1e-6f) : 1.0f;
     s[STEP_GRAD_SCALE] = scale < 1.0f ? scale : 1.0f;
-    s[STEP_SKIP] = isfinite(squares) && isfinite(dense_f32(loss)[0]) ? 0.0f : 1.0f;
+    if (!isfinite(squares) || !isfinite(dense_f32(loss)[0])) s[STEP_SKIP] = 1.0f;
 }
 
 /* One range; the pointers are to the arrays' element 0. */

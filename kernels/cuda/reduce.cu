@@ -87,7 +87,7 @@ __global__ void step_scalars_kernel(float *step, const float *sum_squares, const
 {
     float norm = sqrtf(*sum_squares), scale = clip / (norm + 1e-6f);
     step[STEP_GRAD_SCALE] = clip == 0 || scale > 1 ? 1.0f : scale;
-    step[STEP_SKIP] = isfinite(norm) && isfinite(*loss) ? 0.0f : 1.0f;
+    if (!isfinite(norm) || !isfinite(*loss)) step[STEP_SKIP] = 1.0f;
 }
 
 void cuda_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,

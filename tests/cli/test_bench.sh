@@ -16,6 +16,9 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     printf '3 9\n16\n5 5 2 1\n' >"$tmp/lens"
     done_by "packed documents" bench --model tiny --rows packed --lengths "$tmp/lens" $fast
     said "counts them" "*packed documents*step *, 25 tokens, 6 documents*"
+    done_by "full, updated in backward" bench --model tiny-qwen3 --method full --update in_backward --rows full $fast
+    said "says so" "tiny-qwen3 full fp32, 2 x 16, updated in backward on CPU*"
+    refused "bf16 gradients in fp32" 2 "--gradients: bf16 is for --method full in bf16" bench --model tiny --gradients bf16 $fast
     done_by "full rows alone" bench --model tiny --rows full $fast
     said "says nothing of packed ones" "*a row is a document*" && case $(cat "$tmp/out") in *packed*) fail "packed rows, too" ;; esac
     # 178 tokens a dialogue: 16 rows of 1024 hold about 92

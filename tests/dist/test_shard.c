@@ -131,3 +131,82 @@ Test(shard, master_copies_beside_bf16_weights_are_exact)
     paramset_clear(&set);
     device_close(&d);
 }
+
+typedef struct Taken {
+    Device *dev;
+    int units[8], n;
+} Taken;
+
+static void take(void *ud, ParamShard *sh)
+{
+    Taken *t = ud;
+    float got[256];
+    cr_assert_eq(t->dev->mem.live[MEM_GRAD], (size_t)sh->total * sizeof(float));
+    tensor_read(t->dev, &sh->grad, got);
+    for (int64_t i = 0; i < sh->total; i++)
+        cr_assert_eq(got[i], t->n == 1 && i >= 128 && i < 133 ? 1.0f : 0.0f, "unit %d, %d",
+                     sh->unit, (int)i);
+    t->units[t->n++] = sh->unit;
+}
+
+/* Gradients that are taken in backward: they have memory one unit at a time; what lay there before is not seen between
+ * parameters or where nothing was written; units that no pass reached have gradient 0. */
+Test(shard, gradients_taken_in_backward)
+{
+    Device d;
+    open_device(&d, DT_F32);
+    Param p[4];
+    const int units[] = {0, 1, 1, 2};
+    const int64_t rows[] = {70, 3, 5, 10};
+    ParamSet set = {0};
+    for (int i = 0; i < 4; i++) {
+        char name[2] = {(char)('a' + i), 0};
+        param_init(&p[i], name, DT_F32, rows[i], 0, units[i]);
+        paramset_add(&set, &p[i]);
+        param_set_trained(&p[i], true);
+    }
+    Comm self = comm_self();
+    ShardSet s;
+    Taken taken = {.dev = &d};
+    shards_init(&s, &d, &self, &set, &(ShardOpts){.in_backward = true});
+    s.done = take;
+    s.done_ud = &taken;
+    cr_assert_eq(d.mem.live[MEM_GRAD], 0);
+    Segment seg[3] = {{.trained = true}, {.trained = true}, {.trained = true}}, *segs[3];
+    ShardUse uses[3];
+    for (int i = 0; i < 3; i++) {
+        segs[i] = &seg[i];
+        uses[i] = (ShardUse){.units = {i}, .n_units = 1, .name = "segment"};
+    }
+    uses[1].hold = true;
+    shards_watch(&s, segs, uses, 3);
+    shards_begin_step(&s);
+    int64_t n = 4096;
+    Tensor soil = tensor_alloc(&d, DT_F32, 1, &n, MEM_ACTIVATION);
+    float sevens[4096], ones[5] = {1, 1, 1, 1, 1};
+    for (int i = 0; i < 4096; i++)
+        sevens[i] = 7;
+    tensor_write(&d, &soil, sevens);
+    tensor_clear(&soil);
+
+    shards_begin_pass(&s, true);
+    seg[2].hooks->enter_backward(seg[2].hooks_ud);
+    seg[2].hooks->leave_backward(seg[2].hooks_ud);
+    seg[1].hooks->enter_forward(seg[1].hooks_ud);
+    tensor_write(&d, p[2].t.grad, ones); /* in the forward pass, as the head's */
+    p[2].t.grad_written = true;
+    seg[1].hooks->enter_backward(seg[1].hooks_ud);
+    seg[1].hooks->leave_backward(seg[1].hooks_ud);
+    shards_end_pass(&s);
+    cr_assert_eq(taken.n, 2);
+    shards_finish_grads(&s);
+    cr_assert_eq(taken.n, 3);
+    cr_assert(taken.units[0] == 2 && taken.units[1] == 1 && taken.units[2] == 0);
+    cr_assert_eq(d.mem.live[MEM_GRAD], 0);
+    s.done = NULL;
+    shards_clear(&s);
+    for (int i = 0; i < 4; i++)
+        param_clear(&p[i]);
+    paramset_clear(&set);
+    device_close(&d);
+}

@@ -156,20 +156,22 @@ Test(kernel_adamw, step_scalars)
 {
     static const struct {
         const char *name;
-        float squares, loss, clip, scale, skip;
+        float squares, loss, clip, before, scale, skip;
     } cases[] = {
-        {"below the limit", 0.25f, 1, 1, 1, 0},
-        {"above the limit", 16, 1, 1, 0.25f, 0},
-        {"no limit", 1e6f, 1, 0, 1, 0},
-        {"NaN gradient", NAN, 1, 1, -1, 1},
-        {"infinite gradient", INFINITY, 1, 1, -1, 1},
-        {"NaN loss", 1, NAN, 1, -1, 1},
-        {"infinite loss, no limit", 1, INFINITY, 0, -1, 1},
+        {"below the limit", 0.25f, 1, 1, 0, 1, 0},
+        {"above the limit", 16, 1, 1, 0, 0.25f, 0},
+        {"no limit", 1e6f, 1, 0, 0, 1, 0},
+        {"NaN gradient", NAN, 1, 1, 0, -1, 1},
+        {"infinite gradient", INFINITY, 1, 1, 0, -1, 1},
+        {"NaN loss", 1, NAN, 1, 0, -1, 1},
+        {"infinite loss, no limit", 1, INFINITY, 0, 0, -1, 1},
+        {"what was skipped before stays so", 1, 1, 0, 1, 1, 1},
     };
     Bed b;
     bed_open(&b, 1);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        Tensor *step = bed_fill(&b, bed_vector(&b, STEP_N), 1, 0, 7);
+        Tensor *step = bed_vector(&b, STEP_N);
+        tensor_write(&b.dev, step, (float[STEP_N]){[STEP_LR] = 7, [STEP_SKIP] = cases[i].before});
         Tensor *squares = bed_vector(&b, 1), *loss = bed_vector(&b, 1);
         tensor_write(&b.dev, squares, &cases[i].squares);
         tensor_write(&b.dev, loss, &cases[i].loss);

@@ -129,3 +129,33 @@ Test(nonfinite, last_good_checkpoint_stays, .timeout = 200)
     free(model);
     tmp_dir_remove(out);
 }
+
+/* Blocks are updated before the rest of the gradient is known: the message says so, and what is there to go on from. */
+Test(nonfinite, in_backward_the_block_is_named, .timeout = 200)
+{
+    char *model = source_path("tests/fixtures/models/llama2-d64"), *out = tmp_dir();
+    const char *const *more =
+        LIST("train.update=in_backward", "optim={lr: 1000, clip: 0, weight_decay: 1000}");
+    Training t = run(model, out, more);
+    int done = training_steps(&t);
+    cr_assert_geq(done, 1);
+    char *start = str_format("step %d: ", done + 1),
+         *last = str_format("the last good checkpoint is %s/checkpoint-%d", out, done);
+    expect_line(&t, start, last);
+    expect_line(
+        &t, start,
+        "stopped in the middle of the update, the next start continues from the last checkpoint");
+    training_clear(&t);
+    Training again = run(model, out, more);
+    cr_expect_eq(again.result.resumed_from, done);
+    training_clear(&again);
+    tmp_dir_remove(out);
+    free(start), free(last), free(model);
+
+    model = poisoned_model("model.norm.weight", 1e25f), out = tmp_dir();
+    t = run(model, out, LIST("train.update=in_backward", "optim.clip=0"));
+    expect_line(&t, "step 1: the gradient of the norm and head is not finite; ", "");
+    training_clear(&t);
+    tmp_dir_remove(model);
+    tmp_dir_remove(out);
+}

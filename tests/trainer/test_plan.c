@@ -26,6 +26,10 @@ static const PlanCase cases[] = {
     {"lora, dropout, recompute of norms", "llama2-tiny",
      "lora: {rank: 4, dropout: 0.1, targets: [q_proj, v_proj]}\nbatch: {global: 5, micro: 5}\n"
      "train: {recompute: selective}\n"},
+    {"full, updated in backward", "llama2-tiny",
+     "method: full\ntrain: {update: in_backward}\noptim: {clip_by: block}\n"},
+    {"full, updated in backward, tied", "tiny-qwen3",
+     "method: full\ntrain: {update: in_backward, recompute: full}\noptim: {clip: 0}\n"},
     {"lora, recompute in one layer, a trained norm", "llama3-tiny",
      "lora: {rank: 2, save_modules: [norm]}\ntrain: {recompute: full, recompute_layers: [1]}\n"},
 };

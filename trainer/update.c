@@ -1,0 +1,218 @@
+#include "trainer/update.h"
+
+#include "base/str.h"
+#include "optim/clip.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+typedef struct Unit {
+    ParamShard *shard;
+    AdamwArray *arrays;
+    int n_arrays;
+    Tensor squares; /* (1) of Update.squares */
+} Unit;
+
+struct Update {
+    Device *dev;
+    ShardSet *shards;
+    UpdateOpts opts;
+    const Tensor *loss_sum;
+    Unit *units; /* one a shard; what is frozen has no arrays */
+    int n;
+    Tensor **grads; /* the flat gradients that this rank counts */
+    int n_grads;
+    Tensor scalars; /* (STEP_N) f32 */
+    Tensor squares; /* (n) f32: the units' sums of squares, over all ranks */
+};
+
+/* ---- the arrays ------------------------------------------------------------------------------- */
+
+static Tensor flat_part(const Tensor *flat, int64_t begin, int64_t end)
+{
+    if (!flat->storage) return (Tensor){0};
+    return shard_view(flat, &(ShardRange){.offset = begin, .numel = end - begin});
+}
+
+static void add_array(Unit *x, const AdamwArgs *args, int64_t begin, int64_t end)
+{
+    const ParamShard *sh = x->shard;
+    ShardRange part = {.offset = begin, .numel = end - begin};
+    x->arrays = xrealloc(x->arrays, (size_t)(x->n_arrays + 1) * sizeof *x->arrays);
+    x->arrays[x->n_arrays++] = (AdamwArray){.weights = flat_part(&sh->weights, begin, end),
+                                            .low = flat_part(&sh->low, begin, end),
+                                            .grad = shard_view(&sh->grad, &part),
+                                            .m = flat_part(&sh->m, begin, end),
+                                            .v = flat_part(&sh->v, begin, end),
+                                            .args = *args};
+}
+
+/* A unit is one array, or several where a table of ranges is full.  The gap behind a parameter goes with it: it holds
+ * zeros, which stay. */
+static void add_arrays(Unit *x, const AdamwOpts *opts)
+{
+    const ParamShard *sh = x->shard;
+    AdamwArgs args = adamw_args(opts);
+    int64_t begin = 0, at = 0;
+    for (int i = 0; i < sh->n_ranges; i++) {
+        const ShardRange *r = &sh->ranges[i];
+        int64_t end = i + 1 < sh->n_ranges ? r[1].offset : sh->numel;
+        if (!adamw_add_range(&args, opts, end - at, r->lr_scale, r->decay)) {
+            add_array(x, &args, begin, at);
+            args = adamw_args(opts);
+            begin = at;
+            adamw_add_range(&args, opts, end - at, r->lr_scale, r->decay);
+        }
+        at = end;
+    }
+    add_array(x, &args, begin, at);
+}
+
+static bool by_units(const Update *u)
+{
+    return u->opts.in_backward || u->opts.clip_by == CLIP_BLOCK;
+}
+
+/* ---- a unit ----------------------------------------------------------------------------------- */
+
+/* This rank's share. */
+static void measure(Update *u, Unit *x)
+{
+    if (shard_counts(u->shards, x->shard))
+        u->dev->k->sum_squares(u->dev, &x->squares, 0, &x->shard->grad);
+    else
+        tensor_zero(u->dev, &x->squares);
+}
+
+static void sum_over_ranks(Update *u, Tensor *squares)
+{
+    Comm *c = u->shards->comm;
+    c->of = "norms of blocks";
+    comm_wait(c, u->dev, comm_all_reduce(c, u->dev, squares));
+}
+
+/* STEP_GRAD_SCALE becomes the unit's; STEP_SKIP is set, and stays, when its norm or the loss is not finite. */
+static void clip_unit(Update *u, Unit *x)
+{
+    u->dev->k->step_scalars(u->dev, &u->scalars, &x->squares, u->loss_sum, (float)u->opts.clip);
+}
+
+static void apply(Update *u, Unit *x)
+{
+    for (int i = 0; i < x->n_arrays; i++) {
+        x->arrays[i].grad.storage = x->shard->grad.storage; /* which comes and goes in backward */
+        adamw_update(u->dev, &x->arrays[i], &u->scalars);
+    }
+}
+
+/* A ShardDone. */
+static void unit_done(void *ud, ParamShard *sh)
+{
+    Update *u = ud;
+    Unit *x = &u->units[sh - u->shards->items];
+    measure(u, x);
+    sum_over_ranks(u, &x->squares);
+    clip_unit(u, x);
+    apply(u, x);
+}
+
+/* ---- a step ----------------------------------------------------------------------------------- */
+
+Update *update_new(ShardSet *shards, const UpdateOpts *opts, const Tensor *loss_sum)
+{
+    Update *u = xcalloc(1, sizeof *u);
+    *u = (Update){
+        .dev = shards->dev, .shards = shards, .opts = *opts, .loss_sum = loss_sum, .n = shards->n};
+    ASSERT(opts->in_backward == shards->opts.in_backward, "shards and update disagree");
+    ASSERT(!opts->in_backward || opts->clip == 0 || opts->clip_by == CLIP_BLOCK,
+           "the global norm is not known in backward");
+    int64_t n_scalars = STEP_N, n_squares = u->n;
+    u->scalars = tensor_alloc(u->dev, DT_F32, 1, &n_scalars, MEM_OPTIMIZER);
+    u->squares = tensor_alloc(u->dev, DT_F32, 1, &n_squares, MEM_OPTIMIZER);
+    tensor_zero(u->dev, &u->squares);
+    u->units = xcalloc((size_t)u->n, sizeof *u->units);
+    u->grads = xcalloc((size_t)u->n, sizeof *u->grads);
+    for (int i = 0; i < u->n; i++) {
+        Unit *x = &u->units[i];
+        x->shard = &shards->items[i];
+        x->squares = flat_part(&u->squares, i, i + 1);
+        if (!x->shard->trained) continue;
+        add_arrays(x, &opts->adamw);
+        if (shard_counts(shards, x->shard)) u->grads[u->n_grads++] = &x->shard->grad;
+    }
+    if (opts->in_backward) {
+        shards->done = unit_done;
+        shards->done_ud = u;
+    }
+    return u;
+}
+
+void update_free(Update *u)
+{
+    if (!u) return;
+    u->shards->done = NULL;
+    for (int i = 0; i < u->n; i++)
+        free(u->units[i].arrays);
+    tensor_clear(&u->scalars);
+    tensor_clear(&u->squares);
+    free(u->units);
+    free(u->grads);
+    free(u);
+}
+
+void update_begin(Update *u, double lr, int64_t t)
+{
+    adamw_begin(u->dev, &u->scalars, &u->opts.adamw, lr, t);
+    shards_begin_step(u->shards);
+}
+
+void update_measure(Update *u, Tensor *sum_squares)
+{
+    shards_finish_grads(u->shards);
+    if (!by_units(u)) {
+        clip_sum_squares(u->dev, sum_squares, u->grads, u->n_grads);
+        return;
+    }
+    for (int i = 0; i < u->n && !u->opts.in_backward; i++)
+        if (u->units[i].shard->trained) measure(u, &u->units[i]);
+    if (!u->opts.in_backward) sum_over_ranks(u, &u->squares);
+    /* the units' are of all ranks: one rank tells them */
+    if (u->shards->comm->rank == 0)
+        u->dev->k->sum(u->dev, sum_squares, 0, &u->squares);
+    else
+        tensor_zero(u->dev, sum_squares);
+}
+
+void update_apply(Update *u, const Tensor *sum_squares)
+{
+    bool blocks = u->opts.clip_by == CLIP_BLOCK;
+    if (!u->opts.in_backward) {
+        clip_by_global_norm(u->dev, &u->scalars, sum_squares, u->loss_sum,
+                            blocks ? 0 : u->opts.clip);
+        for (int i = 0; i < u->n; i++) {
+            Unit *x = &u->units[i];
+            if (blocks && x->n_arrays > 0) clip_unit(u, x);
+            apply(u, x);
+        }
+    }
+    shards_changed(u->shards);
+}
+
+bool update_finite(Update *u)
+{
+    float scalars[STEP_N];
+    tensor_read(u->dev, &u->scalars, scalars);
+    return scalars[STEP_SKIP] == 0.0f;
+}
+
+int update_bad_unit(Update *u)
+{
+    if (!by_units(u)) return -1;
+    int bad = -1;
+    float *squares = xmalloc((size_t)u->n * sizeof *squares);
+    tensor_read(u->dev, &u->squares, squares);
+    for (int i = 0; i < u->n; i++)
+        if (!isfinite(squares[i])) bad = u->units[i].shard->unit;
+    free(squares);
+    return bad;
+}
