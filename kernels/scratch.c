@@ -64,7 +64,7 @@ size_t cuda_bias_scratch(int64_t n_rows, int64_t cols)
 
 int64_t cuda_rmsnorm_blocks(int64_t n_rows, int n_sms)
 {
-    return n_rows < 2 * n_sms ? n_rows : 2 * n_sms;
+    return n_rows < 4 * n_sms ? n_rows : 4 * n_sms;
 }
 
 size_t cuda_rmsnorm_scratch(int64_t n_rows, int64_t cols, int n_sms)

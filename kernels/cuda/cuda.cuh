@@ -30,6 +30,27 @@ template <typename T> __device__ inline void vec_store(T *p, const Vec<T> &x)
     *reinterpret_cast<Vec<T> *>(p) = x;
 }
 
+/* The same sixteen bytes as they lie in memory, for what waits in registers: of an array of bf16 each element would take
+ * a register.  `last`: nobody reads it again soon, so it leaves the caches first. */
+typedef uint4 Bits;
+
+template <typename T> __device__ inline Bits bits_load(const T *p)
+{
+    return *reinterpret_cast<const Bits *>(p);
+}
+template <typename T> __device__ inline Bits bits_load_last(const T *p)
+{
+    return __ldcs(reinterpret_cast<const Bits *>(p));
+}
+template <typename T> __device__ inline void bits_store(T *p, Bits b)
+{
+    *reinterpret_cast<Bits *>(p) = b;
+}
+__device__ inline Bits bits_zero(void)
+{
+    return make_uint4(0, 0, 0, 0);
+}
+
 __device__ inline float to_f32(float x)
 {
     return x;
@@ -46,6 +67,38 @@ template <> __device__ inline float from_f32<float>(float x)
 template <> __device__ inline bf16 from_f32<bf16>(float x)
 {
     return __float2bfloat16_rn(x);
+}
+
+/* Four elements of f32 or eight of bf16, as the array says. */
+__device__ inline void bits_to_f32(float (&y)[4], Bits b)
+{
+    y[0] = __uint_as_float(b.x), y[1] = __uint_as_float(b.y);
+    y[2] = __uint_as_float(b.z), y[3] = __uint_as_float(b.w);
+}
+__device__ inline void bits_to_f32(float (&y)[8], Bits b)
+{
+    const unsigned pairs[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        y[2 * i] = __uint_as_float(pairs[i] << 16);
+        y[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
+    }
+}
+
+__device__ inline unsigned pair_of_bf16(float lo, float hi)
+{
+    __nv_bfloat162 pair = __floats2bfloat162_rn(lo, hi);
+    return *reinterpret_cast<unsigned *>(&pair);
+}
+__device__ inline Bits bits_from_f32(const float (&x)[4])
+{
+    return make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                      __float_as_uint(x[3]));
+}
+__device__ inline Bits bits_from_f32(const float (&x)[8])
+{
+    return make_uint4(pair_of_bf16(x[0], x[1]), pair_of_bf16(x[2], x[3]), pair_of_bf16(x[4], x[5]),
+                      pair_of_bf16(x[6], x[7]));
 }
 
 __device__ inline float warp_sum(float x)

@@ -124,15 +124,27 @@ __global__ void column_sums_kernel(float *part, const T *x, int64_t rows, int co
     part[(int64_t)blockIdx.y * cols + col] = sum;
 }
 
+enum { SUM_WARPS = 16 };
+
+/* A lane a column; the warps of a block share the rows and lane by lane their sums are joined in order. */
 template <typename T>
 __global__ void sum_partials_kernel(T *out, float beta, const float *part, int64_t n_parts,
                                     int64_t cols)
 {
-    int64_t col = blockIdx.x * (int64_t)THREADS + threadIdx.x;
-    if (col >= cols) return;
+    __shared__ float sums[SUM_WARPS][WARP];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    int64_t col = blockIdx.x * (int64_t)WARP + lane;
     float sum = 0;
-    for (int64_t i = 0; i < n_parts; i++)
-        sum += part[i * cols + col];
+    if (col < cols) {
+#pragma unroll 8
+        for (int64_t i = warp; i < n_parts; i += SUM_WARPS)
+            sum += part[i * cols + col];
+    }
+    sums[warp][lane] = sum;
+    __syncthreads();
+    if (warp > 0 || col >= cols) return;
+    for (int i = 1; i < SUM_WARPS; i++)
+        sum += sums[i][lane];
     out[col] = from_f32<T>(beta != 0 ? to_f32(out[col]) + sum : sum);
 }
 
@@ -140,8 +152,9 @@ void cuda_sum_partials(Device *d, Tensor *out, float beta, const float *part, in
                        int64_t cols)
 {
     DISPATCH(out, T, {
-        sum_partials_kernel<T><<<(unsigned)ceil_div(cols, THREADS), THREADS, 0, cuda_stream(d)>>>(
-            (T *)tensor_data(out), beta, part, n_parts, cols);
+        sum_partials_kernel<T>
+            <<<(unsigned)ceil_div(cols, WARP), SUM_WARPS * WARP, 0, cuda_stream(d)>>>(
+                (T *)tensor_data(out), beta, part, n_parts, cols);
     });
     LAUNCHED();
 }

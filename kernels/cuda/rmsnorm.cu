@@ -1,44 +1,65 @@
-/* RMSNorm: a block a row; the row is read once and stays in registers.  Backward keeps each thread's share
- * of dw in registers over all rows of its block and sums the blocks' shares in a second kernel. */
+/* RMSNorm: a block a row, which is read once and stays in registers: every load of a row is issued before the first
+ * is waited for, and one barrier joins the warps' sums.  Backward keeps each thread's share of dw in registers over all
+ * rows of its block and sums the blocks' shares in a second kernel; where dw is not wanted a block has one row. */
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/table.h"
 
-enum {
-    THREADS = 256,
-    MAX_VECS = 8
-}; /* rows of up to THREADS * MAX_VECS vectors stay in registers */
+/* VECS vectors a thread: the widest row in registers is 16384 of bf16, 8192 of f32. */
+enum { VECS = 4, MAX_THREADS = 512, PLAIN_THREADS = 256 };
+
+/* The sum over the block, in every thread, in a fixed order.  `turn` alternates between calls, so that no barrier is
+ * needed before the next one writes. */
+__device__ static inline float row_sum(float x, int turn)
+{
+    __shared__ float part[2][WARP];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    x = warp_sum(x);
+    if (lane == 0) part[turn][warp] = x;
+    __syncthreads();
+    return warp_sum(lane < (int)(blockDim.x / WARP) ? part[turn][lane] : 0.0f);
+}
 
 template <typename T>
-__global__ void rmsnorm_fwd_kernel(T *y, float *rstd, const T *x, const T *w, int cols,
-                                   int64_t ld_y, int64_t ld_x, float eps)
+__global__ void __launch_bounds__(MAX_THREADS)
+    rmsnorm_fwd_kernel(T *y, float *rstd, const T *x, const T *w, int cols, int64_t ld_y,
+                       int64_t ld_x, float eps)
 {
     const T *xr = x + blockIdx.x * ld_x;
     T *yr = y + blockIdx.x * ld_y;
     int n_vecs = cols / Vec<T>::N;
-    Vec<T> keep[MAX_VECS];
+    Bits xs[VECS], ws[VECS];
+#pragma unroll
+    for (int k = 0; k < VECS; k++) {
+        int i = threadIdx.x + k * blockDim.x;
+        xs[k] = i < n_vecs ? bits_load(xr + i * Vec<T>::N) : bits_zero();
+    }
+#pragma unroll
+    for (int k = 0; k < VECS; k++) {
+        int i = threadIdx.x + k * blockDim.x;
+        ws[k] = i < n_vecs ? bits_load(w + i * Vec<T>::N) : bits_zero();
+    }
     float sum = 0;
 #pragma unroll
-    for (int k = 0; k < MAX_VECS; k++) {
-        int i = threadIdx.x + k * THREADS;
-        if (i >= n_vecs) break;
-        keep[k] = vec_load(xr + i * Vec<T>::N);
-        for (int j = 0; j < Vec<T>::N; j++) {
-            float v = to_f32(keep[k].v[j]);
-            sum += v * v;
-        }
+    for (int k = 0; k < VECS; k++) {
+        float v[Vec<T>::N];
+        bits_to_f32(v, xs[k]);
+        for (int j = 0; j < Vec<T>::N; j++)
+            sum += v[j] * v[j];
     }
-    float r = rsqrtf(block_sum(sum) / (float)cols + eps);
+    float r = rsqrtf(row_sum(sum, 0) / (float)cols + eps);
     if (threadIdx.x == 0) rstd[blockIdx.x] = r;
 #pragma unroll
-    for (int k = 0; k < MAX_VECS; k++) {
-        int i = threadIdx.x + k * THREADS;
-        if (i >= n_vecs) break;
-        Vec<T> wv = vec_load(w + i * Vec<T>::N);
-        for (int j = 0; j < Vec<T>::N; j++) {
-            T normed = from_f32<T>(to_f32(keep[k].v[j]) * r);
-            keep[k].v[j] = from_f32<T>(to_f32(normed) * to_f32(wv.v[j]));
-        }
-        vec_store(yr + i * Vec<T>::N, keep[k]);
+    for (int k = 0; k < VECS; k++) {
+        int i = threadIdx.x + k * blockDim.x;
+        float v[Vec<T>::N], wv[Vec<T>::N];
+        bits_to_f32(v, xs[k]);
+        bits_to_f32(wv, ws[k]);
+        for (int j = 0; j < Vec<T>::N; j++)
+            v[j] *= r;
+        bits_to_f32(v, bits_from_f32(v)); /* rounded as transformers does */
+        for (int j = 0; j < Vec<T>::N; j++)
+            v[j] *= wv[j];
+        if (i < n_vecs) bits_store(yr + i * Vec<T>::N, bits_from_f32(v));
     }
 }
 
@@ -58,73 +79,88 @@ __global__ void rmsnorm_fwd_plain_kernel(T *y, float *rstd, const T *x, const T 
         yr[i] = from_f32<T>(to_f32(from_f32<T>(to_f32(xr[i]) * r)) * to_f32(w[i]));
 }
 
+/* Threads for a row of n_vecs vectors; 0: it does not fit into registers. */
+static unsigned threads_for(int64_t n_vecs)
+{
+    int64_t threads = ceil_div(ceil_div(n_vecs, VECS), WARP) * WARP;
+    return threads <= MAX_THREADS ? (unsigned)threads : 0;
+}
+
 void cuda_rmsnorm_fwd(Device *d, Tensor *y, Tensor *rstd, const Tensor *x, const Tensor *w,
                       float eps)
 {
     int64_t rows = tensor_rows(x), cols = tensor_cols(x);
     if (rows == 0) return;
     DISPATCH(x, T, {
-        bool fits = vectors_fit<T>(x) && vectors_fit<T>(y) && vectors_fit<T>(w) &&
-                    cols / Vec<T>::N <= THREADS * MAX_VECS;
-        if (fits)
-            rmsnorm_fwd_kernel<T><<<(unsigned)rows, THREADS, 0, cuda_stream(d)>>>(
-                (T *)tensor_data(y), (float *)tensor_data(rstd), (const T *)tensor_data(x),
-                (const T *)tensor_data(w), (int)cols, y->ld, x->ld, eps);
+        T *to = (T *)tensor_data(y);
+        float *r = (float *)tensor_data(rstd);
+        const T *from = (const T *)tensor_data(x), *weight = (const T *)tensor_data(w);
+        unsigned threads = threads_for(cols / Vec<T>::N);
+        if (threads && vectors_fit<T>(x) && vectors_fit<T>(y) && vectors_fit<T>(w))
+            rmsnorm_fwd_kernel<T><<<(unsigned)rows, threads, 0, cuda_stream(d)>>>(
+                to, r, from, weight, (int)cols, y->ld, x->ld, eps);
         else
-            rmsnorm_fwd_plain_kernel<T><<<(unsigned)rows, THREADS, 0, cuda_stream(d)>>>(
-                (T *)tensor_data(y), (float *)tensor_data(rstd), (const T *)tensor_data(x),
-                (const T *)tensor_data(w), (int)cols, y->ld, x->ld, eps);
+            rmsnorm_fwd_plain_kernel<T><<<(unsigned)rows, PLAIN_THREADS, 0, cuda_stream(d)>>>(
+                to, r, from, weight, (int)cols, y->ld, x->ld, eps);
     });
     LAUNCHED();
 }
 
-/* dx of the row and, where dw_part is given, this block's share of dw over its rows. */
-template <typename T>
-__global__ void rmsnorm_bwd_kernel(T *dx, float beta, float *dw_part, const T *dy, const T *x,
-                                   const float *rstd, const T *w, int64_t rows, int cols,
-                                   int64_t ld_dx, int64_t ld_dy, int64_t ld_x)
+/* dx of the row (NULL: not wanted) and, where WANT_DW, this block's share of dw over its rows. */
+template <typename T, bool WANT_DW>
+__global__ void __launch_bounds__(MAX_THREADS)
+    rmsnorm_bwd_kernel(T *dx, bool add, float *dw_part, const T *dy, const T *x, const float *rstd,
+                       const T *w, int64_t rows, int cols, int64_t ld_dx, int64_t ld_dy,
+                       int64_t ld_x)
 {
-    int n_vecs = cols / Vec<T>::N;
-    float dw[MAX_VECS][Vec<T>::N] = {};
-    for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-        Vec<T> xs[MAX_VECS], gs[MAX_VECS];
+    int n_vecs = cols / Vec<T>::N, turn = 0;
+    float dw[VECS][Vec<T>::N] = {}; /* gone where it is not wanted */
+    for (int64_t row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
+        Bits xs[VECS], gs[VECS], ws[VECS], old[VECS];
+#pragma unroll
+        for (int k = 0; k < VECS; k++) {
+            int i = threadIdx.x + k * blockDim.x;
+            bool in = i < n_vecs;
+            xs[k] = in ? bits_load_last(x + row * ld_x + i * Vec<T>::N) : bits_zero();
+            gs[k] = in ? bits_load_last(dy + row * ld_dy + i * Vec<T>::N) : bits_zero();
+            ws[k] = in ? bits_load(w + i * Vec<T>::N) : bits_zero();
+            old[k] = in && add ? bits_load(dx + row * ld_dx + i * Vec<T>::N) : bits_zero();
+        }
         float dot = 0, r = rstd[row];
 #pragma unroll
-        for (int k = 0; k < MAX_VECS; k++) {
-            int i = threadIdx.x + k * THREADS;
-            if (i >= n_vecs) break;
-            xs[k] = vec_load(x + row * ld_x + i * Vec<T>::N);
-            gs[k] = vec_load(dy + row * ld_dy + i * Vec<T>::N);
-            Vec<T> wv = vec_load(w + i * Vec<T>::N);
+        for (int k = 0; k < VECS; k++) {
+            float xv[Vec<T>::N], gv[Vec<T>::N], wv[Vec<T>::N];
+            bits_to_f32(xv, xs[k]);
+            bits_to_f32(gv, gs[k]);
+            bits_to_f32(wv, ws[k]);
             for (int j = 0; j < Vec<T>::N; j++) {
-                float xv = to_f32(xs[k].v[j]), gv = to_f32(gs[k].v[j]);
-                dw[k][j] += gv * xv * r;
-                dot += gv * to_f32(wv.v[j]) * xv;
+                if (WANT_DW) dw[k][j] += gv[j] * xv[j] * r;
+                dot += gv[j] * wv[j] * xv[j];
             }
         }
         if (!dx) continue;
-        float mean = block_sum(dot) / (float)cols * r * r;
+        float mean = row_sum(dot, turn) / (float)cols * r * r;
 #pragma unroll
-        for (int k = 0; k < MAX_VECS; k++) {
-            int i = threadIdx.x + k * THREADS;
-            if (i >= n_vecs) break;
-            Vec<T> wv = vec_load(w + i * Vec<T>::N), out;
-            T *to = dx + row * ld_dx + i * Vec<T>::N;
-            if (beta != 0) out = vec_load(to);
-            for (int j = 0; j < Vec<T>::N; j++) {
-                float g = r * (to_f32(gs[k].v[j]) * to_f32(wv.v[j]) - to_f32(xs[k].v[j]) * mean);
-                out.v[j] = from_f32<T>(beta != 0 ? to_f32(out.v[j]) + g : g);
-            }
-            vec_store(to, out);
+        for (int k = 0; k < VECS; k++) {
+            int i = threadIdx.x + k * blockDim.x;
+            float xv[Vec<T>::N], gv[Vec<T>::N], wv[Vec<T>::N], out[Vec<T>::N];
+            bits_to_f32(xv, xs[k]);
+            bits_to_f32(gv, gs[k]);
+            bits_to_f32(wv, ws[k]);
+            bits_to_f32(out, old[k]);
+            for (int j = 0; j < Vec<T>::N; j++)
+                out[j] += r * (gv[j] * wv[j] - xv[j] * mean);
+            if (i < n_vecs) bits_store(dx + row * ld_dx + i * Vec<T>::N, bits_from_f32(out));
         }
     }
-    if (!dw_part) return;
+    if (WANT_DW) {
 #pragma unroll
-    for (int k = 0; k < MAX_VECS; k++) {
-        int i = threadIdx.x + k * THREADS;
-        if (i >= n_vecs) break;
-        for (int j = 0; j < Vec<T>::N; j++)
-            dw_part[(int64_t)blockIdx.x * cols + i * Vec<T>::N + j] = dw[k][j];
+        for (int k = 0; k < VECS; k++) {
+            int i = threadIdx.x + k * blockDim.x;
+            for (int j = 0; j < Vec<T>::N && i < n_vecs; j += 4)
+                bits_store(dw_part + (int64_t)blockIdx.x * cols + i * Vec<T>::N + j,
+                           bits_from_f32({dw[k][j], dw[k][j + 1], dw[k][j + 2], dw[k][j + 3]}));
+        }
     }
 }
 
@@ -170,24 +206,32 @@ void cuda_rmsnorm_bwd(Device *d, Tensor *dx, float beta, Tensor *dw, float dw_be
         if (dw && dw_beta == 0) tensor_zero(d, dw);
         return;
     }
+    if (!dx && !dw) return;
     float *part = dw ? (float *)workspace_take(d, cuda_rmsnorm_scratch(rows, cols, n_sms)) : NULL;
     DISPATCH(x, T, {
-        bool fits = vectors_fit<T>(x) && vectors_fit<T>(dy) && vectors_fit<T>(w) &&
-                    (!dx || vectors_fit<T>(dx)) && cols / Vec<T>::N <= THREADS * MAX_VECS;
+        unsigned threads = threads_for(cols / Vec<T>::N);
+        bool fits = threads && vectors_fit<T>(x) && vectors_fit<T>(dy) && vectors_fit<T>(w) &&
+                    (!dx || vectors_fit<T>(dx));
         T *to = dx ? (T *)tensor_data(dx) : NULL;
         int64_t ld_dx = dx ? dx->ld : 0;
         const T *from_dy = (const T *)tensor_data(dy), *from_x = (const T *)tensor_data(x),
                 *from_w = (const T *)tensor_data(w);
         const float *r = (const float *)tensor_data(rstd);
-        if (fits) {
-            rmsnorm_bwd_kernel<T><<<(unsigned)blocks, THREADS, 0, cuda_stream(d)>>>(
-                to, beta, part, from_dy, from_x, r, from_w, rows, (int)cols, ld_dx, dy->ld, x->ld);
+        cudaStream_t stream = cuda_stream(d);
+        if (fits && part) {
+            rmsnorm_bwd_kernel<T, true><<<(unsigned)blocks, threads, 0, stream>>>(
+                to, dx && beta != 0, part, from_dy, from_x, r, from_w, rows, (int)cols, ld_dx,
+                dy->ld, x->ld);
+        } else if (fits) {
+            rmsnorm_bwd_kernel<T, false><<<(unsigned)rows, threads, 0, stream>>>(
+                to, dx && beta != 0, NULL, from_dy, from_x, r, from_w, rows, (int)cols, ld_dx,
+                dy->ld, x->ld);
         } else {
             if (dx)
-                rmsnorm_bwd_dx_plain_kernel<T><<<(unsigned)rows, THREADS, 0, cuda_stream(d)>>>(
+                rmsnorm_bwd_dx_plain_kernel<T><<<(unsigned)rows, PLAIN_THREADS, 0, stream>>>(
                     to, beta, from_dy, from_x, r, from_w, (int)cols, ld_dx, dy->ld, x->ld);
             if (part)
-                rmsnorm_bwd_dw_plain_kernel<T><<<(unsigned)blocks, THREADS, 0, cuda_stream(d)>>>(
+                rmsnorm_bwd_dw_plain_kernel<T><<<(unsigned)blocks, PLAIN_THREADS, 0, stream>>>(
                     part, from_dy, from_x, r, rows, (int)cols, dy->ld, x->ld);
         }
     });

@@ -1,7 +1,270 @@
-/* Splitting q, k, v apart, norming heads (Qwen3) and rotating: a warp a head of a token, two neighbouring
- * pairs a lane. */
+/* Splitting q, k, v apart, norming heads (Qwen3) and rotating.
+ *
+ * Two forms.  Where a half head is whole vectors: a block a token, a thread one vector of each half in several heads, so
+ * that the cosines and sines it holds serve all of them; q, k, v go in one launch.  Otherwise, and where the gradient of
+ * a head norm is wanted: a warp a head of a token. */
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/table.h"
+
+/* ---- vectors ---- */
+
+enum { HEADS = 4, MAX_TOKEN_THREADS = 512 }; /* heads that a thread has in flight */
+
+/* One token's q, k, v side by side or apart: where head h of all (q, then k, then v) begins. */
+template <typename T> struct Heads {
+    T *q, *k, *v;
+    int64_t ld_q, ld_kv;
+    int n_q, n_kv, width;
+
+    __device__ T *at(int64_t token, int h) const
+    {
+        if (h < n_q) return q + token * ld_q + h * width;
+        h -= n_q;
+        if (h < n_kv) return k + token * ld_kv + h * width;
+        return v + token * ld_kv + (h - n_kv) * width;
+    }
+};
+
+/* What a thread does: the same `slot` (vector of a half) in heads first, first + step, ... of a token. */
+struct Share {
+    int slots, slot, first, step, n_rotated, n_all;
+};
+
+__device__ static inline Share share_of(int half_vecs, int per_pass, int n_q, int n_kv)
+{
+    Share s = {half_vecs,
+               (int)threadIdx.x % half_vecs,
+               (int)threadIdx.x / half_vecs,
+               per_pass,
+               n_q + n_kv,
+               n_q + 2 * n_kv};
+    if (s.first >= per_pass) s.first = s.n_all; /* fills up the last warp */
+    return s;
+}
+
+/* cosines and sines of the thread's N pairs */
+template <int N> struct Turn {
+    float cos[N], sin[N];
+};
+
+template <int N>
+__device__ static inline Turn<N> turn_load(const float *rope, int half, int slot, float direction)
+{
+    Turn<N> t;
+#pragma unroll
+    for (int j = 0; j < N; j += 4) {
+        float c[4], s[4];
+        bits_to_f32(c, bits_load(rope + slot * N + j));
+        bits_to_f32(s, bits_load(rope + half + slot * N + j));
+#pragma unroll
+        for (int l = 0; l < 4; l++)
+            t.cos[j + l] = c[l], t.sin[j + l] = s[l] * direction;
+    }
+    return t;
+}
+
+template <int N>
+__device__ static inline void turn(float (&lo)[N], float (&hi)[N], const Turn<N> &t)
+{
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        float a = lo[j], b = hi[j];
+        lo[j] = a * t.cos[j] - b * t.sin[j];
+        hi[j] = b * t.cos[j] + a * t.sin[j];
+    }
+}
+
+/* The sum over the threads of a head: `slots`, a power of two, neighbouring lanes. */
+__device__ static inline float head_sum(float x, int slots)
+{
+    for (int o = slots / 2; o > 0; o /= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, o);
+    return x;
+}
+
+template <typename T> struct Norms { /* rstd_q (N,H), rstd_k (N,K); weights (D) */
+    float *rstd_q, *rstd_k;
+    const T *q, *k;
+};
+
+template <typename T, bool NORM>
+__global__ void __launch_bounds__(MAX_TOKEN_THREADS)
+    split_fwd_kernel(Heads<T> to, Heads<const T> from, Norms<T> norms, const int32_t *positions,
+                     const float *rope, int half, int per_pass, float eps)
+{
+    enum { N = Vec<T>::N };
+    int64_t token = blockIdx.x;
+    Share s = share_of(half / N, per_pass, to.n_q, to.n_kv);
+    int position = positions[token];
+    for (int base = 0; base < s.n_all; base += HEADS * s.step) {
+        Bits lo[HEADS], hi[HEADS];
+#pragma unroll
+        for (int i = 0; i < HEADS; i++) {
+            int h = base + s.first + i * s.step;
+            const T *x = from.at(token, h < s.n_all ? h : 0) + s.slot * N;
+            lo[i] = h < s.n_all ? bits_load_last(x) : bits_zero();
+            hi[i] = h < s.n_all ? bits_load_last(x + half) : bits_zero();
+        }
+        Turn<N> t = turn_load<N>(rope + (int64_t)position * 2 * half, half, s.slot, 1);
+#pragma unroll
+        for (int i = 0; i < HEADS; i++) {
+            int h = base + s.first + i * s.step;
+            float a[N], b[N];
+            bits_to_f32(a, lo[i]);
+            bits_to_f32(b, hi[i]);
+            if (NORM) { /* all threads: the sums go over warps */
+                float sum = 0, w[N];
+                for (int j = 0; j < N; j++)
+                    sum += a[j] * a[j] + b[j] * b[j];
+                float r = rsqrtf(head_sum(sum, s.slots) / (float)(2 * half) + eps);
+                if (h < s.n_rotated) {
+                    bool is_q = h < to.n_q;
+                    if (s.slot == 0)
+                        *(is_q ? norms.rstd_q + token * to.n_q + h
+                               : norms.rstd_k + token * to.n_kv + h - to.n_q) = r;
+                    const T *weight = (is_q ? norms.q : norms.k) + s.slot * N;
+                    for (int j = 0; j < N; j++)
+                        a[j] *= r, b[j] *= r;
+                    bits_to_f32(a, bits_from_f32(a)); /* rounded as transformers does */
+                    bits_to_f32(b, bits_from_f32(b));
+                    bits_to_f32(w, bits_load(weight));
+                    for (int j = 0; j < N; j++)
+                        a[j] *= w[j];
+                    bits_to_f32(w, bits_load(weight + half));
+                    for (int j = 0; j < N; j++)
+                        b[j] *= w[j];
+                    bits_to_f32(a, bits_from_f32(a));
+                    bits_to_f32(b, bits_from_f32(b));
+                }
+            }
+            if (h >= s.n_all) continue;
+            if (h < s.n_rotated) turn(a, b, t);
+            T *y = to.at(token, h) + s.slot * N;
+            bits_store(y, bits_from_f32(a));
+            bits_store(y + half, bits_from_f32(b));
+        }
+    }
+}
+
+/* x: what forward read, where heads were normed. */
+template <typename T, bool NORM>
+__global__ void __launch_bounds__(MAX_TOKEN_THREADS)
+    split_bwd_kernel(Heads<T> to, bool add, Heads<const T> grads, Heads<const T> x, Norms<T> norms,
+                     const int32_t *positions, const float *rope, int half, int per_pass)
+{
+    enum { N = Vec<T>::N };
+    int64_t token = blockIdx.x;
+    Share s = share_of(half / N, per_pass, to.n_q, to.n_kv);
+    int position = positions[token];
+    for (int base = 0; base < s.n_all; base += HEADS * s.step) {
+        Bits lo[HEADS], hi[HEADS];
+#pragma unroll
+        for (int i = 0; i < HEADS; i++) {
+            int h = base + s.first + i * s.step;
+            const T *g = grads.at(token, h < s.n_all ? h : 0) + s.slot * N;
+            lo[i] = h < s.n_all ? bits_load_last(g) : bits_zero();
+            hi[i] = h < s.n_all ? bits_load_last(g + half) : bits_zero();
+        }
+        Turn<N> t = turn_load<N>(rope + (int64_t)position * 2 * half, half, s.slot, -1);
+#pragma unroll
+        for (int i = 0; i < HEADS; i++) {
+            int h = base + s.first + i * s.step;
+            float a[N], b[N];
+            bits_to_f32(a, lo[i]);
+            bits_to_f32(b, hi[i]);
+            if (h < s.n_rotated) turn(a, b, t);
+            if (NORM) {
+                bool normed = h < s.n_rotated, is_q = h < to.n_q;
+                int at = normed ? h : 0; /* of threads that only take part in the sum */
+                const T *from = x.at(token, at) + s.slot * N;
+                const T *weight = (is_q ? norms.q : norms.k) + s.slot * N;
+                float r = *(is_q || !normed ? norms.rstd_q + token * to.n_q + at
+                                            : norms.rstd_k + token * to.n_kv + at - to.n_q);
+                float xa[N], xb[N], w[N], dot = 0;
+                bits_to_f32(xa, bits_load_last(from));
+                bits_to_f32(xb, bits_load_last(from + half));
+                bits_to_f32(w, bits_load(weight));
+                for (int j = 0; j < N; j++)
+                    w[j] *= normed ? a[j] : 0.0f, dot += w[j] * xa[j];
+                float wb[N];
+                bits_to_f32(wb, bits_load(weight + half));
+                for (int j = 0; j < N; j++)
+                    wb[j] *= normed ? b[j] : 0.0f, dot += wb[j] * xb[j];
+                float mean = head_sum(dot, s.slots) / (float)(2 * half) * r * r;
+                for (int j = 0; normed && j < N; j++) {
+                    a[j] = r * (w[j] - xa[j] * mean);
+                    b[j] = r * (wb[j] - xb[j] * mean);
+                }
+            }
+            if (h >= s.n_all) continue;
+            T *y = to.at(token, h) + s.slot * N;
+            if (add) {
+                float old[N];
+                bits_to_f32(old, bits_load(y));
+                for (int j = 0; j < N; j++)
+                    a[j] += old[j];
+                bits_to_f32(old, bits_load(y + half));
+                for (int j = 0; j < N; j++)
+                    b[j] += old[j];
+            }
+            bits_store(y, bits_from_f32(a));
+            bits_store(y + half, bits_from_f32(b));
+        }
+    }
+}
+
+/* Heads that a block takes at a time; 0: the shape does not fit. */
+template <typename T> static int heads_per_pass(int half, int n_all, bool norm)
+{
+    int slots = half / Vec<T>::N;
+    if (half % Vec<T>::N != 0) return 0;
+    if (norm && (slots > WARP || (slots & (slots - 1)) != 0)) return 0;
+    int most = MAX_TOKEN_THREADS / slots, want = (int)ceil_div(n_all, HEADS);
+    return want < most ? want : most;
+}
+
+static unsigned token_threads(int per_pass, int slots)
+{
+    return (unsigned)(ceil_div(per_pass * slots, WARP) * WARP);
+}
+
+/* q, k, v in one matrix, or apart. */
+template <typename T> static Heads<T> heads_fused(const Tensor *qkv, int n_q, int n_kv, int width)
+{
+    T *q = (T *)tensor_data(qkv), *k = q + (int64_t)n_q * width;
+    return {q, k, k + (int64_t)n_kv * width, qkv->ld, qkv->ld, n_q, n_kv, width};
+}
+template <typename T>
+static Heads<T> heads_apart(const Tensor *q, const Tensor *k, const Tensor *v, int n_q, int n_kv,
+                            int width)
+{
+    return {(T *)tensor_data(q),
+            (T *)tensor_data(k),
+            (T *)tensor_data(v),
+            q->ld,
+            k->ld,
+            n_q,
+            n_kv,
+            width};
+}
+template <typename T>
+static Norms<T> norms_of(const Tensor *rstd_q, const Tensor *rstd_k, const Tensor *q_norm,
+                         const Tensor *k_norm)
+{
+    if (!q_norm) return {};
+    return {(float *)tensor_data(rstd_q), (float *)tensor_data(rstd_k),
+            (const T *)tensor_data(q_norm), (const T *)tensor_data(k_norm)};
+}
+
+template <typename T>
+static bool apart_fit(const Tensor *q, const Tensor *k, const Tensor *v, const Tensor *q_norm,
+                      const Tensor *k_norm)
+{
+    return vectors_fit<T>(q) && vectors_fit<T>(k) && vectors_fit<T>(v) && k->ld == v->ld &&
+           (!q_norm || (vectors_fit<T>(q_norm) && vectors_fit<T>(k_norm)));
+}
+
+/* ---- a warp a head ---- */
 
 enum { WARPS = CUDA_ROPE_WARPS, THREADS = WARPS * WARP, MAX_STEPS = 4 }; /* head widths up to 256 */
 
@@ -135,6 +398,18 @@ void cuda_split_rope_fwd(Device *d, Tensor *q, Tensor *k, Tensor *v, Tensor *rst
     if (tensor_rows(qkv) == 0) return;
     int64_t col_k = (int64_t)n_heads * width, col_v = col_k + (int64_t)n_kv_heads * width;
     DISPATCH(qkv, T, {
+        int per_pass = heads_per_pass<T>(half, n_heads + 2 * n_kv_heads, q_norm);
+        if (per_pass && vectors_fit<T>(qkv) && apart_fit<T>(q, k, v, q_norm, k_norm)) {
+            auto kernel = q_norm ? split_fwd_kernel<T, true> : split_fwd_kernel<T, false>;
+            kernel<<<(unsigned)tensor_rows(qkv), token_threads(per_pass, half / Vec<T>::N), 0,
+                     cuda_stream(d)>>>(heads_apart<T>(q, k, v, n_heads, n_kv_heads, width),
+                                       heads_fused<const T>(qkv, n_heads, n_kv_heads, width),
+                                       norms_of<T>(rstd_q, rstd_k, q_norm, k_norm),
+                                       (const int32_t *)tensor_data(positions),
+                                       (const float *)tensor_data(rope), half, per_pass, eps);
+            LAUNCHED();
+            return;
+        }
         part_fwd<T>(d, q, rstd_q, qkv, 0, positions, rope, q_norm, n_heads, half, eps);
         part_fwd<T>(d, k, rstd_k, qkv, col_k, positions, rope, k_norm, n_kv_heads, half, eps);
     });
@@ -179,6 +454,21 @@ void cuda_split_rope_bwd(Device *d, Tensor *dqkv, float beta, Tensor *dq_norm, f
     }
     int64_t col_k = (int64_t)n_heads * width, col_v = col_k + (int64_t)n_kv_heads * width;
     DISPATCH(dqkv, T, {
+        int per_pass = heads_per_pass<T>(half, n_heads + 2 * n_kv_heads, q_norm);
+        if (per_pass && !dq_norm && !dk_norm && vectors_fit<T>(dqkv) &&
+            (!q_norm || vectors_fit<T>(qkv)) && apart_fit<T>(dq, dk, dv, q_norm, k_norm)) {
+            auto kernel = q_norm ? split_bwd_kernel<T, true> : split_bwd_kernel<T, false>;
+            Heads<const T> x = {};
+            if (q_norm) x = heads_fused<const T>(qkv, n_heads, n_kv_heads, width);
+            kernel<<<(unsigned)tensor_rows(dq), token_threads(per_pass, half / Vec<T>::N), 0,
+                     cuda_stream(d)>>>(heads_fused<T>(dqkv, n_heads, n_kv_heads, width), beta != 0,
+                                       heads_apart<const T>(dq, dk, dv, n_heads, n_kv_heads, width),
+                                       x, norms_of<T>(rstd_q, rstd_k, q_norm, k_norm),
+                                       (const int32_t *)tensor_data(positions),
+                                       (const float *)tensor_data(rope), half, per_pass);
+            LAUNCHED();
+            return;
+        }
         part_bwd<T>(d, dqkv, beta, dq_norm, dq_norm_beta, dq, qkv, 0, rstd_q, positions, rope,
                     q_norm, n_heads, half);
         part_bwd<T>(d, dqkv, beta, dk_norm, dk_norm_beta, dk, qkv, col_k, rstd_k, positions, rope,

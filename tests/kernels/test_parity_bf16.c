@@ -88,6 +88,15 @@ static Pair *matrix(Bench *b, int64_t rows, int64_t cols, int64_t pad)
     return fill(b, make(b, DT_BF16, DT_F32, 2, (int64_t[]){rows, cols}, pad), 1, 0);
 }
 
+/* A matrix whose first element lies `shift` elements behind an aligned address. */
+static Pair *shifted(Bench *b, int64_t rows, int64_t cols, int64_t pad, int64_t shift)
+{
+    Pair *p = matrix(b, rows, cols + shift, pad);
+    p->cpu = tensor_slice_cols(&p->cpu, shift, cols);
+    p->gpu = tensor_slice_cols(&p->gpu, shift, cols);
+    return p;
+}
+
 static Pair *vector(Bench *b, int64_t n, DType gpu)
 {
     return fill(b, make(b, gpu, DT_F32, 1, &n, 0), 1, gpu == DT_BF16 ? 1 : 0);
@@ -140,13 +149,14 @@ static const double BF16 = 1.0 / 128; /* a few roundings of 2^-9 */
         (b)->gpu.k->kernel on_gpu;                                                                 \
     } while (0)
 
-static void rows_kernels(Bench *b, int64_t n, int64_t c, int64_t pad)
+static void rows_kernels(Bench *b, int64_t n, int64_t c, int64_t pad, int64_t shift)
 {
     char what[80];
-    snprintf(what, sizeof what, "rmsnorm %lldx%lld+%lld", (long long)n, (long long)c,
-             (long long)pad);
-    Pair *x = matrix(b, n, c, pad), *y = matrix(b, n, c, pad), *dy = matrix(b, n, c, pad),
-         *dx = matrix(b, n, c, pad);
+    snprintf(what, sizeof what, "rmsnorm %lldx%lld+%lld from %lld", (long long)n, (long long)c,
+             (long long)pad, (long long)shift);
+    Pair *x = shifted(b, n, c, pad, shift), *y = shifted(b, n, c, pad, shift),
+         *dy = shifted(b, n, c, pad, shift), *dx = shifted(b, n, c, pad, shift),
+         *da = shifted(b, n, c, pad, shift);
     Pair *w = vector(b, c, DT_BF16), *dw = vector(b, c, DT_F32), *rstd = vector(b, n, DT_F32);
     BOTH(b, rmsnorm_fwd, (&b->cpu, &y->cpu, &rstd->cpu, &x->cpu, &w->cpu, 1e-5f),
          (&b->gpu, &y->gpu, &rstd->gpu, &x->gpu, &w->gpu, 1e-5f));
@@ -160,22 +170,34 @@ static void rows_kernels(Bench *b, int64_t n, int64_t c, int64_t pad)
               &w->gpu));
         same(b, what, dx, BF16);
         same(b, what, dw, 1e-4);
+        BOTH(b, rmsnorm_bwd, /* a frozen norm */
+             (&b->cpu, &da->cpu, (float)beta, NULL, 0, &dy->cpu, &x->cpu, &rstd->cpu, &w->cpu),
+             (&b->gpu, &da->gpu, (float)beta, NULL, 0, &dy->gpu, &x->gpu, &rstd->gpu, &w->gpu));
+        same(b, what, da, BF16);
     }
     snprintf(what, sizeof what, "swiglu %lldx%lld+%lld", (long long)n, (long long)c,
              (long long)pad);
-    Pair *gu = matrix(b, n, 2 * c, pad), *h = matrix(b, n, c, pad), *dgu = matrix(b, n, 2 * c, pad);
+    Pair *gu = shifted(b, n, 2 * c, pad, shift), *h = shifted(b, n, c, pad, shift),
+         *dgu = shifted(b, n, 2 * c, pad, shift);
     BOTH(b, swiglu_fwd, (&b->cpu, &h->cpu, &gu->cpu), (&b->gpu, &h->gpu, &gu->gpu));
     same(b, what, h, BF16);
-    BOTH(b, swiglu_bwd, (&b->cpu, &dgu->cpu, 0, &h->cpu, &dy->cpu, &gu->cpu),
-         (&b->gpu, &dgu->gpu, 0, &h->gpu, &dy->gpu, &gu->gpu));
-    same(b, what, dgu, BF16);
-    same(b, what, h, BF16);
+    for (int beta = 0; beta < 2; beta++) {
+        BOTH(b, swiglu_bwd,
+             (&b->cpu, &dgu->cpu, (float)beta, beta ? NULL : &h->cpu, &dy->cpu, &gu->cpu),
+             (&b->gpu, &dgu->gpu, (float)beta, beta ? NULL : &h->gpu, &dy->gpu, &gu->gpu));
+        same(b, what, dgu, BF16);
+        same(b, what, h, BF16);
+    }
     snprintf(what, sizeof what, "bias %lldx%lld+%lld", (long long)n, (long long)c, (long long)pad);
     Pair *db = vector(b, c, DT_F32);
     BOTH(b, bias_bwd, (&b->cpu, &db->cpu, 1, &dy->cpu), (&b->gpu, &db->gpu, 1, &dy->gpu));
     same(b, what, db, 1e-4);
     BOTH(b, axpy, (&b->cpu, &y->cpu, 0.5f, &x->cpu), (&b->gpu, &y->gpu, 0.5f, &x->gpu));
     same(b, "axpy", y, BF16);
+    BOTH(b, swiglu_bwd, (&b->cpu, &gu->cpu, 0, &dy->cpu, &dy->cpu, &gu->cpu), /* in place */
+         (&b->gpu, &gu->gpu, 0, &dy->gpu, &dy->gpu, &gu->gpu));
+    same(b, "swiglu in place", gu, BF16);
+    same(b, "swiglu in place, h", dy, BF16);
     drop_all(b);
 }
 
@@ -183,11 +205,15 @@ Test(parity_bf16, rows)
 {
     Bench b;
     if (!open_both(&b)) return;
-    static const int64_t shapes[][3] = {{1, 1, 0},      {3, 7, 0},      {17, 64, 0},
-                                        {129, 4096, 0}, {33, 4096, 64}, {5, 8192, 24},
-                                        {2, 14336, 0},  {300, 100, 24}, {7, 20000, 0}};
-    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
-        rows_kernels(&b, shapes[i][0], shapes[i][1], shapes[i][2]);
+    static const int64_t shapes[][3] = {{1, 1, 0},      {3, 7, 0},       {17, 64, 0},
+                                        {129, 4096, 0}, {33, 4096, 64},  {5, 8192, 24},
+                                        {2, 14336, 0},  {300, 100, 24},  {7, 20000, 0},
+                                        {1, 4096, 16},  {600, 2048, 16}, {9, 16384, 8}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        rows_kernels(&b, shapes[i][0], shapes[i][1], shapes[i][2], 0);
+        rows_kernels(&b, shapes[i][0], shapes[i][1], shapes[i][2], 1);
+        rows_kernels(&b, shapes[i][0], shapes[i][1], shapes[i][2], 8);
+    }
     cr_assert_eq(b.n_failed, 0);
     close_both(&b);
 }
@@ -361,6 +387,15 @@ static void rope(Bench *b, int64_t n, int h, int kv, int d, int64_t pad, bool no
         same(b, "rope dq_norm", dqn, 0.01);
         same(b, "rope dk_norm", dkn, 0.01);
     }
+    /* frozen norms, and a gradient to add to */
+    BOTH(b, split_rope_bwd,
+         (&b->cpu, &dqkv->cpu, 1, NULL, 0, NULL, 0, &q->cpu, &k->cpu, &v->cpu, &qkv->cpu,
+          norm ? &rq->cpu : NULL, norm ? &rk->cpu : NULL, &p->cpu, &table->cpu, cn[0], cn[1], h,
+          kv),
+         (&b->gpu, &dqkv->gpu, 1, NULL, 0, NULL, 0, &q->gpu, &k->gpu, &v->gpu, &qkv->gpu,
+          norm ? &rq->gpu : NULL, norm ? &rk->gpu : NULL, &p->gpu, &table->gpu, gn[0], gn[1], h,
+          kv));
+    same(b, "rope dqkv, frozen norms", dqkv, 2 * BF16);
     drop_all(b);
 }
 
@@ -374,6 +409,9 @@ Test(parity_bf16, split_and_rotate)
         rope(&b, 300, 8, 2, 128, 0, norm);
         rope(&b, 65, 3, 1, 96, 8, norm);
         rope(&b, 20, 2, 2, 256, 0, norm);
+        rope(&b, 33, 32, 8, 128, 48, norm);
+        rope(&b, 9, 6, 2, 80, 4, norm);
+        rope(&b, 5, 40, 40, 128, 16, norm);
     }
     cr_assert_eq(b.n_failed, 0);
     close_both(&b);

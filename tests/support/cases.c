@@ -29,9 +29,18 @@ const MatmulCase matmul_cases[] = {
 const int n_matmul_cases = COUNT(matmul_cases);
 
 const RowsCase rows_cases[] = {
-    {"1x1", 1, 1, 0},      {"one row", 1, 100, 0},    {"narrow", 50, 3, 0},
-    {"even", 64, 64, 0},   {"odd", 37, 61, 0},        {"pitch", 37, 61, 24},
-    {"no rows", 0, 16, 0}, {"long rows", 5, 4099, 0}, {"many rows", 3000, 40, 24},
+    {"1x1", 1, 1, 0},
+    {"one row", 1, 100, 0},
+    {"narrow", 50, 3, 0},
+    {"even", 64, 64, 0},
+    {"odd", 37, 61, 0},
+    {"pitch", 37, 61, 24},
+    {"no rows", 0, 16, 0},
+    {"long rows", 5, 4099, 0},
+    {"many rows", 3000, 40, 24},
+    {"whole vectors, pitch", 21, 2056, 8},
+    {"as wide as registers", 3, 8192, 0},
+    {"wider", 2, 8200, 4},
 };
 const int n_rows_cases = COUNT(rows_cases);
 
@@ -45,5 +54,8 @@ const HeadsCase heads_cases[] = {
     {"blocks and one more", 3, 3, 10, 2, {129, 64}, 0},
     {"width 64", 2, 1, 64, 2, {40, 71}, 24},
     {"width 128", 2, 1, 128, 2, {9, 66}, 0},
+    {"many heads of width 128, pitch", 32, 8, 128, 2, {3, 2}, 48},
+    {"width 80", 6, 2, 80, 1, {5}, 8},
+    {"width 256", 3, 3, 256, 1, {4}, 0},
 };
 const int n_heads_cases = COUNT(heads_cases);
