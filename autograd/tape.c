@@ -100,9 +100,29 @@ Node *tape_add(Ctx *c, const Op *op)
     }
     Node *n = arena_alloc(t->arena, sizeof *n);
     n->op = op;
+    n->module = c->module;
     n->tape = t;
     t->nodes[t->n++] = n;
     return n;
+}
+
+/* A module's range with the op's in it. */
+static void range_begin(Ctx *c, const char *module, const Op *op)
+{
+    device_range(c->dev, module ? module : "no module");
+    device_range(c->dev, op->name);
+}
+
+static void range_end(Ctx *c)
+{
+    device_range(c->dev, NULL);
+    device_range(c->dev, NULL);
+}
+
+void op_begin(Ctx *c, const Op *op)
+{
+    if (c->dev->meter) meter_rest(c->dev->meter);
+    range_begin(c, c->module, op);
 }
 
 Node *tape_record(Ctx *c, const Op *op, int n_out, Tensor *const *out, int n_in, Tensor *const *in)
@@ -117,7 +137,8 @@ Node *tape_record(Ctx *c, const Op *op, int n_out, Tensor *const *out, int n_in,
         if (!out[i]->name) out[i]->name = op->name;
         if (c->trace) trace_tensor(c->trace, c->dev, op->name, out[i]);
     }
-    if (c->dev->meter) meter_op(c->dev->meter, op->name, false);
+    range_end(c);
+    if (c->dev->meter) meter_op(c->dev->meter, c->module, op->name, METER_FORWARD);
     if (!c->tape || !wanted) return NULL;
     Node *n = tape_add(c, op);
     n->n_out = n_out;
@@ -183,9 +204,11 @@ Tensor *tape_output(Ctx *c, Node *n, int i)
 static void make_again(Ctx *c, Node *m)
 {
     scope_push(c->scope);
+    range_begin(c, m->module, m->op);
     m->op->remake(c, m);
+    range_end(c);
     scope_pop(c->scope, NULL);
-    if (c->dev->meter) meter_op(c->dev->meter, m->op->name, false);
+    if (c->dev->meter) meter_op(c->dev->meter, m->module, m->op->name, METER_AGAIN);
     for (Reader *r = m->readers; r; r = r->next) {
         if (!r->handle->maker) continue;
         r->handle->storage = m->out[r->out]->storage;
@@ -203,7 +226,7 @@ Tensor *tape_saved(Ctx *c, Node *n, int slot)
 {
     Tensor *t = n->saved[slot];
     if (!t || t->storage || !t->maker) return t;
-    if (c->dev->meter) meter_op(c->dev->meter, n->op->name, true); /* so far */
+    if (c->dev->meter) meter_op(c->dev->meter, n->module, n->op->name, METER_BACKWARD); /* so far */
     make_again(c, t->maker);
     return t;
 }
@@ -229,32 +252,32 @@ static Node *leaver_for(const Tape *t, const Node *n)
     return m;
 }
 
-static void run_finish(Ctx *c, Node *n)
+static void run_rule(Ctx *c, Node *n, void (*rule)(Ctx *c, Node *n))
 {
     scope_push(c->scope);
-    n->op->finish(c, n);
-    if (c->dev->meter) meter_op(c->dev->meter, n->op->name, true);
+    range_begin(c, n->module, n->op);
+    rule(c, n);
+    range_end(c);
+    if (c->dev->meter) meter_op(c->dev->meter, n->module, n->op->name, METER_BACKWARD);
     scope_pop(c->scope, NULL);
 }
 
 static void run_backward(Ctx *c, Node *n)
 {
-    scope_push(c->scope);
-    n->op->backward(c, n);
-    if (c->dev->meter) meter_op(c->dev->meter, n->op->name, true);
-    scope_pop(c->scope, NULL);
+    run_rule(c, n, n->op->backward);
     if (!n->waiting) return;
     Tensor *x = n->waiting->saved[0];
     x->storage = n->out[0]->grad->storage;
     x->offset = n->out[0]->grad->offset;
     storage_ref(x->storage);
-    run_finish(c, n->waiting);
+    run_rule(c, n->waiting, n->waiting->op->finish);
     node_release(n->waiting);
 }
 
 void tape_backward(Ctx *c)
 {
     Tape *t = c->tape;
+    if (c->dev->meter) meter_rest(c->dev->meter);
     while (t->n > 0) {
         Node *n = t->nodes[--t->n], *leaver = NULL;
         bool reached = n->op->always;
@@ -266,7 +289,7 @@ void tape_backward(Ctx *c)
             if (leaver)
                 leaver->waiting = n;
             else if (n->op->finish)
-                run_finish(c, n);
+                run_rule(c, n, n->op->finish);
         }
         if (!leaver) node_release(n);
     }

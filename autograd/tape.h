@@ -35,6 +35,7 @@ typedef struct Ctx {
     uint64_t key;        /* of this epoch's dropout: mix(seed, epoch) */
     Trace *trace;        /* or NULL: autograd/trace.h */
     Recompute recompute; /* of the segment that runs */
+    const char *module;  /* the part of the model that runs, for profiles; or NULL */
 } Ctx;
 
 enum { NODE_MAX_IN = 10, NODE_MAX_OUT = 3, NODE_MAX_SAVED = 14 };
@@ -66,7 +67,8 @@ struct Node {
     Node *waiting;              /* whose finish waits for output 0 */
     int n_out, n_in;
     Tape *tape;
-    void *args; /* in the arena: what else the rule needs; the op's own struct */
+    const char *module; /* Ctx.module when it was recorded */
+    void *args;         /* in the arena: what else the rule needs; the op's own struct */
 };
 
 Tape *tape_new(Arena *arena);
@@ -80,7 +82,9 @@ Tensor *tensor_new_matrix(Ctx *c, int64_t rows, int64_t cols);
 Tensor *tensor_new_padded(Ctx *c, int64_t rows, int64_t cols, int64_t pad);
 Tensor *tensor_like(Ctx *c, const Tensor *t); /* same shape and dtype, dense */
 
-/* Records a step and sets needs_grad of its outputs; NULL (nothing to save) when there is no tape or no input
+/* Where an op begins: the kernels from here to its tape_record are its, for profilers. */
+void op_begin(Ctx *c, const Op *op);
+/* Where an op ends.  Records a step and sets needs_grad of its outputs; NULL (nothing to save) when there is no tape or no input
  * needs a gradient.  NULL inputs are allowed and skipped. */
 Node *tape_record(Ctx *c, const Op *op, int n_out, Tensor *const *out, int n_in, Tensor *const *in);
 /* Records a step without inputs and outputs whatever there is to differentiate: a segment's markers. */

@@ -111,19 +111,51 @@ static void profile_head(StrBuf *b, const char *what)
                   "GMAC", "GB");
 }
 
+static const char *const pass_names[] = {
+    [METER_FORWARD] = "", [METER_AGAIN] = " again", [METER_BACKWARD] = " backward"};
+
+/* Ops with the same name, or of the same module, as one line for each pass. */
+static void profile_sums(StrBuf *b, const Meter *m, bool by_module, double all)
+{
+    bool told[METER_MAX_OPS] = {false};
+    for (int i = 0; i < m->n_ops; i++) {
+        const MeterOp *op = &m->ops[i];
+        const char *name = by_module ? op->module : op->name;
+        MeterCount sum = {0};
+        for (int j = i; j < m->n_ops; j++) {
+            const MeterOp *other = &m->ops[j];
+            if (told[j] || other->pass != op->pass ||
+                !str_eq(by_module ? other->module : other->name, name))
+                continue;
+            meter_add(&sum, &other->count);
+            told[j] = true;
+        }
+        if (sum.calls == 0) continue;
+        char what[64];
+        snprintf(what, sizeof what, "%s%s", name, pass_names[op->pass]);
+        profile_line(b, what, &sum, all);
+    }
+}
+
 void profile_print(StrBuf *b, const Meter *m)
 {
+    static const char *const classes[] = {[METER_PRODUCTS] = "products",
+                                          [METER_ATTENTION] = "attention",
+                                          [METER_OTHER] = "memory-bound kernels"};
     MeterCount all = meter_sum(m, METER_CLASSES);
     strbuf_puts(b, "one step, waiting for each kernel\n");
+    profile_head(b, "by module");
+    profile_sums(b, m, true, all.seconds);
     profile_head(b, "by op");
-    for (int i = 0; i < m->n_ops; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "%s%s", m->ops[i].name, m->ops[i].backward ? " backward" : "");
-        profile_line(b, name, &m->ops[i].count, all.seconds);
-    }
+    profile_sums(b, m, false, all.seconds);
     profile_head(b, "by kernel");
     for (int i = 0; i < N_KERNELS; i++)
         if (m->kernels[i].calls > 0) profile_line(b, kernel_name(i), &m->kernels[i], all.seconds);
+    profile_head(b, "by class");
+    for (int c = 0; c < METER_CLASSES; c++) {
+        MeterCount sum = meter_sum(m, (MeterClass)c);
+        if (sum.calls > 0) profile_line(b, classes[c], &sum, all.seconds);
+    }
     profile_line(b, "all", &all, all.seconds);
 }
 

@@ -319,7 +319,7 @@ int cmd_bench(int argc, char **argv)
         {"kernels", OPT_FLAG, &f.kernels, NULL,
          "bandwidth of each memory-bound kernel, beside a copy's"},
         {"profile", OPT_FLAG, &f.profile, NULL,
-         "time, operations and bytes of one step by op and by kernel"},
+         "time, operations and bytes of one step by module, op and kernel"},
         {"matrix", OPT_FLAG, &f.matrix, NULL,
          "a table: own attention and the library's, levels of recompute, and both together"},
         {"json", OPT_FLAG, &f.json, NULL, "a JSON object a line instead"},

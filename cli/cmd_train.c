@@ -76,7 +76,7 @@ int cmd_train(int argc, char **argv)
         {"verbose", OPT_FLAG, &verbose, NULL, "more notes, and the first row as a table of tokens"},
         {"quiet", OPT_FLAG, &quiet, NULL, "warnings only, no progress"},
         {"profile", OPT_FLAG, &profile, NULL,
-         "at the end: time, operations and bytes of the third step by op and by kernel"},
+         "at the end: time, operations and bytes of the third step by module, op and kernel"},
         {0}};
     const char *args[MAX_ARGS];
     int n_args = 0;

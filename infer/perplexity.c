@@ -71,6 +71,7 @@ static void pass_run(Pass *p, Llama *m)
                NULL);
     Ctx *c = &p->feed.ctx;
     Tensor *h = llama_forward(c, m, &p->feed.batch);
+    c->module = "head and loss";
     h = op_gather_rows(c, h, feed_ints(&p->feed, p->rows, n));
     Tensor *sum = tensor_new(c, DT_F32, 1, &one), *row_loss = tensor_new(c, DT_F32, 1, &n);
     tensor_zero(c->dev, sum);

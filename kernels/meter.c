@@ -34,16 +34,35 @@ MeterCount meter_sum(const Meter *m, MeterClass c)
     return sum;
 }
 
-void meter_op(Meter *m, const char *name, bool backward)
+static MeterOp *find_op(Meter *m, const char *module, const char *name, MeterPass pass)
+{
+    for (int i = 0; i < m->n_ops; i++) {
+        MeterOp *op = &m->ops[i];
+        if (op->pass == pass && strcmp(op->name, name) == 0 && strcmp(op->module, module) == 0)
+            return op;
+    }
+    ASSERT(m->n_ops < METER_MAX_OPS, "more than %d kinds of ops", METER_MAX_OPS);
+    m->ops[m->n_ops] = (MeterOp){.module = module, .name = name, .pass = pass};
+    return &m->ops[m->n_ops++];
+}
+
+void meter_op(Meter *m, const char *module, const char *name, MeterPass pass)
 {
     if (m->pending.calls == 0) return;
-    int i = 0;
-    while (i < m->n_ops && (strcmp(m->ops[i].name, name) != 0 || m->ops[i].backward != backward))
-        i++;
-    ASSERT(i < METER_MAX_OPS, "more than %d kinds of ops", METER_MAX_OPS);
-    if (i == m->n_ops) m->ops[m->n_ops++] = (MeterOp){.name = name, .backward = backward};
-    meter_add(&m->ops[i].count, &m->pending);
+    m->last = find_op(m, module ? module : "no module", name, pass);
+    meter_rest(m);
+}
+
+void meter_rest(Meter *m)
+{
+    if (!m->last) return;
+    meter_add(&m->last->count, &m->pending);
     m->pending = (MeterCount){0};
+}
+
+static bool is_optimizers(int kernel)
+{
+    return kernel == ID(adamw) || kernel == ID(sum_squares) || kernel == ID(step_scalars);
 }
 
 /* ---- around a kernel -------------------------------------------------------------------------- */
@@ -81,7 +100,10 @@ static void end(Device *d, int kernel, double flops, double bytes)
     }
     if (d->backend->range) d->backend->range(d, NULL);
     meter_add(&m->kernels[kernel], &c);
-    meter_add(&m->pending, &c);
+    if (is_optimizers(kernel))
+        meter_add(&find_op(m, "optimizer", kernel_name(kernel), METER_FORWARD)->count, &c);
+    else
+        meter_add(&m->pending, &c);
 }
 
 #define RUN(d, kernel, args)                                                                       \
@@ -396,6 +418,7 @@ void meter_attach(Meter *m, Device *d, const GpuSpec *gpu, bool timed)
 void meter_detach(Meter *m, Device *d)
 {
     ASSERT(d->meter == m, "another meter is attached");
+    meter_rest(m);
     d->k = m->inner;
     d->meter = NULL;
 }
@@ -404,5 +427,6 @@ void meter_reset(Meter *m)
 {
     memset(m->kernels, 0, sizeof m->kernels);
     m->n_ops = 0;
+    m->last = NULL;
     m->pending = (MeterCount){0};
 }

@@ -18,11 +18,14 @@ typedef struct MeterCount {
     double floor; /* at the rates of the GPU that was given: the longer of arithmetic and traffic */
 } MeterCount;
 
-enum { METER_MAX_OPS = 64 };
+/* AGAIN: in backward, what forward did not keep. */
+typedef enum MeterPass { METER_FORWARD, METER_AGAIN, METER_BACKWARD, METER_PASSES } MeterPass;
 
-typedef struct MeterOp { /* an op's forward or backward pass */
-    const char *name;
-    bool backward;
+enum { METER_MAX_OPS = 128 };
+
+typedef struct MeterOp { /* a pass of an op in a module */
+    const char *module, *name;
+    MeterPass pass;
     MeterCount count;
 } MeterOp;
 
@@ -35,6 +38,7 @@ typedef struct Meter {
     MeterCount kernels[N_KERNELS];
     MeterOp ops[METER_MAX_OPS];
     int n_ops;
+    MeterOp *last;
     MeterCount pending; /* kernels whose op has not said its name yet */
     double began;
 } Meter;
@@ -44,8 +48,11 @@ void meter_attach(Meter *m, Device *d, const GpuSpec *gpu, bool timed);
 void meter_detach(Meter *m, Device *d);
 void meter_reset(Meter *m);
 
-/* The kernels since the last call belong to this op (name: lives as long as the meter). */
-void meter_op(Meter *m, const char *name, bool backward);
+/* The kernels since the last call belong to this op of this module (NULL: none); the names live as long as the meter.
+ * What only an optimizer asks for is the module "optimizer"'s whenever it runs. */
+void meter_op(Meter *m, const char *module, const char *name, MeterPass pass);
+/* Those since then belong to the same op still: it did more after it had said its name. */
+void meter_rest(Meter *m);
 
 typedef enum MeterClass { METER_PRODUCTS, METER_ATTENTION, METER_OTHER, METER_CLASSES } MeterClass;
 MeterClass meter_class(int kernel);

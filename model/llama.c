@@ -10,6 +10,7 @@ static Tensor *embed_forward(Ctx *c, void *self, Tensor *x, const void *batch)
 {
     Llama *m = self;
     (void)x;
+    c->module = "embedding";
     return op_embedding(c, ((const Batch *)batch)->ids, &m->embed.t);
 }
 
@@ -17,6 +18,7 @@ static Tensor *norm_forward(Ctx *c, void *self, Tensor *x, const void *batch)
 {
     Llama *m = self;
     (void)batch;
+    c->module = "final norm";
     return op_rmsnorm(c, x, &m->norm.t, m->cfg.rms_norm_eps, 0);
 }
 

@@ -84,8 +84,11 @@ static Tensor *attention(Ctx *c, LlamaBlock *b, Tensor *h, const Batch *in)
     Tensor *q_norm = cfg->qk_norm ? &b->q_norm.t : NULL;
     Tensor *k_norm = cfg->qk_norm ? &b->k_norm.t : NULL;
     Tensor *q, *k, *v; /* (N,H*D) (N,K*D) (N,K*D), dense; q and k rotated */
-    op_split_rope(c, fused_linear(c, &b->qkv, h, NULL, in), in->positions, &b->model->rope, q_norm,
-                  k_norm, n_heads, n_kv_heads, cfg->rms_norm_eps, &q, &k, &v);
+    c->module = "qkv";
+    Tensor *qkv = fused_linear(c, &b->qkv, h, NULL, in);
+    c->module = "attention";
+    op_split_rope(c, qkv, in->positions, &b->model->rope, q_norm, k_norm, n_heads, n_kv_heads,
+                  cfg->rms_norm_eps, &q, &k, &v);
     int64_t pad = fused_linear_pad(&b->o);
     if (!in->kv) return op_attention(c, q, k, v, n_heads, n_kv_heads, &in->docs, pad);
     KvCache *kv = in->kv;
@@ -99,12 +102,18 @@ Tensor *llama_block_forward(Ctx *c, void *self, Tensor *x, const void *batch)
     const Batch *in = batch;
     float eps = b->model->cfg.rms_norm_eps;
 
+    c->module = "attention norm";
     Tensor *h = op_rmsnorm(c, x, &b->attn_norm.t, eps, fused_linear_pad(&b->qkv));
-    x = fused_linear(c, &b->o, attention(c, b, h, in), x,
-                     in); /* the residual is the product's beta */
+    Tensor *a = attention(c, b, h, in);
+    c->module = "o";
+    x = fused_linear(c, &b->o, a, x, in); /* the residual is the product's beta */
 
+    c->module = "ffn norm";
     h = op_rmsnorm(c, x, &b->ffn_norm.t, eps, fused_linear_pad(&b->gate_up));
-    Tensor *g = op_swiglu(c, fused_linear(c, &b->gate_up, h, NULL, in), /* (N,2F) -> (N,F) */
-                          fused_linear_pad(&b->down));
+    c->module = "gate_up";
+    Tensor *gu = fused_linear(c, &b->gate_up, h, NULL, in);
+    c->module = "swiglu";
+    Tensor *g = op_swiglu(c, gu, fused_linear_pad(&b->down)); /* (N,2F) -> (N,F) */
+    c->module = "down";
     return fused_linear(c, &b->down, g, x, in);
 }

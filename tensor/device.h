@@ -91,6 +91,12 @@ Status device_open(Device *d, const Backend *b, const DeviceOpts *opts, DType co
                    Err *err) MUST_CHECK;
 void device_close(Device *d); /* dies when storages are still live: a leak is a bug */
 
+/* Begins a range of that name for the vendor's profiler, NULL ends the last; free where no profiler looks on. */
+static inline void device_range(Device *d, const char *name)
+{
+    if (d->backend->range) d->backend->range(d, name);
+}
+
 /* A block of the region with one owner; panics with the memory table when the region is full.  bytes 0 is
  * fine.  Contents are undefined. */
 Storage *storage_new(Device *d, size_t bytes, MemCategory category);

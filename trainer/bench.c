@@ -252,7 +252,6 @@ static void look_inside(Bench *b, BenchResult *out)
     if (b->opts->profile) {
         meter_attach(&out->meter, &b->dev, out->gpu, true);
         run_step(b, &ignored);
-        meter_op(&out->meter, "optimizer", false);
         meter_detach(&out->meter, &b->dev);
     }
     if (!b->opts->kernels) return;

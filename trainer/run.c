@@ -188,10 +188,7 @@ static Status step(Run *r, Err *err)
     Meter *profile = r->to_profile-- == 1 ? r->s->profile : NULL;
     if (profile) meter_attach(profile, &r->s->dev, NULL, true);
     StepResult res = stepper_run(r->stepper, st->epoch, st->epoch_step, lr, st->step + 1);
-    if (profile) {
-        meter_op(profile, "optimizer", false);
-        meter_detach(profile, &r->s->dev);
-    }
+    if (profile) meter_detach(profile, &r->s->dev);
     if (!res.finite) return not_finite(r, &res, err);
     st->recent[st->step % RECENT_LOSSES] = res.loss;
     st->step++;

@@ -102,16 +102,21 @@ static void micro_batch(Stepper *s, const HostBatch *host, int64_t epoch, int64_
 
     shards_begin_pass(s->shards, true);
     scope_push(c.scope);
+    device_range(s->dev, "forward");
     Tensor *h = llama_forward(&c, s->model, &b.batch);
+    c.module = "head and loss";
     h = op_gather_rows(&c, h, b.rows);
     Tensor *loss = op_linear_xent(&c, h, llama_head(s->model), b.targets, 1.0f / (float)n_trained,
                                   &s->loss_sum, NULL, 0);
     scope_pop(c.scope, loss);
+    device_range(s->dev, NULL);
 
+    device_range(s->dev, "backward");
     if (loss->needs_grad) {
         tensor_seed_grad(&c, loss, 1.0f);
         tape_backward(&c);
     }
+    device_range(s->dev, NULL);
     shards_end_pass(s->shards);
     tape_free(c.tape);
     scope_free(c.scope);
@@ -132,10 +137,12 @@ static StepResult end_step(Stepper *s, StepInfo info)
     Device *d = s->dev;
     StepResult r = {.info = info};
     Comm *ranks = s->shards->comm;
+    device_range(d, "optimizer");
     update_measure(s->update, &s->sum_squares);
     ranks->of = "loss and norm";
     comm_wait(ranks, d, comm_all_reduce(ranks, d, &s->sums));
     update_apply(s->update, &s->sum_squares);
+    device_range(d, NULL);
 
     float sums[SUM_N];
     tensor_read(d, &s->sums, sums);

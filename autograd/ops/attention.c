@@ -56,6 +56,7 @@ static const Op attention_op = {.name = "attention",
 Tensor *op_attention(Ctx *c, Tensor *q, Tensor *k, Tensor *v, int n_heads, int n_kv_heads,
                      const Docs *docs, int64_t pad)
 {
+    op_begin(c, &attention_op);
     float scale = (float)(1.0 / sqrt((double)tensor_cols(q) / n_heads));
     Tensor *o = tensor_new_padded(c, tensor_rows(q), tensor_cols(q), pad);
     Tensor *lse = tensor_new(c, DT_F32, 2, (int64_t[]){tensor_rows(q), n_heads});

@@ -9,6 +9,7 @@ Tensor *op_attention_cached(Ctx *c, Tensor *q, Tensor *k, Tensor *v, int n_heads
                             Tensor *cache_k, Tensor *cache_v, const Docs *docs, const Tensor *past,
                             int64_t max_past, int64_t pad)
 {
+    op_begin(c, &attention_cached_op);
     ASSERT(!c->tape, "attention_cached has no backward pass");
     Tensor *o = tensor_new_padded(c, tensor_rows(q), tensor_cols(q), pad);
     c->dev->k->kv_append(c->dev, cache_k, cache_v, k, v, docs, past);

@@ -17,6 +17,7 @@ static const Op embedding_op = {.name = "embedding", .backward = embedding_backw
 
 Tensor *op_embedding(Ctx *c, const Tensor *ids, Tensor *w)
 {
+    op_begin(c, &embedding_op);
     Tensor *y = tensor_new_matrix(c, tensor_numel(ids), tensor_cols(w));
     c->dev->k->embedding_fwd(c->dev, y, w, ids);
 

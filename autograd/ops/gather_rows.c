@@ -17,6 +17,7 @@ static const Op gather_rows_op = {.name = "gather_rows", .backward = gather_rows
 
 Tensor *op_gather_rows(Ctx *c, Tensor *x, const Tensor *rows)
 {
+    op_begin(c, &gather_rows_op);
     Tensor *y = tensor_new_matrix(c, tensor_numel(rows), tensor_cols(x));
     c->dev->k->gather_rows(c->dev, y, x, rows);
 

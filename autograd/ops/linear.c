@@ -50,6 +50,7 @@ static const Op linear_op = {.name = "linear",
 
 Tensor *op_linear(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual)
 {
+    op_begin(c, &linear_op);
     Tensor *y = tensor_new_matrix(c, tensor_rows(x), tensor_rows(w));
     linear_forward(c, y, x, w, bias, residual);
 

@@ -137,6 +137,7 @@ static const Op linear_augmented_op = {.name = "linear_augmented",
 Tensor *op_linear_augmented(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual,
                             const LoraSlice *lora, int n_lora, uint64_t version)
 {
+    op_begin(c, &linear_augmented_op);
     ASSERT(n_lora >= 1 && n_lora <= LORA_MAX_SLICES, "linear_augmented: %d adapters", n_lora);
     ASSERT(!w->needs_grad, "linear_augmented: %s is trained", w->name ? w->name : "?");
     const Kernels *k = c->dev->k;

@@ -139,6 +139,7 @@ Tensor *op_linear_lora(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *resid
                        const LoraSlice *lora, int n_lora, const Tensor *samples,
                        const Tensor *positions)
 {
+    op_begin(c, &linear_lora_op);
     ASSERT(n_lora >= 1 && n_lora <= LORA_MAX_SLICES, "linear_lora: %d adapters", n_lora);
     Tensor *y = tensor_new_matrix(c, tensor_rows(x), tensor_rows(w));
     linear_forward(c, y, x, w, bias, residual);

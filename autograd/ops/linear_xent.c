@@ -71,6 +71,7 @@ static void chunk_run(Ctx *c, Head *a, Tensor *logits, int64_t row0)
 Tensor *op_linear_xent(Ctx *c, Tensor *h, Tensor *w, const Tensor *targets, float grad_scale,
                        Tensor *loss_sum, Tensor *row_loss, int64_t chunk_rows)
 {
+    op_begin(c, &linear_xent_op);
     int64_t rows = tensor_rows(h), vocab = tensor_rows(w), one = 1;
     ASSERT(!c->tape || grad_scale != 0 || !(h->needs_grad || w->needs_grad),
            "linear_xent: grad_scale %g", (double)grad_scale);

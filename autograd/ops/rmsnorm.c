@@ -30,6 +30,7 @@ static const Op rmsnorm_op = {.name = "rmsnorm",
 
 Tensor *op_rmsnorm(Ctx *c, Tensor *x, Tensor *w, float eps, int64_t pad)
 {
+    op_begin(c, &rmsnorm_op);
     Tensor *y = tensor_new_padded(c, tensor_rows(x), tensor_cols(x), pad);
     int64_t rows = tensor_rows(x);
     Tensor *rstd = tensor_new(c, DT_F32, 1, &rows);

@@ -58,6 +58,7 @@ void op_split_rope(Ctx *c, Tensor *qkv, const Tensor *positions, const Tensor *r
                    Tensor *k_norm, int n_heads, int n_kv_heads, float eps, Tensor **q, Tensor **k,
                    Tensor **v)
 {
+    op_begin(c, &split_rope_op);
     int64_t rows = tensor_rows(qkv), dim = tensor_cols(rope);
     Tensor *out[3] = {tensor_new_matrix(c, rows, n_heads * dim),
                       tensor_new_matrix(c, rows, n_kv_heads * dim),

@@ -27,6 +27,7 @@ static const Op swiglu_op = {.name = "swiglu",
 
 Tensor *op_swiglu(Ctx *c, Tensor *gate_up, int64_t pad)
 {
+    op_begin(c, &swiglu_op);
     Tensor *h = tensor_new_padded(c, tensor_rows(gate_up), tensor_cols(gate_up) / 2, pad);
     c->dev->k->swiglu_fwd(c->dev, h, gate_up);
 

@@ -26,7 +26,11 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     said "many documents a row" '{*"rows": "packed"*"documents": [12][0-9],*'
     done_by "kernels and profile" bench --model tiny --kernels --profile $fast
     said "kernels" "*a copy on the device moves *rmsnorm_fwd * %*"
-    said "ops" "*one step, waiting for each kernel*attention backward*optimizer*by kernel*matmul*all*100.0*"
+    said "modules" "*one step, waiting for each kernel*by module*embedding*attention norm*qkv*attention *o *ffn norm*gate_up*swiglu*down*head and loss*attention norm backward*optimizer*by op*"
+    said "ops" "*by op*attention backward*adamw*by kernel*matmul*by class*products*attention*memory-bound*all*100.0*"
+    done_by "profile of a step that makes things again" bench --model tiny --profile --rows full --recompute selective $fast
+    # 2 layers: the norm of the feed-forward runs twice forward and twice again
+    said "which shows" "*ffn norm  *  2 *down backward*ffn norm again  *  2 *ffn norm backward  *  2 *"
     done_by "JSON" bench --model tiny --json --kernels $fast
     said "an object a line" '{"what": "tiny lora*"rows": "full"*"step_s": *"tokens_per_s": *"step_over_floor": *"peak_bytes": *"kernels": {"matmul": *}'
     refused "no shape" 2 "lorac bench: name a shape*" bench $fast

@@ -69,7 +69,7 @@ refused 'a token beyond the vocabulary' 2 "$tmp/big.jsonl:1: token 999 is beyond
     train "$tmp/run.yaml" data.train="$tmp/big.jsonl" output="$tmp/x" --quiet
 
 done_by 'a step timed kernel by kernel' train "$tmp/run.yaml" --profile --quiet output="$tmp/profiled"
-said 'by op and by kernel' '*one step, waiting for each kernel*attention backward*optimizer*by kernel*matmul*all*100.0*steps  loss*'
+said 'by module, op and kernel' '*one step, waiting for each kernel*by module*attention backward*optimizer*by kernel*matmul*all*100.0*steps  loss*'
 
 # a folder that cannot be written is the machine's failure, not the input's
 checks=$((checks + 1))
