@@ -17,8 +17,11 @@ Tensor *op_rmsnorm(Ctx *c, Tensor *x, Tensor *w, float eps, int64_t pad);
 Tensor *op_linear(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual);
 
 /* What it computes, into y: for the ops that do more beside it. */
-void linear_forward(Ctx *c, Tensor *y, const Tensor *x, const Tensor *w, const Tensor *bias,
+void linear_forward(Ctx *c, Tensor *y, const Tensor *x, Tensor *w, const Tensor *bias,
                     const Tensor *residual);
+
+/* dx (N,I) = beta * dx + dy (N,O) w; w may be quantised. */
+void linear_dx(Ctx *c, Tensor *dx, float beta, const Tensor *dy, Tensor *w);
 
 /* An adapter on rows [row0, row0 + rows of b) of the base matrix: y[:, row0...] += scale * drop(x) a^T b^T.
  * a (R,I), b (rows,R).  `site` numbers the target module in the model: each has its own dropout mask, as in

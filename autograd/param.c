@@ -2,6 +2,7 @@
 #include "autograd/param.h"
 
 #include "base/str.h"
+#include "kernels/kernels.h"
 #include "tensor/convert.h"
 
 #include <stdlib.h>
@@ -47,12 +48,19 @@ void param_clear(Param *p)
     free(p->name);
     storage_unref(p->t.storage);
     storage_unref(p->low.storage);
+    if (p->t.quant) tensor_clear(&p->t.quant->packed);
     *p = (Param){0};
 }
 
 void param_alloc(Device *d, Param *p)
 {
-    ASSERT(!p->t.storage, "%s has a storage", p->name);
+    ASSERT(!param_is_there(p), "%s has a storage", p->name);
+    if (p->t.quant) {
+        Tensor *packed = &p->t.quant->packed;
+        packed->storage = storage_new(d, tensor_bytes(packed), MEM_WEIGHT);
+        d->backend->zero(d, packed->storage->data, tensor_bytes(packed));
+        return;
+    }
     size_t row = (size_t)p->t.ld * dtype_bytes(p->t.dtype);
     size_t bytes = tensor_bytes(&p->t) + (size_t)p->room * row;
     p->t.storage = storage_new(d, bytes, p->adapter ? MEM_ADAPTER : MEM_WEIGHT);
@@ -65,6 +73,62 @@ void param_set_room(Param *p, int64_t rows, int64_t cols)
     ASSERT(!p->t.storage && p->t.n_dims == 2, "%s has a storage or is no matrix", p->name);
     p->room = rows;
     p->t.ld = p->t.shape[1] + cols;
+    if (p->t.quant) p->t.quant->room = rows;
+}
+
+void param_set_quant(Param *p, Quant *q)
+{
+    ASSERT(!param_is_there(p) && !p->trained, "%s has a storage or is trained", p->name);
+    ASSERT(q->n_parts == p->n_slices && q->n_parts <= QUANT_MAX_PARTS, "%s: %d parts", p->name,
+           q->n_parts);
+    size_t bytes = 0;
+    for (int i = 0; i < q->n_parts; i++) {
+        ASSERT(q->parts[i].rows == p->slices[i].rows && q->parts[i].cols == p->t.shape[1],
+               "%s: part %d does not fit", p->name, i);
+        quant_place(&q->parts[i], &bytes);
+    }
+    int64_t n = (int64_t)bytes;
+    q->packed = tensor_shape(DT_U8, 1, &n);
+    q->packed.name = p->name;
+    q->room = p->room;
+    p->t.quant = q;
+}
+
+bool param_is_there(const Param *p)
+{
+    return p->t.storage || (p->t.quant && p->t.quant->packed.storage);
+}
+
+static Tensor slice_scratch(Device *d, const Param *p, int slice)
+{
+    const QuantPart *q = &p->t.quant->parts[slice];
+    return tensor_alloc(d, p->t.dtype, 2, (int64_t[]){q->rows, q->cols}, MEM_WORKSPACE);
+}
+
+Tensor param_slice_begin(Device *d, Param *p, int slice)
+{
+    return p->t.quant ? slice_scratch(d, p, slice) : param_slice_view(p, slice);
+}
+
+void param_slice_end(Device *d, Param *p, int slice, Tensor *values)
+{
+    Quant *q = p->t.quant;
+    if (!q) return;
+    const QuantPart *part = &q->parts[slice];
+    int64_t one = 1;
+    Tensor sums[2] = {tensor_shape(DT_F32, 1, &one), tensor_shape(DT_F32, 1, &one)};
+    for (int i = 0; i < 2; i++) {
+        sums[i].storage = q->packed.storage;
+        sums[i].offset = q->packed.offset + part->sums + (size_t)i * sizeof(float);
+    }
+    d->k->quantize(d, &q->packed, part, values);
+    d->k->sum_squares(d, &sums[0], 0, values);
+    Tensor decoded = slice_scratch(d, p, slice);
+    d->k->dequantize(d, &decoded, &q->packed, part);
+    d->k->axpy(d, &decoded, -1, values);
+    d->k->sum_squares(d, &sums[1], 0, &decoded);
+    tensor_clear(&decoded);
+    tensor_clear(values);
 }
 
 void param_open(Param *p)
@@ -108,6 +172,14 @@ int64_t param_slice_numel(const Param *p, int slice)
 
 void param_read(Device *d, const Param *p, int slice, float *host)
 {
+    const Quant *q = p->t.quant;
+    if (q) {
+        Tensor values = slice_scratch(d, p, slice);
+        d->k->dequantize(d, &values, &q->packed, &q->parts[slice]);
+        tensor_read_f32(d, &values, host);
+        tensor_clear(&values);
+        return;
+    }
     Tensor view = param_slice_view(p, slice), low = param_slice_low(p, slice);
     if (!low.storage) {
         tensor_read_f32(d, &view, host);
@@ -125,9 +197,11 @@ void param_read(Device *d, const Param *p, int slice, float *host)
 
 void param_write(Device *d, Param *p, int slice, const float *host)
 {
-    Tensor view = param_slice_view(p, slice), low = param_slice_low(p, slice);
+    Tensor low = param_slice_low(p, slice);
+    Tensor view = param_slice_begin(d, p, slice);
     if (!low.storage) {
         tensor_write_f32(d, &view, host);
+        param_slice_end(d, p, slice, &view);
         return;
     }
     int64_t n = param_slice_numel(p, slice);

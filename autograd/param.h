@@ -4,6 +4,7 @@
 #pragma once
 
 #include "tensor/device.h"
+#include "tensor/quant.h"
 
 enum { PARAM_MAX_SLICES = 3 };
 
@@ -75,6 +76,15 @@ int64_t param_slice_numel(const Param *p, int slice);
  * Waits for the device. */
 void param_read(Device *d, const Param *p, int slice, float *host);
 void param_write(Device *d, Param *p, int slice, const float *host);
+/* Makes p a quantised matrix before it has a storage: q (borrowed, lives as long as p) has its parts, one a slice; they are
+ * placed here.  From then on p->t has a shape and a pitch but no storage, and q->packed holds the values. */
+void param_set_quant(Param *p, Quant *q);
+/* Whether the values are in memory, as such or quantised. */
+bool param_is_there(const Param *p);
+/* A dense tensor (rows, cols) or (rows) of the compute dtype to write a slice's values to: the slice itself, or for a
+ * quantised one a scratch, which `end` encodes and frees.  What encoding loses is kept in the part's sums. */
+Tensor param_slice_begin(Device *d, Param *p, int slice);
+void param_slice_end(Device *d, Param *p, int slice, Tensor *values);
 /* Sets trained and t.needs_grad. */
 void param_set_trained(Param *p, bool trained);
 

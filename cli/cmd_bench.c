@@ -19,12 +19,12 @@ enum {
 static const int64_t UNSET = INT64_MIN; /* a default that depends on other flags */
 
 typedef struct BenchFlags {
-    const char *model, *method, *targets, *precision, *recompute, *attention, *device, *rows,
-        *lengths;
+    const char *model, *method, *quantize, *targets, *precision, *recompute, *attention, *device,
+        *rows, *lengths;
     const char *gradients, *update;
     int64_t rank, seq, micro, steps, threads;
     double seconds, dropout, memory;
-    bool kernels, profile, matrix, json;
+    bool single_quant, kernels, profile, matrix, json;
 } BenchFlags;
 
 static Status read_choice(int *out, const char *flag, const char *value, const char *const *names,
@@ -113,18 +113,23 @@ static Status read_gradients(BenchOpts *o, const BenchFlags *f, bool full, bool 
 
 static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
 {
-    static const char *const methods[] = {"lora", "full", NULL},
+    static const char *const methods[] = {"lora", "full", "qlora", NULL},
+                             *const quants[] = {"nf4", "fp4", "int8", "fp8", NULL},
                              *const precisions[] = {"fp32", "bf16", NULL},
                              *const attentions[] = {"library", "own", NULL},
                              *const rows[] = {"both", "full", "packed", NULL};
     const char *recomputes[RECOMPUTE_AUTO + 2];
     for (int i = 0; i <= RECOMPUTE_AUTO + 1; i++)
         recomputes[i] = recompute_name(i);
-    int method, precision, recompute, attention, kind;
+    int method, precision, recompute, attention, kind, quant = 0;
     bool cpu = str_eq(f->device, "cpu");
     if (!f->precision) f->precision = cpu ? "fp32" : "bf16";
     TRY(read_model(&o->shape, f->model, err));
     TRY(read_choice(&method, "method", f->method, methods, err));
+    if (f->quantize) TRY(read_choice(&quant, "quantize", f->quantize, quants, err));
+    if (method != METHOD_QLORA && (f->quantize || f->single_quant))
+        return err_set(err, E_INPUT, "--%s: only with --method qlora",
+                       f->quantize ? "quantize" : "single-quant");
     TRY(read_choice(&precision, "precision", f->precision, precisions, err));
     TRY(read_choice(&recompute, "recompute", f->recompute, recomputes, err));
     TRY(read_choice(&attention, "attention", f->attention, attentions, err));
@@ -147,7 +152,11 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     o->memory_gib = f->memory;
     o->threads = (int)f->threads;
     o->compute = precision == 1 ? DT_BF16 : DT_F32;
-    o->method = method == 0 ? METHOD_LORA : METHOD_FULL;
+    o->method = method;
+    if (method == METHOD_QLORA) {
+        o->quant.type = (QuantType)(QUANT_NF4 + quant);
+        o->quant.nested = quant_is_4bit(o->quant.type) && !f->single_quant;
+    }
     o->lora.rank = f->rank;
     o->lora.alpha = 2.0 * (double)f->rank;
     o->lora.dropout = f->dropout;
@@ -169,7 +178,9 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
 static void make_title(StrBuf *b, const BenchFlags *f, const BenchOpts *o, RecomputeMix mix)
 {
     strbuf_printf(b, "%s %s", f->model, f->method);
-    if (o->method == METHOD_LORA) strbuf_printf(b, " r%lld %s", (long long)f->rank, f->targets);
+    if (o->method == METHOD_QLORA)
+        strbuf_printf(b, " %s%s", quant_type_name(o->quant.type), o->quant.nested ? " double" : "");
+    if (o->method != METHOD_FULL) strbuf_printf(b, " r%lld %s", (long long)f->rank, f->targets);
     strbuf_printf(b, " %s, %lld x %lld", f->precision, (long long)f->micro, (long long)f->seq);
     if (o->gradients == DT_BF16) strbuf_puts(b, ", bf16 gradients");
     if (o->in_backward) strbuf_puts(b, ", updated in backward");
@@ -291,7 +302,11 @@ int cmd_bench(int argc, char **argv)
     bool help = false;
     const Opt opts[] = {
         {"model", OPT_STRING, &f.model, "SHAPE", "a named shape"},
-        {"method", OPT_STRING, &f.method, "NAME", "lora (default) or full"},
+        {"method", OPT_STRING, &f.method, "NAME", "lora (default), full or qlora"},
+        {"quantize", OPT_STRING, &f.quantize, "NAME",
+         "the base of qlora: nf4 (default), fp4, int8 or fp8"},
+        {"single-quant", OPT_FLAG, &f.single_quant, NULL,
+         "nf4 and fp4 without double quantisation"},
         {"targets", OPT_STRING, &f.targets, "NAMES",
          "modules with an adapter, q_proj,v_proj,... (default all-linear)"},
         {"rank", OPT_INT, &f.rank, "N", "of the adapters (default 16)"},

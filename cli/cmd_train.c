@@ -18,7 +18,7 @@ static void print_result(const TrainConfig *c, const RunResult *r)
     if (r->n_mean > 0) printf("mean loss of the last %d steps: %.4f\n", r->n_mean, r->mean_loss);
     if (r->best_step > 0)
         printf("best eval loss: %.4f after step %lld\n", r->best_loss, (long long)r->best_step);
-    printf("%s written to %s\n", c->method == METHOD_LORA ? "adapter" : "model", c->output);
+    printf("%s written to %s\n", c->method == METHOD_FULL ? "model" : "adapter", c->output);
     printf("%lld steps  loss %.4f  #%08x\n", (long long)r->steps, r->mean_loss,
            (unsigned)(r->hash & 0xFFFFFFFFu));
 }

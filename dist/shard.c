@@ -159,7 +159,7 @@ enum { WHOLE_TRAINED, SPLIT_TRAINED, SPLIT_FROZEN, N_KINDS };
 static int kind_of(const ShardSet *s, const Param *p, int64_t trained_in_unit)
 {
     bool split = s->comm->size > 1;
-    if (!p->trained) return split && s->opts.zero == 3 ? SPLIT_FROZEN : -1;
+    if (!p->trained) return split && s->opts.zero == 3 && !p->t.quant ? SPLIT_FROZEN : -1;
     bool large = !p->adapter && trained_in_unit >= s->opts.least;
     return split && s->opts.zero > 0 && large ? SPLIT_TRAINED : WHOLE_TRAINED;
 }

@@ -51,6 +51,13 @@ typedef struct Docs {
     int64_t max_len;
 } Docs;
 
+/* An adapter on rows [row0, row0 + rows of b) of a matrix of I columns: a (R,I), b (rows,R), dense. */
+typedef struct AdapterPart {
+    const Tensor *a, *b;
+    int64_t row0;
+    float scale;
+} AdapterPart;
+
 /* Scalars of an optimizer step in device memory, f32, so that no kernel argument changes from step to step. */
 enum { STEP_LR, STEP_BIAS1, STEP_BIAS2, STEP_GRAD_SCALE, STEP_SKIP, STEP_N };
 
@@ -156,6 +163,11 @@ typedef struct Kernels {
     /* t = mean + std * the standard normal draws 0, 1, ... of the stream `key` (base/rng.h), row after row; pitch.  low
      * (i16, dense as t then is; or NULL): what rounding to bf16 leaves of each, as adamw's. */
     void (*fill_normal)(Device *d, Tensor *t, Tensor *low, uint64_t key, double mean, double std);
+
+    /* The room around w (O,I), R the sum of the n <= 3 adapters' ranks: the R rows behind it become their a, one below the
+     * other, the R columns beside it scale * b, zero in the rows of others.  w's storage has the room: a pitch of I + R
+     * or more. */
+    void (*write_adapters)(Device *d, Tensor *w, const AdapterPart *parts, int n);
 
     /* Quantised matrices (tensor/quant.h), one checkpoint tensor `q` of `packed` at a time.
      * quantize: packed = the codes of src (rows, cols); pitch.  4 bits: code of x * (1 / absmax); the offset is the mean

@@ -314,6 +314,15 @@ static void m_fill_normal(Device *d, Tensor *t, Tensor *low, uint64_t key, doubl
     end(d, ID(fill_normal), 0, size(t) + size(low));
 }
 
+static void m_write_adapters(Device *d, Tensor *w, const AdapterPart *parts, int n)
+{
+    RUN(d, write_adapters, (d, w, parts, n));
+    double bytes = 0;
+    for (int i = 0; i < n; i++)
+        bytes += 2 * (size(parts[i].a) + size(parts[i].b));
+    end(d, ID(write_adapters), 0, bytes);
+}
+
 static double size_packed(const QuantPart *q)
 {
     return quant_bits(q) / 8 * (double)quant_numel(q);
@@ -396,6 +405,7 @@ static const Kernels meter_kernels = {
     .dropout_fwd = m_dropout_fwd,
     .dropout_bwd = m_dropout_bwd,
     .fill_normal = m_fill_normal,
+    .write_adapters = m_write_adapters,
     .quantize = m_quantize,
     .dequantize = m_dequantize,
     .quant_matvec = m_quant_matvec,

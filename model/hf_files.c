@@ -73,11 +73,12 @@ float *weight_read_f32(const SafeTensor *t, Pool *pool)
 
 void weight_write(const SafeTensor *t, Device *d, Param *p, int slice)
 {
-    Tensor view = param_slice_view(p, slice);
     DType dtype = DT_F32;
     safe_dtype_to_tensor(t->dtype, &dtype);
-    if (dtype == view.dtype && !p->low.storage) {
-        tensor_write(d, &view, t->data);
+    if (dtype == p->t.dtype && !p->low.storage) {
+        Tensor values = param_slice_begin(d, p, slice);
+        tensor_write(d, &values, t->data);
+        param_slice_end(d, p, slice, &values);
         return;
     }
     float *f = weight_read_f32(t, d->pool);
@@ -116,7 +117,7 @@ static Status load_param(Llama *m, Param *p, const SafeTensors *f, const char *d
         TRY(weight_check(t, p, i, err));
     }
     param_open(p);
-    for (int i = 0; i < p->n_slices && p->t.storage; i++)
+    for (int i = 0; i < p->n_slices && param_is_there(p); i++)
         weight_write(find_tensor(m, p, i, f), m->dev, p, i);
     param_close(p, true);
     return OK;
@@ -184,8 +185,9 @@ void weight_draw(Device *d, Param *p, int slice, WeightDraw draw, double scale, 
     int64_t n = param_slice_numel(p, slice);
     Draws draws = {NULL, rng_mix(seed, hash64(name, strlen(name), 0)), scale, n};
     if (draw == DRAW_NORMAL) {
-        Tensor view = param_slice_view(p, slice), low = param_slice_low(p, slice);
-        d->k->fill_normal(d, &view, low.storage ? &low : NULL, draws.key, 0, scale);
+        Tensor low = param_slice_low(p, slice), values = param_slice_begin(d, p, slice);
+        d->k->fill_normal(d, &values, low.storage ? &low : NULL, draws.key, 0, scale);
+        param_slice_end(d, p, slice, &values);
         return;
     }
     draws.to = xmalloc((size_t)n * sizeof *draws.to);
@@ -208,7 +210,7 @@ void model_init_random(Llama *m, uint64_t seed)
 {
     for (int i = 0; i < m->params.n; i++) {
         Param *p = m->params.items[i];
-        if (p->adapter || (!p->t.storage && !p->home)) continue;
+        if (p->adapter || (!param_is_there(p) && !p->home)) continue;
         param_open(p);
         for (int s = 0; s < p->n_slices; s++)
             if (p->t.n_dims == 2)

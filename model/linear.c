@@ -92,7 +92,7 @@ void fused_linear_choose_form(FusedLinear *l)
     int64_t rank = total_rank(l);
     l->augmented = rank > 0 && !drops && !l->w.trained;
     l->w.room_version = 0;
-    if (!l->w.t.storage)
+    if (!param_is_there(&l->w))
         param_set_room(&l->w, l->augmented ? rank : 0, fused_linear_pad(l));
     else
         l->augmented = false; /* no room */

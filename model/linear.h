@@ -8,8 +8,9 @@
 typedef struct Lora Lora; /* model/lora.h */
 
 typedef struct FusedLinear {
-    Param w;    /* (rows of all slices, in) */
-    Param bias; /* (rows); has_bias */
+    Param w;     /* (rows of all slices, in) */
+    Quant quant; /* what w.t.quant points at when w is quantised */
+    Param bias;  /* (rows); has_bias */
     bool has_bias;
     int n_slices;
     char *modules[PARAM_MAX_SLICES]; /* "model.layers.0.self_attn.q_proj" */

@@ -78,7 +78,7 @@ void llama_clear(Llama *m)
 void llama_alloc(Llama *m)
 {
     for (int i = 0; i < m->params.n; i++)
-        if (!m->params.items[i]->t.storage) param_alloc(m->dev, m->params.items[i]);
+        if (!param_is_there(m->params.items[i])) param_alloc(m->dev, m->params.items[i]);
 }
 
 void llama_untie(Llama *m)

@@ -8,6 +8,7 @@
 #include "autograd/segment.h"
 #include "base/json.h"
 #include "model/linear.h"
+#include "model/quant.h"
 
 typedef enum LlamaArch { ARCH_LLAMA, ARCH_MISTRAL, ARCH_QWEN2, ARCH_QWEN3, ARCH_N } LlamaArch;
 

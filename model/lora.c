@@ -115,6 +115,11 @@ static Status attach_linear(LoraSet *s, Llama *m, FusedLinear *l, const LoraPlan
             "save_modules: %s to %s are one matrix in memory; train all of them whole, or "
             "give them adapters",
             l->modules[0], l->modules[l->n_slices - 1]);
+    if (n_whole > 0 && l->w.t.quant)
+        return err_set(err, E_INPUT,
+                       "save_modules: %s is quantised and cannot be trained whole; give it an "
+                       "adapter",
+                       l->modules[0]);
     if (n_whole > 0) {
         param_set_trained(&l->w, true);
         if (l->has_bias) param_set_trained(&l->bias, true);

@@ -84,6 +84,7 @@ void quant_place(QuantPart *q, size_t *used)
     q->tables = piece(used, quant_tables_bytes(q));
     q->zeros = piece(used, quant_zeros_bytes(q));
     q->groups = piece(used, quant_groups_bytes(q));
+    q->sums = piece(used, 2 * sizeof(float));
 }
 
 double quant_bits(const QuantPart *q)

@@ -48,6 +48,8 @@ typedef struct QuantPart {
     bool nested; /* nf4, fp4 */
     bool ordered; /* groups */
     size_t codes, scales, nested_scales, tables, zeros, groups;
+    size_t
+        sums; /* f32 [2]: of the squares of what was encoded, and of what that lost; 0 where nobody knows */
 } QuantPart;
 
 /* A matrix whose rows are one to three checkpoint tensors, back to back.  What Tensor.quant points at. */

@@ -50,8 +50,9 @@ struct Tensor {
     DType dtype;
     int n_dims;
     int64_t shape[MAX_DIMS]; /* row-major */
-    int64_t ld;   /* a matrix's row pitch in elements, >= cols; more dimensions are dense */
-    Tensor *grad; /* NULL until backward (or the optimizer, for a parameter) makes one */
+    int64_t ld;          /* a matrix's row pitch in elements, >= cols; more dimensions are dense */
+    struct Quant *quant; /* a matrix without values: tensor/quant.h; NULL for all others */
+    Tensor *grad;        /* NULL until backward (or the optimizer, for a parameter) makes one */
     bool needs_grad;
     bool is_param;     /* lives as long as the model; no scope or tape ever owns it */
     bool grad_written; /* the gradient holds a sum already: later contributions add (beta 1) */

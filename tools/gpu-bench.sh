@@ -38,5 +38,11 @@ bench 8b-lora-kernels --model llama-3-8b --micro 4 --kernels
 bench 8b-full --model llama-3-8b --micro 1 --method full --recompute full
 bench 1b-full --model llama-3.2-1b --micro 4 --method full
 bench 7b-lora --model llama-2-7b --seq 2048 --micro 8
+bench 8b-lora-2048 --model llama-3-8b --seq 2048 --micro 2 --recompute full
+bench 8b-qlora --model llama-3-8b --seq 2048 --micro 2 --recompute full --method qlora
+bench 8b-qlora-profile --model llama-3-8b --seq 2048 --micro 2 --recompute full --method qlora --kernels
+bench 7b-int8 --model llama-2-7b --seq 2048 --micro 1 --recompute full --method qlora --quantize int8
+bench 7b-int8-micro7 --model llama-2-7b --seq 2048 --micro 7 --recompute full --method qlora --quantize int8
+bench 70b-qlora --model llama-2-70b --seq 2048 --micro 1 --recompute full --method qlora
 echo "results: $out"
 [ $failed = 0 ]

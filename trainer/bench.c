@@ -65,7 +65,8 @@ static Status open_model(Bench *b, Err *err)
     const BenchOpts *o = b->opts;
     llama_init(&b->model, &o->shape, &b->dev, o->seq);
     b->has_model = true;
-    if (o->method == METHOD_LORA) {
+    llama_quantize(&b->model, &o->quant);
+    if (o->method != METHOD_FULL) {
         TRY(lora_attach(&b->lora, &b->model, &o->lora, err));
         b->has_lora = true;
     } else {

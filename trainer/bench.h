@@ -10,7 +10,8 @@ typedef struct BenchOpts {
     int threads; /* cpu; 0: all */
     LlamaConfig shape;
     DType compute;
-    int method; /* Method */
+    int method;      /* Method */
+    QuantOpts quant; /* of the base; type QUANT_NONE: as it is */
     LoraOpts lora;
     double memory_gib;  /* of the device; 0: all that is free */
     int64_t seq, micro; /* `micro` rows of `seq` tokens at once, an optimizer step after each */

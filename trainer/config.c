@@ -177,6 +177,15 @@ size_t config_memory_bytes(const TrainConfig *c)
     return (size_t)(c->memory_gib * 1024 * 1024 * 1024);
 }
 
+QuantOpts config_quant(const TrainConfig *c)
+{
+    QuantOpts o = {0};
+    if (c->method != METHOD_QLORA) return o;
+    o.type = (QuantType)(QUANT_NF4 + c->quantize);
+    o.nested = quant_is_4bit(o.type) && c->double_quant;
+    return o;
+}
+
 DType config_save_dtype(const TrainConfig *c)
 {
     static const DType types[] = {DT_F32, DT_BF16, DT_F16};

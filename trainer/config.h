@@ -8,7 +8,7 @@
 #include "optim/schedule.h"
 #include "trainer/recompute.h"
 
-typedef enum Method { METHOD_LORA, METHOD_FULL } Method;
+typedef enum Method { METHOD_LORA, METHOD_FULL, METHOD_QLORA } Method;
 typedef enum ModelInit { INIT_CHECKPOINT, INIT_RANDOM } ModelInit;
 typedef enum LoraInit { LORA_INIT_KAIMING, LORA_INIT_GAUSSIAN } LoraInit;
 typedef enum Precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 } Precision;
@@ -21,7 +21,9 @@ typedef struct TrainConfig {
     char *model_path;
     int model_init; /* ModelInit */
     char *model_preset;
-    char *tokenizer; /* NULL: model_path */
+    int quantize;      /* with method qlora: index from QUANT_NF4 on */
+    bool double_quant; /* of nf4 and fp4 */
+    char *tokenizer;   /* NULL: model_path */
 
     int method;    /* Method */
     LoraOpts lora; /* opts.gaussian_init follows lora_init */
@@ -94,6 +96,8 @@ void config_problem(const TrainConfig *c, Problems *p, const char *key, const ch
 
 /* c->memory_gib in bytes. */
 size_t config_memory_bytes(const TrainConfig *c);
+/* How the base is kept: type QUANT_NONE but for method qlora. */
+QuantOpts config_quant(const TrainConfig *c);
 DType config_save_dtype(const TrainConfig *c);
 DType config_compute_dtype(const TrainConfig *c);
 

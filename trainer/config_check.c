@@ -40,10 +40,17 @@ static void check_method(TrainConfig *c, Problems *p)
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         bool shape = !str_eq(keys[i], "lora.adapter") && !str_eq(keys[i], "lora.dropout");
         if (c->method == METHOD_FULL)
-            refuse(c, p, keys[i], "only with method lora, and method is full");
+            refuse(c, p, keys[i], "only with method lora or qlora, and method is full");
         else if (c->lora_adapter && shape)
             refuse(c, p, keys[i],
                    "comes from lora.adapter's own adapter_config.json; leave it out");
+    }
+    bool four_bits = c->quantize <= QUANT_FP4 - QUANT_NF4;
+    if (c->method != METHOD_QLORA) {
+        refuse(c, p, "model.quantize", "only with method qlora");
+        refuse(c, p, "model.double_quant", "only with method qlora");
+    } else if (!four_bits) {
+        refuse(c, p, "model.double_quant", "only with model.quantize nf4 or fp4");
     }
     if (c->lora.n_targets == 0)
         config_problem(c, p, "lora.targets", "the list is empty; name modules, or all-linear");

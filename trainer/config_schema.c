@@ -26,11 +26,20 @@ const ConfigField config_fields[] = {
     {"model.preset", FIELD_STRING, AT(model_preset), .math = true,
      .doc = "with model.init random: a named shape instead of model.path (`lorac init --help` "
             "lists them)"},
+    {"model.quantize", FIELD_ENUM, AT(quantize), .fallback = "nf4", .math = true,
+     CHOICES("nf4", "fp4", "int8", "fp8"),
+     .doc = "with method qlora: how the matrices of the blocks are kept in memory; 4 bits in "
+            "blocks of 64, or 8 bits with a "
+            "scale for each row; embedding, head and norms stay as they are"},
+    {"model.double_quant", FIELD_BOOL, AT(double_quant), .fallback = "true", .math = true,
+     .doc = "with nf4 and fp4: the scales in 8 bits, too (4.13 bits a weight instead of 4.5)"},
     {"tokenizer", FIELD_STRING, AT(tokenizer),
      .doc = "folder or tokenizer file; the default is model.path"},
 
-    {"method", FIELD_ENUM, AT(method), .fallback = "lora", .math = true, CHOICES("lora", "full"),
-     .doc = "train LoRA adapters on a frozen base, or every weight"},
+    {"method", FIELD_ENUM, AT(method), .fallback = "lora", .math = true,
+     CHOICES("lora", "full", "qlora"),
+     .doc = "train LoRA adapters on a frozen base, every weight, or adapters on a base in 4 or 8 "
+            "bits"},
     {"lora.rank", FIELD_INT, AT(lora.rank), .fallback = "8", .math = true, RANGE(1, 65536),
      .doc = "r, the inner width of an adapter"},
     {"lora.alpha", FIELD_NUMBER, AT(lora.alpha), .fallback = "16", .math = true, ABOVE(0, 1e9),

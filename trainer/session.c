@@ -136,7 +136,7 @@ static Status fill_weights(Session *s, Problems *p)
     Status status = OK;
     const char *key = "model.path";
     if (c->model_init == INIT_RANDOM) {
-        if (c->method == METHOD_LORA)
+        if (c->method != METHOD_FULL)
             log_warn(s->log, "model.init: the base is random and not kept: the adapter will fit "
                              "no model (good for measuring speed and memory)");
         model_init_random(&s->model, (uint64_t)c->seed);
@@ -177,7 +177,9 @@ static Status build_model(Session *s, Problems *problems)
 {
     llama_init(&s->model, &s->shape, &s->dev, s->cfg->data.max_length);
     s->has_model = true;
-    if (s->cfg->method == METHOD_LORA)
+    QuantOpts quant = config_quant(s->cfg);
+    llama_quantize(&s->model, &quant);
+    if (s->cfg->method != METHOD_FULL)
         TRY(attach_adapters(s, problems));
     else
         apply_full(&s->model);
@@ -201,6 +203,7 @@ Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *prob
     if (s->train) TRY(plan_for_device(s, problems));
     TRY(build_model(s, problems));
     TRY(fill_weights(s, problems));
+    quant_report_log(&s->model, s->log);
     return open_trace(s, problems);
 }
 

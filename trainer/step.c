@@ -211,7 +211,8 @@ static bool blame_weights(Stepper *s, char *buf, size_t n)
     for (int i = 0; i < ps->n && !found; i++) {
         Param *p = ps->items[i];
         param_open(p);
-        for (int k = 0; count_nonfinite(s, &p->t) > 0 && k < p->n_slices && !found; k++) {
+        bool coded = p->t.quant; /* no code is not finite */
+        for (int k = 0; !coded && count_nonfinite(s, &p->t) > 0 && k < p->n_slices && !found; k++) {
             Tensor view = param_slice_view(p, k);
             int64_t bad = count_nonfinite(s, &view);
             if (bad > 0)

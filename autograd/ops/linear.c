@@ -1,15 +1,21 @@
 /* y = residual + x w^T + bias, by y = dy w,  dw = dy^T x. */
+#include "autograd/operand.h"
 #include "autograd/ops.h"
 
 enum { X, W, BIAS, RESIDUAL };
+
+void linear_dx(Ctx *c, Tensor *dx, float beta, const Tensor *dy, Tensor *w)
+{
+    Tensor *values = operand_open(c, w);
+    c->dev->k->matmul(c->dev, dx, dy, values, (MatmulArgs){.alpha = 1, .beta = beta});
+    operand_close(c, w, values);
+}
 
 static void linear_backward(Ctx *c, Node *n)
 {
     float beta;
     Tensor *dx = grad_into(c, n->in[X], &beta);
-    if (dx)
-        c->dev->k->matmul(c->dev, dx, grad_of(n, 0), n->saved[W],
-                          (MatmulArgs){.alpha = 1, .beta = beta});
+    if (dx) linear_dx(c, dx, beta, grad_of(n, 0), n->saved[W]);
 }
 
 static void linear_finish(Ctx *c, Node *n)
@@ -26,13 +32,19 @@ static void linear_finish(Ctx *c, Node *n)
     grad_pass(c, n, 0, n->in[RESIDUAL]);
 }
 
-void linear_forward(Ctx *c, Tensor *y, const Tensor *x, const Tensor *w, const Tensor *bias,
+void linear_forward(Ctx *c, Tensor *y, const Tensor *x, Tensor *w, const Tensor *bias,
                     const Tensor *residual)
 {
     const Kernels *k = c->dev->k;
-    k->matmul(
-        c->dev, y, x, w,
-        (MatmulArgs){.trans_b = true, .alpha = 1, .beta = residual ? 1.0f : 0.0f, .add = residual});
+    MatmulArgs args = {
+        .trans_b = true, .alpha = 1, .beta = residual ? 1.0f : 0.0f, .add = residual};
+    if (operand_is_direct(c, w, tensor_rows(x))) {
+        operand_matvec(c, y, residual, x, w);
+    } else {
+        Tensor *values = operand_open(c, w);
+        k->matmul(c->dev, y, x, values, args);
+        operand_close(c, w, values);
+    }
     if (bias) k->bias_fwd(c->dev, y, bias);
 }
 

@@ -1,6 +1,7 @@
 /* The linear op with adapters in the augmented layout: base and adapter in one product each way, at the price of
  * R columns behind the operands.  What the separate form (linear_lora.c) spends on reading and rewriting y and dx
  * for skinny products is gone; the mathematics and the roundings are the same. */
+#include "autograd/operand.h"
 #include "autograd/ops.h"
 #include "autograd/param.h"
 
@@ -36,36 +37,30 @@ static Tensor around(const Tensor *t, int64_t row0, int64_t rows, int64_t col0, 
     return v;
 }
 
-/* Writes A and sB of each slice into M, unless they are there.  s b = b + (s - 1) b, since the table has no scaled
- * copy. */
-static void write_adapters(Ctx *c, Tensor *w, const AugmentedArgs *args)
+/* M with A and sB in its room, unless they are there.  What is decoded for this product alone has none of them yet. */
+static Tensor *open_matrix(Ctx *c, Tensor *w, const AugmentedArgs *args)
 {
-    uint64_t *holds = w->is_param ? &((Param *)w)->room_version : NULL;
-    if (holds && *holds == args->version) return;
+    Tensor *m = operand_open(c, w);
+    uint64_t *holds = m->is_param ? &((Param *)m)->room_version : NULL;
+    if (holds && *holds == args->version) return m;
     if (holds) *holds = args->version;
-    const Kernels *k = c->dev->k;
-    int64_t out = tensor_rows(w), in = tensor_cols(w), at = 0;
+    AdapterPart parts[LORA_MAX_SLICES];
     for (int i = 0; i < args->n; i++) {
         const LoraSlice *s = &args->slices[i];
-        int64_t rank = tensor_rows(s->a);
-        Tensor a = around(w, out + at, rank, 0, in);
-        Tensor b = around(w, s->row0, tensor_rows(s->b), in + at, rank);
-        k->copy(c->dev, &a, s->a);
-        k->copy(c->dev, &b, s->b);
-        k->axpy(c->dev, &b, s->scale - 1, &b);
-        at += rank;
+        parts[i] = (AdapterPart){s->a, s->b, s->row0, s->scale};
     }
+    c->dev->k->write_adapters(c->dev, m, parts, args->n);
+    return m;
 }
 
 static void linear_augmented_backward(Ctx *c, Node *n)
 {
     const Kernels *k = c->dev->k;
     const AugmentedArgs *args = n->args;
-    Tensor *dy = grad_of(n, 0), *w = n->saved[SAVE_W];
+    Tensor *dy = grad_of(n, 0), *w = open_matrix(c, n->saved[SAVE_W], args);
     int64_t rows = tensor_rows(dy), out = tensor_rows(w), in = tensor_cols(w), rank = args->rank;
     float beta;
 
-    write_adapters(c, w, args); /* w may have been gathered anew */
     Tensor du = around(dy, 0, rows, out, rank), sb = around(w, 0, out, in, rank);
     k->matmul(c->dev, &du, dy, &sb, (MatmulArgs){.alpha = 1});
     Tensor *dx = grad_into(c, n->in[X], &beta);
@@ -73,6 +68,7 @@ static void linear_augmented_backward(Ctx *c, Node *n)
         Tensor dy_du = around(dy, 0, rows, 0, out + rank), w_a = around(w, 0, out + rank, 0, in);
         k->matmul(c->dev, dx, &dy_du, &w_a, (MatmulArgs){.alpha = 1, .beta = beta});
     }
+    operand_close(c, n->saved[SAVE_W], w);
 }
 
 static void linear_augmented_finish(Ctx *c, Node *n)
@@ -107,8 +103,8 @@ static void linear_augmented_finish(Ctx *c, Node *n)
 }
 
 /* y = residual + [x u] [W sB]^T + bias, where u lies behind x */
-static void augmented_forward(Ctx *c, Tensor *y, const Tensor *x, const Tensor *w,
-                              const Tensor *bias, const Tensor *residual, int64_t rank)
+static void augmented_forward(Ctx *c, Tensor *y, const Tensor *x, Tensor *w, const Tensor *bias,
+                              const Tensor *residual, int64_t rank)
 {
     int64_t in = tensor_cols(w) + rank;
     Tensor x_u = around(x, 0, tensor_rows(x), 0, in), w_sb = around(w, 0, tensor_rows(w), 0, in);
@@ -119,13 +115,13 @@ static void linear_augmented_remake(Ctx *c, Node *n)
 {
     const AugmentedArgs *args = n->args;
     const Tensor *x = tape_saved(c, n, SAVE_X), *residual = tape_saved(c, n, SAVE_RESIDUAL);
-    write_adapters(c, n->saved[SAVE_W], args);
     if (n->saved[SAVE_U]) {
         Tensor u = around(x, 0, tensor_rows(x), tensor_cols(x), args->rank);
         c->dev->k->copy(c->dev, &u, n->saved[SAVE_U]);
     }
-    augmented_forward(c, tape_output(c, n, 0), x, n->saved[SAVE_W], n->saved[SAVE_BIAS], residual,
-                      args->rank);
+    Tensor *y = tape_output(c, n, 0), *m = open_matrix(c, n->saved[SAVE_W], args);
+    augmented_forward(c, y, x, m, n->saved[SAVE_BIAS], residual, args->rank);
+    operand_close(c, n->saved[SAVE_W], m);
 }
 
 static const Op linear_augmented_op = {.name = "linear_augmented",
@@ -152,12 +148,12 @@ Tensor *op_linear_augmented(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *
         inputs[A0 + 2 * i] = lora[i].a;
         inputs[B0 + 2 * i] = lora[i].b;
     }
-    write_adapters(c, w, args);
-
     Tensor *y = tensor_new_padded(c, rows, out, lora_pad(args->rank));
-    Tensor u = around(x, 0, rows, in, args->rank), a = around(w, out, args->rank, 0, in);
+    Tensor *m = open_matrix(c, w, args);
+    Tensor u = around(x, 0, rows, in, args->rank), a = around(m, out, args->rank, 0, in);
     k->matmul(c->dev, &u, x, &a, (MatmulArgs){.trans_b = true, .alpha = 1});
-    augmented_forward(c, y, x, w, bias, residual, args->rank);
+    augmented_forward(c, y, x, m, bias, residual, args->rank);
+    operand_close(c, w, m);
 
     Node *n = tape_record(c, &linear_augmented_op, 1, (Tensor *[]){y}, A0 + 2 * n_lora, inputs);
     if (n) {

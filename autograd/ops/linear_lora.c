@@ -77,7 +77,7 @@ static void linear_lora_backward(Ctx *c, Node *n)
     Tensor *dy = grad_of(n, 0);
     float beta;
     Tensor *dx = grad_into(c, n->in[X], &beta);
-    if (dx) k->matmul(c->dev, dx, dy, n->saved[SAVE_W], (MatmulArgs){.alpha = 1, .beta = beta});
+    if (dx) linear_dx(c, dx, beta, dy, n->saved[SAVE_W]);
     Tensor *dw = grad_into(c, n->in[W], &beta);
     if (dw)
         k->matmul(c->dev, dw, dy, tape_saved(c, n, SAVE_X),

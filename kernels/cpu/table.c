@@ -25,6 +25,7 @@ const Kernels cpu_kernels = {
     .dropout_fwd = cpu_dropout_fwd,
     .dropout_bwd = cpu_dropout_bwd,
     .fill_normal = cpu_fill_normal,
+    .write_adapters = cpu_write_adapters,
     .quantize = cpu_quantize,
     .dequantize = cpu_dequantize,
     .quant_matvec = cpu_quant_matvec,

@@ -25,6 +25,7 @@ const Kernels cuda_kernels = {
     .dropout_fwd = cuda_dropout_fwd,
     .dropout_bwd = cuda_dropout_bwd,
     .fill_normal = cuda_fill_normal,
+    .write_adapters = cuda_write_adapters,
     .quantize = cuda_quantize,
     .dequantize = cuda_dequantize,
     .quant_matvec = cuda_quant_matvec,

@@ -49,6 +49,7 @@ void cuda_softmax_xent(Device *d, Tensor *loss, Tensor *logits, const Tensor *ta
 void cuda_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args);
 void cuda_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy, const DropoutArgs *args);
 void cuda_fill_normal(Device *d, Tensor *t, Tensor *low, uint64_t key, double mean, double std);
+void cuda_write_adapters(Device *d, Tensor *w, const AdapterPart *parts, int n);
 void cuda_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src);
 void cuda_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q);
 void cuda_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,

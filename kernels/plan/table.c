@@ -165,6 +165,10 @@ static void p_fill_normal(Device *d, Tensor *t, Tensor *low, uint64_t key, doubl
 {
 }
 
+static void p_write_adapters(Device *d, Tensor *w, const AdapterPart *parts, int n)
+{
+}
+
 static void p_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src)
 {
     if (q->nested) scratch(d, quant_encode_scratch(q));
@@ -219,6 +223,7 @@ const Kernels plan_kernels = {
     .dropout_fwd = p_dropout_fwd,
     .dropout_bwd = p_dropout_bwd,
     .fill_normal = p_fill_normal,
+    .write_adapters = p_write_adapters,
     .quantize = p_quantize,
     .dequantize = p_dequantize,
     .quant_matvec = p_quant_matvec,

@@ -36,7 +36,7 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     refused "no shape" 2 "lorac bench: name a shape*" bench $fast
     refused "too little memory" 2 "the step needs 0.* GiB and there are 0.06; take a smaller --micro, or --recompute auto" bench --model tiny --device cpu --seq 256 --micro 256 --recompute selective --memory 0.0625
     refused "a wrong shape" 2 "--model: there is no 'tini'; did you mean 'tiny'?" bench --model tini $fast
-    refused "a wrong method" 2 "--method: must be one of lora, full, is 'half'" bench --model tiny --method half $fast
+    refused "a wrong method" 2 "--method: must be one of lora, full, qlora, is 'half'" bench --model tiny --method half $fast
     refused "a wrong target" 2 "*wings*" bench --model tiny --targets wings $fast
     refused "bf16 on the CPU" 2 "--precision: the CPU computes in fp32*" bench --model tiny --precision bf16 $fast
     refused "a wrong device" 2 "--device: 'tpu' is not built in*" bench --model tiny --device tpu --seq 16

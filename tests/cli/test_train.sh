@@ -53,8 +53,8 @@ refused 'an option that is none' 2 '--verbos: no such option; did you mean '\''-
 refused 'no such file' 2 "$tmp/none.yaml: *No such file*" train "$tmp/none.yaml"
 refused 'an override that is none' 2 "command line: optim.lrr: unknown key; did you mean 'optim.lr'?" \
     train "$tmp/run.yaml" optim.lrr=1
-refused 'all errors at once' 2 "$tmp/run.yaml:2: lora.rank: only with method lora, and method is full
-$tmp/run.yaml:2: lora.dropout: only with method lora, and method is full
+refused 'all errors at once' 2 "$tmp/run.yaml:2: lora.rank: only with method lora or qlora, and method is full
+$tmp/run.yaml:2: lora.dropout: only with method lora or qlora, and method is full
 command line: train.epochs: train.max_steps is set too; give one of the two" \
     train "$tmp/run.yaml" method=full train.epochs=3 train.max_steps=4
 refused 'no such model' 2 "command line: model.path: *nowhere*" train "$tmp/run.yaml" model.path=nowhere output="$tmp/x" --quiet

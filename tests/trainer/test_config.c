@@ -154,7 +154,7 @@ static const BadCase bad[] = {
      {"c.yaml:8: data.eval.count: validation is asked for twice; give one of path, share, count"}},
     {"lora keys with full",
      BASE "method: full\nlora: {rank: 4}\n",
-     {"c.yaml:5: lora.rank: only with method lora, and method is full"}},
+     {"c.yaml:5: lora.rank: only with method lora or qlora, and method is full"}},
     {"both warm-ups",
      BASE "optim: {warmup_steps: 3, warmup_ratio: 0.1}\n",
      {"c.yaml:4: optim.warmup_ratio: optim.warmup_steps is set too; give one of the two"}},

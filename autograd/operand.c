@@ -1,0 +1,41 @@
+/* Decoding around products. */
+#include "autograd/operand.h"
+
+Tensor *operand_open(Ctx *c, Tensor *w)
+{
+    const Quant *q = w->quant;
+    if (!q) return w;
+    int64_t shape[2] = {tensor_rows(w) + q->room, tensor_cols(w)}, row0 = 0;
+    Tensor *values = scope_tensor(c->scope, w->dtype, 2, shape, w->ld, MEM_WORKSPACE);
+    values->shape[0] = tensor_rows(w);
+    values->name = w->name;
+    for (int i = 0; i < q->n_parts; i++) {
+        Tensor rows = tensor_slice_rows(values, row0, q->parts[i].rows);
+        c->dev->k->dequantize(c->dev, &rows, &q->packed, &q->parts[i]);
+        row0 += q->parts[i].rows;
+    }
+    return values;
+}
+
+void operand_close(Ctx *c, const Tensor *w, Tensor *values)
+{
+    if (values != w) scope_drop(c->scope, values);
+}
+
+bool operand_is_direct(const Ctx *c, const Tensor *w, int64_t n_rows)
+{
+    return w->quant && !c->tape && n_rows <= QUANT_MATVEC_ROWS;
+}
+
+void operand_matvec(Ctx *c, Tensor *y, const Tensor *add, const Tensor *x, const Tensor *w)
+{
+    const Quant *q = w->quant;
+    int64_t row0 = 0;
+    for (int i = 0; i < q->n_parts; i++) {
+        int64_t rows = q->parts[i].rows;
+        Tensor part = tensor_slice_cols(y, row0, rows);
+        Tensor plus = add ? tensor_slice_cols(add, row0, rows) : (Tensor){0};
+        c->dev->k->quant_matvec(c->dev, &part, add ? &plus : NULL, x, &q->packed, &q->parts[i]);
+        row0 += rows;
+    }
+}

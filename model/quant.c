@@ -1,0 +1,115 @@
+/* Quantised bases and the report on them. */
+#include "model/quant.h"
+
+#include "base/str.h"
+#include "model/llama.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static void quantize_linear(FusedLinear *l, const QuantOpts *o)
+{
+    Quant *q = &l->quant;
+    *q = (Quant){.n_parts = l->n_slices};
+    for (int i = 0; i < l->n_slices; i++)
+        q->parts[i] = (QuantPart){.type = o->type,
+                                  .rows = l->rows[i],
+                                  .cols = l->in,
+                                  .block = quant_is_4bit(o->type) ? QUANT_BLOCK : l->in,
+                                  .nested = quant_is_4bit(o->type) && o->nested};
+    param_set_quant(&l->w, q);
+}
+
+void llama_quantize(Llama *m, const QuantOpts *o)
+{
+    if (o->type == QUANT_NONE) return;
+    FusedLinear *l;
+    for (int64_t i = 0; (l = llama_linear(m, i)) != NULL; i++)
+        quantize_linear(l, o);
+}
+
+/* ---- the report --------------------------------------------------------------------------------- */
+
+typedef struct Sums {
+    double bits, square, lost;
+    bool known;
+} Sums;
+
+static int class_of(QuantReport *r, const char *module)
+{
+    const char *dot = strrchr(module, '.'), *name = dot ? dot + 1 : module;
+    int i = 0;
+    while (i < r->n_classes && !str_eq(r->classes[i].name, name))
+        i++;
+    ASSERT(i < QUANT_MAX_CLASSES, "more than %d kinds of matrices", QUANT_MAX_CLASSES);
+    if (i == r->n_classes)
+        snprintf(r->classes[r->n_classes++].name, sizeof r->classes[0].name, "%s", name);
+    return i;
+}
+
+static void add_part(QuantReport *r, Sums *sums, const Llama *m, const Quant *q, int part,
+                     const char *module)
+{
+    int k = class_of(r, module);
+    const QuantPart *p = &q->parts[part];
+    float pair[2];
+    int64_t two = 2;
+    Tensor view = tensor_shape(DT_F32, 1, &two);
+    view.storage = q->packed.storage;
+    view.offset = q->packed.offset + p->sums;
+    tensor_read(m->dev, &view, pair);
+    r->classes[k].n++;
+    r->classes[k].numel += quant_numel(p);
+    sums[k].bits += quant_bits(p) * (double)quant_numel(p);
+    sums[k].square += (double)pair[0];
+    sums[k].lost += (double)pair[1];
+    sums[k].known |= pair[0] != 0;
+}
+
+void quant_report(QuantReport *out, const Llama *m)
+{
+    *out = (QuantReport){0};
+    Sums sums[QUANT_MAX_CLASSES] = {0};
+    FusedLinear *l;
+    for (int64_t i = 0; (l = llama_linear((Llama *)(uintptr_t)m, i)) != NULL; i++)
+        for (int k = 0; l->w.t.quant && k < l->n_slices; k++)
+            add_part(out, sums, m, l->w.t.quant, k, l->modules[k]);
+    for (int i = 0; i < out->n_classes; i++) {
+        QuantClass *c = &out->classes[i];
+        c->bits = sums[i].bits / (double)c->numel;
+        c->error = sums[i].known ? sqrt(sums[i].lost / sums[i].square) : -1;
+        out->numel += c->numel;
+        out->n_matrices += c->n;
+        out->bits += sums[i].bits;
+    }
+    if (out->numel > 0) out->bits /= (double)out->numel;
+    for (int i = 0; i < m->params.n; i++) {
+        const Param *p = m->params.items[i];
+        if (!p->adapter && !p->t.quant) out->plain_numel += tensor_numel(&p->t);
+    }
+}
+
+void quant_report_log(const Llama *m, Log *log)
+{
+    QuantReport r;
+    quant_report(&r, m);
+    if (r.n_classes == 0) return;
+    const QuantPart *p = &m->blocks[0].qkv.quant.parts[0];
+    const double gib = 8.0 * (1 << 30);
+    log_info(log, "base: %s%s: %lld matrices of the blocks, %.2f M weights at %.2f bits (%.2f GiB)",
+             quant_type_name(p->type), p->nested ? " with double quantisation" : "",
+             (long long)r.n_matrices, (double)r.numel / 1e6, r.bits,
+             r.bits * (double)r.numel / gib);
+    size_t width = dtype_bytes(m->embed.t.dtype);
+    log_info(log, "      %s: embedding, head, norms and biases, %.2f M weights (%.2f GiB)",
+             dtype_name(m->embed.t.dtype), (double)r.plain_numel / 1e6,
+             8 * (double)width * (double)r.plain_numel / gib);
+    StrBuf b = {0};
+    for (int i = 0; i < r.n_classes; i++)
+        if (r.classes[i].error >= 0)
+            strbuf_printf(&b, "%s%s %.2f %%", b.len ? ", " : "", r.classes[i].name,
+                          100 * r.classes[i].error);
+    if (b.len) log_info(log, "      error of quantising (rms, relative): %s", b.data);
+    strbuf_clear(&b);
+}

@@ -1,0 +1,43 @@
+/* Quantised bases: which matrices of a model are kept in 4 or 8 bits, and what that cost.  Embedding, head, norms and biases
+ * stay as they are. */
+#pragma once
+
+#include "base/log.h"
+#include "tensor/quant.h"
+
+struct Llama;
+
+typedef struct QuantOpts {
+    QuantType type; /* QUANT_NONE: nothing is quantised */
+    bool nested;    /* nf4, fp4: double quantisation */
+} QuantOpts;
+
+/* Makes every matrix of the blocks a quantised one, before any has a storage and before adapters are attached.  Values
+ * written to them are encoded one checkpoint tensor at a time, so that the model never exists unquantised. */
+void llama_quantize(struct Llama *m, const QuantOpts *o);
+
+/* One kind of matrix over all layers: "q_proj", ... */
+typedef struct QuantClass {
+    char name[24];
+    int n;
+    int64_t numel;
+    double bits; /* stored, per weight */
+    double
+        error; /* root of the mean squared error relative to the root of the mean square; < 0: not known, the file was
+                   * quantised */
+} QuantClass;
+
+enum { QUANT_MAX_CLASSES = 8 };
+
+typedef struct QuantReport {
+    QuantClass classes[QUANT_MAX_CLASSES]; /* in the order of a block */
+    int n_classes;
+    int64_t numel, n_matrices; /* quantised */
+    double bits;               /* of all quantised weights, each */
+    int64_t plain_numel;       /* base parameters that are not quantised */
+} QuantReport;
+
+/* Waits for the device.  n_classes 0: nothing is quantised. */
+void quant_report(QuantReport *out, const struct Llama *m);
+/* The same as lines to the user; nothing for a model that is not quantised. */
+void quant_report_log(const struct Llama *m, Log *log);
