@@ -54,7 +54,8 @@ static void print_verdict(StrBuf *b, const PlanReport *r)
         strbuf_putc(b, '\n');
     }
     if (r->n_advice == 0) {
-        strbuf_puts(b, "  no batch.micro and train.recompute would do; the least is ");
+        strbuf_puts(b,
+                    "  no batch.micro, train.recompute and train.update would do; the least is ");
         plan_advice_text(b, &r->advice[0], r->config, r->plan->n_layers);
         strbuf_putc(b, '\n');
     }
@@ -182,9 +183,11 @@ void plan_print_json(StrBuf *b, const PlanReport *r)
     strbuf_puts(b, ", \"advice\": [");
     for (int i = 0; i < r->n_advice; i++)
         strbuf_printf(
-            b, "%s{\"batch.micro\": %lld, \"train.recompute\": \"%s\", \"bytes\": %zu}",
+            b,
+            "%s{\"batch.micro\": %lld, \"train.recompute\": \"%s\", \"in_backward\": %s, "
+            "\"bytes\": %zu}",
             i ? ", " : "", (long long)r->advice[i].micro,
             recompute_name(r->advice[i].recompute ? RECOMPUTE_AUTO : r->config->recompute),
-            r->advice[i].extent);
+            r->advice[i].in_backward ? "true" : "false", r->advice[i].extent);
     strbuf_puts(b, "]}\n");
 }

@@ -223,6 +223,12 @@ static void check_update(TrainConfig *c, Problems *p)
         refuse(c, p, "optim.clip_by", "optim.clip is 0: nothing is clipped");
 }
 
+void config_settle_update(TrainConfig *c, Problems *p)
+{
+    check_gradients(c, p);
+    check_update(c, p);
+}
+
 void config_cross_check(TrainConfig *c, Problems *p)
 {
     check_model(c, p);
@@ -232,8 +238,7 @@ void config_cross_check(TrainConfig *c, Problems *p)
     check_optim(c, p);
     check_train(c, p);
     check_runtime(c, p);
-    check_gradients(c, p);
-    check_update(c, p);
+    config_settle_update(c, p);
 }
 
 static void check_file(const TrainConfig *c, Problems *p, const char *key, const char *path)

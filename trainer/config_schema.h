@@ -38,6 +38,8 @@ int config_field_index(const char *key); /* -1: no such key */
 
 /* Cross-key rules; sets what follows from other keys. */
 void config_cross_check(TrainConfig *c, Problems *p);
+/* Of it, what follows from batch.micro: train.gradients and train.update where they are auto. */
+void config_settle_update(TrainConfig *c, Problems *p);
 /* Paths that are not there. */
 void config_check_files(const TrainConfig *c, Problems *p);
 

@@ -241,61 +241,7 @@ Status plan_run(RunPlan *out, TrainConfig *cfg, const Dataset *train, const Data
     return status;
 }
 
-/* ---- what would fit --------------------------------------------------------------------------- */
-
-static PlanAdvice try_with(TrainConfig *cfg, const Dataset *train, const Dataset *eval,
-                           const PlanTarget *target, size_t bytes, int64_t micro, bool recompute)
-{
-    TrainConfig changed = *cfg; /* borrows what it points to */
-    changed.batch_micro = micro;
-    if (recompute) {
-        changed.recompute = RECOMPUTE_AUTO;
-        changed.n_recompute_layers = 0;
-    }
-    RunPlan plan;
-    Problems ignored = {0};
-    Status s = plan_run(&plan, &changed, train, eval, target, bytes, NULL, NULL, &ignored);
-    problems_clear(&ignored);
-    return (PlanAdvice){micro, recompute, changed.mix, s == OK ? plan.extent : SIZE_MAX};
-}
-
-int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], TrainConfig *cfg, const Dataset *train,
-                const Dataset *eval, const PlanTarget *target, size_t bytes)
-{
-    int n = 0;
-    bool can_recompute = cfg->recompute != RECOMPUTE_AUTO;
-    for (int again = 0; again <= can_recompute; again++) {
-        /* with recompute the same batch may do; without, it is known not to */
-        int64_t micro = again ? cfg->batch_micro : cfg->batch_micro - 1;
-        for (; micro >= 1; micro--) {
-            if (cfg->batch_global % micro != 0) continue;
-            PlanAdvice a = try_with(cfg, train, eval, target, bytes, micro, again);
-            if (n == 0 || a.extent <= bytes) out[n] = a;
-            if (a.extent > bytes) continue;
-            n++;
-            break;
-        }
-    }
-    if (n == 0 && !can_recompute && cfg->batch_micro == 1) /* nothing was tried */
-        out[0] = try_with(cfg, train, eval, target, bytes, 1, false);
-    return n;
-}
-
-void plan_advice_text(StrBuf *b, const PlanAdvice *a, const TrainConfig *cfg, int64_t n_layers)
-{
-    bool micro = a->micro != cfg->batch_micro;
-    if (micro) strbuf_printf(b, "batch.micro: %lld", (long long)a->micro);
-    if (a->recompute) strbuf_printf(b, "%strain.recompute: auto", micro ? " and " : "");
-    if (a->recompute && cfg->n_recompute_layers > 0)
-        strbuf_puts(b, " without train.recompute_layers");
-    if (!micro && !a->recompute) strbuf_puts(b, "the config as it is");
-    strbuf_printf(b, " (%.2f GiB", (double)a->extent / GIB);
-    if (a->recompute || cfg->recompute == RECOMPUTE_AUTO) {
-        strbuf_puts(b, ", recompute ");
-        recompute_mix_text(b, a->mix, n_layers);
-    }
-    strbuf_putc(b, ')');
-}
+/* ---- for an opened device ---------------------------------------------------------------------- */
 
 PlanTarget plan_target_of(const Device *d)
 {

@@ -33,17 +33,18 @@ Status plan_run(RunPlan *out, TrainConfig *cfg, const Dataset *train, const Data
 /* Settings under which a run that does not fit would. */
 typedef struct PlanAdvice {
     int64_t micro;
-    bool recompute; /* train.recompute: auto, without recompute_layers */
+    bool recompute;   /* train.recompute: auto, without recompute_layers */
+    bool in_backward; /* train.update: in_backward, and clipping by block where there is any */
     RecomputeMix mix;
     size_t extent;
 } PlanAdvice;
 
-enum { PLAN_MAX_ADVICE = 2 };
-/* The dearest settings (in memory) that fit `bytes`: first a smaller batch.micro alone, then with recompute.  Returns how
- * many there are; with 0, out[0] is the least that the config can be made to take. */
-int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], TrainConfig *cfg, const Dataset *train,
+enum { PLAN_MAX_ADVICE = 3 };
+/* The dearest settings (in memory) that fit `bytes`: a smaller batch.micro alone; with recompute; full tuning that updates
+ * in backward.  Returns how many there are; with 0, out[0] is the least that the config can be made to take. */
+int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], const TrainConfig *cfg, const Dataset *train,
                 const Dataset *eval, const PlanTarget *target, size_t bytes);
-/* "batch.micro: 2 and train.recompute: auto (51.2 GiB, recompute full)" */
+/* "batch.micro: 2, train.recompute: auto (51.2 GiB, recompute full)" */
 void plan_advice_text(StrBuf *b, const PlanAdvice *a, const TrainConfig *cfg, int64_t n_layers);
 
 /* What an opened device is to a plan. */

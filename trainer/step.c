@@ -103,9 +103,10 @@ static void micro_batch(Stepper *s, const HostBatch *host, int64_t epoch, int64_
     shards_begin_pass(s->shards, true);
     scope_push(c.scope);
     device_range(s->dev, "forward");
-    Tensor *h = llama_forward(&c, s->model, &b.batch);
+    Tensor *all = llama_forward(&c, s->model, &b.batch);
     c.module = "head and loss";
-    h = op_gather_rows(&c, h, b.rows);
+    Tensor *h = op_gather_rows(&c, all, b.rows);
+    scope_drop(c.scope, all); /* before the logits */
     Tensor *loss = op_linear_xent(&c, h, llama_head(s->model), b.targets, 1.0f / (float)n_trained,
                                   &s->loss_sum, NULL, 0);
     scope_pop(c.scope, loss);

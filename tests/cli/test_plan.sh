@@ -20,7 +20,7 @@ said "memory by category" "*weights*14.959*gradients*optimizer*activations*total
 
 run plan "$tmp/c.yaml" --gpu rtx-4090 batch.micro=4
 [ "$rc" = 2 ] || fail "a plan that does not fit ends with $rc"
-said "says by how much" "*does not fit rtx-4090: needs * of 22.*GiB*the least is batch.micro: 1*"
+said "says by how much" "*does not fit rtx-4090: needs * of 22.*GiB*the least is * train.update: in_backward, optim.clip_by: block (*"
 run plan "$tmp/c.yaml" --gpu h200 batch.micro=4 train.recompute=none
 said "says what would" "*would fit with *train.recompute: auto (* GiB, recompute *)*"
 

@@ -156,7 +156,10 @@ Test(plan, finds_settings_that_fit)
     PlanAdvice a[PLAN_MAX_ADVICE];
     size_t bytes = plan.extent - 1;
     int n = plan_advise(a, &c, NULL, NULL, &cpu, bytes);
-    cr_assert_eq(n, 2);
+    cr_assert_eq(n, 3);
+    cr_expect_eq(a[2].micro, 8);
+    cr_expect(a[2].in_backward, "without gradients that exist whole");
+    cr_expect_eq(a[2].mix.n_more, 0);
     cr_expect_eq(a[0].micro, 4);
     cr_expect(!a[0].recompute);
     cr_expect_lt(a[0].extent, plan.extent);

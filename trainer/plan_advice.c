@@ -1,0 +1,103 @@
+/* What to change when a run does not fit: settings tried by planning them, the least change first. */
+#include "trainer/config_schema.h"
+#include "trainer/plan.h"
+#include "trainer/update.h"
+
+/* The config as `a` would change it; it borrows cfg's lists.  False: it would be refused. */
+static bool change(TrainConfig *changed, const TrainConfig *cfg, const PlanAdvice *a)
+{
+    *changed = *cfg;
+    changed->batch_micro = a->micro;
+    if (a->recompute) {
+        changed->recompute = RECOMPUTE_AUTO;
+        changed->n_recompute_layers = 0;
+    }
+    if (!config_is_set(cfg, "train.gradients")) changed->gradients = PRECISION_AUTO;
+    if (!config_is_set(cfg, "train.update")) changed->update = UPDATE_AUTO;
+    if (a->in_backward) {
+        changed->update = UPDATE_IN_BACKWARD;
+        changed->clip_by = CLIP_BLOCK;
+    }
+    Problems p = {0};
+    config_settle_update(changed, &p);
+    bool valid = p.n == 0;
+    problems_clear(&p);
+    return valid;
+}
+
+typedef struct Adviser {
+    const TrainConfig *cfg;
+    const Dataset *train, *eval;
+    const PlanTarget *target;
+    size_t bytes;
+    PlanAdvice *out;
+    PlanAdvice least; /* of all that were tried */
+    int n;
+} Adviser;
+
+/* True when it fits; it is then among the answers. */
+static bool try(Adviser *v, PlanAdvice a)
+{
+    TrainConfig changed;
+    RunPlan plan;
+    Problems ignored = {0};
+    if (!change(&changed, v->cfg, &a)) return false;
+    Status s =
+        plan_run(&plan, &changed, v->train, v->eval, v->target, v->bytes, NULL, NULL, &ignored);
+    problems_clear(&ignored);
+    if (s != OK) return false;
+    a.mix = changed.mix;
+    a.extent = plan.extent;
+    if (v->least.extent == 0 || a.extent < v->least.extent) v->least = a;
+    if (a.extent > v->bytes) return false;
+    v->out[v->n++] = a;
+    return true;
+}
+
+int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], const TrainConfig *cfg, const Dataset *train,
+                const Dataset *eval, const PlanTarget *target, size_t bytes)
+{
+    Adviser v = {
+        .cfg = cfg, .train = train, .eval = eval, .target = target, .bytes = bytes, .out = out};
+    bool automatic = cfg->recompute == RECOMPUTE_AUTO;
+    for (int recompute = 0; recompute <= !automatic; recompute++) {
+        /* with recompute the same batch may do; without, it is known not to */
+        int64_t micro = recompute ? cfg->batch_micro : cfg->batch_micro - 1;
+        for (bool found = false; micro >= 1 && !found; micro--)
+            if (cfg->batch_global % micro == 0)
+                found = try(&v, (PlanAdvice){.micro = micro, .recompute = recompute});
+    }
+    if (cfg->method == METHOD_FULL && cfg->update == UPDATE_AFTER)
+        try(&v,
+            (PlanAdvice){.micro = cfg->batch_global, .recompute = !automatic, .in_backward = true});
+    if (v.n > 0) return v.n;
+    if (v.least.extent == 0) try(&v, (PlanAdvice){.micro = cfg->batch_micro});
+    out[0] = v.least;
+    return 0;
+}
+
+static void setting(StrBuf *b, int *n, const char *text)
+{
+    strbuf_printf(b, "%s%s", (*n)++ ? ", " : "", text);
+}
+
+void plan_advice_text(StrBuf *b, const PlanAdvice *a, const TrainConfig *cfg, int64_t n_layers)
+{
+    int n = 0;
+    char micro[40];
+    snprintf(micro, sizeof micro, "batch.micro: %lld", (long long)a->micro);
+    if (a->micro != cfg->batch_micro) setting(b, &n, micro);
+    if (a->recompute) setting(b, &n, "train.recompute: auto");
+    if (a->recompute && cfg->n_recompute_layers > 0)
+        strbuf_puts(b, " without train.recompute_layers");
+    if (a->in_backward) setting(b, &n, "train.update: in_backward");
+    if (a->in_backward && cfg->clip > 0 && cfg->clip_by == CLIP_GLOBAL)
+        setting(b, &n, "optim.clip_by: block");
+    if (n == 0) strbuf_puts(b, "the config as it is");
+    strbuf_printf(b, " (%.2f GiB", (double)a->extent / (1024.0 * 1024.0 * 1024.0));
+    if (a->recompute || cfg->recompute == RECOMPUTE_AUTO) {
+        strbuf_puts(b, ", recompute ");
+        recompute_mix_text(b, a->mix, n_layers);
+    }
+    strbuf_putc(b, ')');
+}
