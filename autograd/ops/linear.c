@@ -32,6 +32,12 @@ static void linear_finish(Ctx *c, Node *n)
     grad_pass(c, n, 0, n->in[RESIDUAL]);
 }
 
+Tensor *linear_output(Ctx *c, const Tensor *x, const Tensor *w, const Tensor *residual, int64_t pad)
+{
+    int64_t out = tensor_rows(w), has = residual ? residual->ld - out : 0;
+    return tensor_new_padded(c, tensor_rows(x), out, has > pad ? has : pad);
+}
+
 void linear_forward(Ctx *c, Tensor *y, const Tensor *x, Tensor *w, const Tensor *bias,
                     const Tensor *residual)
 {
@@ -63,7 +69,7 @@ static const Op linear_op = {.name = "linear",
 Tensor *op_linear(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual)
 {
     op_begin(c, &linear_op);
-    Tensor *y = tensor_new_matrix(c, tensor_rows(x), tensor_rows(w));
+    Tensor *y = linear_output(c, x, w, residual, 0);
     linear_forward(c, y, x, w, bias, residual);
 
     Node *n = tape_record(c, &linear_op, 1, (Tensor *[]){y}, 4, (Tensor *[]){x, w, bias, residual});

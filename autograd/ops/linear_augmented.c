@@ -148,7 +148,7 @@ Tensor *op_linear_augmented(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *
         inputs[A0 + 2 * i] = lora[i].a;
         inputs[B0 + 2 * i] = lora[i].b;
     }
-    Tensor *y = tensor_new_padded(c, rows, out, lora_pad(args->rank));
+    Tensor *y = linear_output(c, x, w, residual, lora_pad(args->rank));
     Tensor *m = open_matrix(c, w, args);
     Tensor u = around(x, 0, rows, in, args->rank), a = around(m, out, args->rank, 0, in);
     k->matmul(c->dev, &u, x, &a, (MatmulArgs){.trans_b = true, .alpha = 1});

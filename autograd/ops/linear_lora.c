@@ -141,7 +141,7 @@ Tensor *op_linear_lora(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *resid
 {
     op_begin(c, &linear_lora_op);
     ASSERT(n_lora >= 1 && n_lora <= LORA_MAX_SLICES, "linear_lora: %d adapters", n_lora);
-    Tensor *y = tensor_new_matrix(c, tensor_rows(x), tensor_rows(w));
+    Tensor *y = linear_output(c, x, w, residual, 0);
     linear_forward(c, y, x, w, bias, residual);
 
     LoraArgs *args = arena_alloc(c->arena, sizeof *args);
