@@ -93,13 +93,15 @@ NO_RETURN static void panic_with(const char *file, int line, const char *what, c
     if (at < 0 || at > 1024) at = 0;
     format_line(message + at, sizeof message - (size_t)at, fmt, args);
 
-    /* Printed first: the hook may end the process.  Cleared first: the hook may panic. */
-    fflush(stdout);
-    fprintf(stderr, "lorac: panic: %s\n", message);
-    fflush(stderr);
+    /* Cleared first: the hook may panic. */
     PanicHook *hook = panic_state.hook;
     panic_state.hook = NULL;
-    if (hook) hook(panic_state.ud, message);
+    fflush(stdout);
+    if (hook)
+        hook(panic_state.ud, message);
+    else
+        fprintf(stderr, "lorac: panic: %s\n", message);
+    fflush(stderr);
     abort();
 }
 

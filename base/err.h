@@ -1,6 +1,6 @@
 /* Whose failure is it?  The user's gets a Status and one line in an Err, passed up to cli/, which
  * prints it and exits.  The programmer's gets ASSERT: values, file, line, abort.  The machine's gets
- * panic(): the call, the hook of dist/launch.c (so that no other rank waits), abort. */
+ * panic(): the call, the hook of dist/watch.c (so that no other rank waits), abort. */
 #pragma once
 
 #include <stdarg.h>
@@ -61,7 +61,8 @@ NO_RETURN void panic_at(const char *file, int line, const char *fmt, ...) PRINTF
 NO_RETURN void assert_failed_at(const char *file, int line, const char *cond, const char *fmt, ...)
     PRINTF_LIKE(4, 5);
 typedef void PanicHook(void *ud, const char *message);
-/* One per process: set by dist/launch.c, which must end the other ranks. */
+/* Prints the message in place of panic's own "lorac: panic: MESSAGE".  One per process: set by dist/watch.c, which must end the
+ * other ranks. */
 void panic_set_hook(PanicHook *hook, void *ud);
 
 #define panic(...) panic_at(__FILE__, __LINE__, __VA_ARGS__)

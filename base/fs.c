@@ -221,3 +221,9 @@ Status dir_sync(const char *path, Err *err)
     if (bad) return err_set(err, E_FAILED, "%s: cannot sync the folder: %s", path, strerror(e));
     return OK;
 }
+
+Status dir_make_anew(const char *path, Err *err)
+{
+    TRY(dir_remove(path, err));
+    return dir_make(path, err);
+}

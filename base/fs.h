@@ -24,7 +24,8 @@ bool path_is_dir(const char *path);
 char *path_join(const char *dir, const char *name);
 const char *path_base(const char *path); /* the part after the last '/' */
 
-Status dir_make(const char *path, Err *err) MUST_CHECK; /* with parents; existing is fine */
+Status dir_make(const char *path, Err *err) MUST_CHECK;      /* with parents; existing is fine */
+Status dir_make_anew(const char *path, Err *err) MUST_CHECK; /* empty, whatever was there */
 /* Names (not paths) in a folder, sorted, without "." and "..".  Free with dir_list_free. */
 Status dir_list(char ***names, int *n, const char *path, Err *err) MUST_CHECK;
 void dir_list_free(char **names, int n);

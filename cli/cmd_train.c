@@ -4,6 +4,7 @@
 #include "base/str.h"
 #include "cli/bench_print.h"
 #include "cli/commands.h"
+#include "cli/ranks.h"
 #include "cli/train_data.h"
 #include "trainer/run.h"
 #include "trainer/stop.h"
@@ -34,10 +35,11 @@ static void note_attention(const Session *s)
                     (long long)info.n_flash, (long long)info.n_plain);
 }
 
-static int train(TrainConfig *c, bool profile, Log *log, Problems *problems)
+static int train(Ranks *ranks, TrainConfig *c, bool profile, Log *log, Problems *problems)
 {
     Meter meter = {0};
-    Session s = {.profile = profile ? &meter : NULL};
+    bool leads = ranks->hosts.rank == 0;
+    Session s = {.hosts = &ranks->hosts, .profile = profile && leads ? &meter : NULL};
     RunResult result;
     Err err = {0};
     stop_listen_clock(c->save_before_end);
@@ -48,6 +50,7 @@ static int train(TrainConfig *c, bool profile, Log *log, Problems *problems)
         status = session_open_model(&s, c, log, problems);
     }
     if (status == OK) {
+        watch_comm(ranks->watch, &s.comm, (double)c->timeout);
         print_model(&s);
         fflush(stdout);
         status = trainer_run(&s, log_on_terminal(log), &result, problems, &err);
@@ -59,14 +62,15 @@ static int train(TrainConfig *c, bool profile, Log *log, Problems *problems)
     }
     if (status == OK) note_attention(&s);
     bool again = status == OK && result.stop_request;
-    if (again)
+    if (again && leads)
         printf("stopped by %s after step %lld; checkpoint-%lld in %s is where the next start goes "
                "on\n",
                result.stop_request, (long long)result.steps, (long long)result.steps, c->output);
-    else if (status == OK)
+    else if (status == OK && leads)
         print_result(c, &result);
+    watch_comm(ranks->watch, NULL, 0);
     session_close(&s);
-    return again ? EXIT_AGAIN : command_end_problems(status, problems, &err);
+    return again ? EXIT_AGAIN : ranks_end(ranks, status, problems, &err);
 }
 
 int cmd_train(int argc, char **argv)
@@ -97,9 +101,16 @@ int cmd_train(int argc, char **argv)
     TrainConfig c;
     Problems problems = {0};
     stop_listen();
+    Ranks ranks;
+    status = ranks_join(&ranks, &err);
+    if (status != OK) return command_end(status, &err);
+    if (ranks.hosts.rank > 0) log = (Log){.level = LOG_QUIET}; /* rank 0 speaks for all */
     status = config_load(&c, args[0], args + 1, n_args - 1, true, &problems);
-    if (status != OK) return command_end_problems(status, &problems, NULL);
-    int code = train(&c, profile, &log, &problems);
-    config_clear(&c);
+    bool loaded = status == OK;
+    status = comm_agree_problems(&ranks.hosts, status, &problems);
+    int code = status == OK ? train(&ranks, &c, profile, &log, &problems)
+                            : ranks_end(&ranks, status, &problems, NULL);
+    if (loaded) config_clear(&c);
+    ranks_leave(&ranks);
     return code;
 }

@@ -1,6 +1,8 @@
 /* The program: a table of commands. */
 #include "base/str.h"
 #include "cli/commands.h"
+#include "dist/comm_mpi.h"
+#include "dist/comm_nccl.h"
 #include "kernels/kernels.h"
 
 #include <stdio.h>
@@ -44,6 +46,11 @@ static void print_version(void)
 {
     printf("lorac %s\n", LORAC_VERSION);
     printf("backends:  %s\n", backend_names());
+    printf("ranks:     %s\n",
+           comm_mpi_built() && comm_nccl_built() ? "sockets, Open MPI, NCCL"
+           : comm_mpi_built()  ? "sockets, Open MPI (one GPU: NCCL is not built in)"
+           : comm_nccl_built() ? "sockets, NCCL (no mpirun: MPI is not built in)"
+                               : "sockets (CPUs alone: MPI and NCCL are not built in)");
     printf("compiler:  %s\n", LORAC_COMPILER);
     printf("libraries: %s\n", LORAC_LIBRARIES);
 }

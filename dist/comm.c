@@ -102,7 +102,12 @@ void comm_close(Comm *c)
 
 void comm_exchange(Comm *c, void *all, const void *mine, size_t bytes)
 {
+    CommCall *call = &c->calls[c->n_calls % COMM_CALLS];
+    *call = (CommCall){.op = "exchange of hosts", .bytes = bytes, .began = seconds_monotonic()};
+    c->in_call = true;
+    c->n_calls++;
     c->ops->exchange(c, all, mine, bytes);
+    c->in_call = false;
 }
 
 void comm_barrier(Comm *c)
@@ -113,10 +118,40 @@ void comm_barrier(Comm *c)
     free(all);
 }
 
+void comm_say(Comm *c, char **text)
+{
+    if (c->size == 1) return;
+    int64_t mine = c->rank == 0 && *text ? (int64_t)strlen(*text) + 1 : 0;
+    int64_t *sizes = xcalloc((size_t)c->size, sizeof *sizes);
+    comm_exchange(c, sizes, &mine, sizeof mine);
+    size_t n = (size_t)sizes[0];
+    free(sizes);
+    char *send = xcalloc(n + 1, 1), *all = xmalloc((n + 1) * (size_t)c->size);
+    if (c->rank == 0 && *text) memcpy(send, *text, n);
+    comm_exchange(c, all, send, n + 1);
+    if (c->rank > 0) {
+        free(*text);
+        *text = n > 0 ? xstrdup(all) : NULL;
+    }
+    free(send);
+    free(all);
+}
+
 typedef struct Outcome {
     int status;
     char host[64], line[sizeof((Err *)0)->line];
 } Outcome;
+
+Status comm_agree_problems(Comm *c, Status s, Problems *p)
+{
+    Err err = {0}, mine;
+    if (c->size == 1) return s;
+    if (s != OK) err_set(&err, s, "%s", p->n > 0 ? p->lines[0] : "failed");
+    mine = err;
+    Status all = comm_agree(c, s, &err);
+    if (all != OK && !str_eq(err.line, mine.line)) problems_add(p, "%s", err.line);
+    return all;
+}
 
 Status comm_agree(Comm *c, Status s, Err *err)
 {

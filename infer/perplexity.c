@@ -104,6 +104,49 @@ static Status pass_add(Pass *p, Perplexity *out, const Dataset *d, const DocId *
     return OK;
 }
 
+static int64_t rows_at(int64_t row, int64_t together, int64_t n_rows)
+{
+    int64_t left = n_rows - row;
+    return left < 0 ? 0 : left < together ? left : together;
+}
+
+/* Ranks take passes in turns, and may have to meet inside of them: one that has nothing to do does what the first busy
+ * one of the turn does. */
+static void fill_any(Pass *p, Loader *l, int64_t row, int64_t together, int size, int64_t n_rows)
+{
+    for (int r = 0; r < size && p->batch.n_trained == 0; r++, row += together)
+        if (rows_at(row, together, n_rows) > 0)
+            loader_rows_fill(l, 0, row, rows_at(row, together, n_rows), &p->batch);
+}
+
+/* A document lies in one pass, so each sum has one term that is not 0. */
+static Status add_up_ranks(Comm *c, Perplexity *p, int64_t n_docs, Status s, Err *err)
+{
+    TRY(comm_agree(c, s, err));
+    size_t bytes = (size_t)n_docs * sizeof(double);
+    double *losses = xmalloc(bytes * (size_t)c->size + 1);
+    int64_t *trained = xmalloc(bytes * (size_t)c->size + 1);
+    int64_t mine[3] = {p->n_trained, p->n_tokens, p->n_docs},
+            *counts = xmalloc((size_t)c->size * sizeof mine);
+    comm_exchange(c, losses, p->doc_loss, bytes);
+    comm_exchange(c, trained, p->doc_trained, bytes);
+    comm_exchange(c, counts, mine, sizeof mine);
+    p->n_trained = p->n_tokens = p->n_docs = 0;
+    for (int r = 0; r < c->size; r++) {
+        for (int64_t i = 0; i < n_docs; i++) {
+            p->doc_loss[i] = r == 0 ? losses[i] : p->doc_loss[i] + losses[r * n_docs + i];
+            p->doc_trained[i] = r == 0 ? trained[i] : p->doc_trained[i] + trained[r * n_docs + i];
+        }
+        p->n_trained += counts[3 * r];
+        p->n_tokens += counts[3 * r + 1];
+        p->n_docs += counts[3 * r + 2];
+    }
+    free(losses);
+    free(trained);
+    free(counts);
+    return OK;
+}
+
 Status perplexity_of(Perplexity *out, Llama *m, const Dataset *d, const DataOpts *data,
                      const PerplexityOpts *opts, Err *err)
 {
@@ -122,18 +165,22 @@ Status perplexity_of(Perplexity *out, Llama *m, const Dataset *d, const DataOpts
     int64_t together = budget / loader_max(loader, 0, 1).n_tokens;
     if (together < 1) together = 1;
     int64_t n_rows = loader_rows(loader, 0);
+    int rank = opts->ranks ? opts->ranks->rank : 0, size = opts->ranks ? opts->ranks->size : 1;
     Status s = OK;
-    for (int64_t row = 0; s == OK && !out->given_up && row < n_rows; row += together) {
-        int64_t n = n_rows - row < together ? n_rows - row : together;
-        loader_rows_fill(loader, 0, row, n, &pass.batch);
-        if (pass.batch.n_trained > 0) {
-            pass_run(&pass, m);
-            s = pass_add(&pass, out, d, ids, err);
-        }
+    for (int64_t row = 0; !out->given_up && row < n_rows; row += together * size) {
+        int64_t own = row + together * rank, n = rows_at(own, together, n_rows);
+        loader_rows_fill(loader, 0, n > 0 ? own : 0, n, &pass.batch);
         out->n_tokens += pass.batch.n_real;
         out->n_docs += pass.batch.n_docs;
-        out->given_up = opts->progress && !opts->progress(opts->ud, row + n, n_rows);
+        bool idle = pass.batch.n_trained == 0;
+        if (idle) fill_any(&pass, loader, row, together, size, n_rows);
+        if (pass.batch.n_trained > 0) pass_run(&pass, m);
+        if (!idle && s == OK) s = pass_add(&pass, out, d, ids, err);
+        int64_t done = row + together * size < n_rows ? row + together * size : n_rows;
+        out->given_up =
+            (s != OK && size == 1) || (opts->progress && !opts->progress(opts->ud, done, n_rows));
     }
+    if (size > 1) s = add_up_ranks(opts->ranks, out, n_docs, s, err);
     double sum = 0;
     for (int64_t i = 0; i < n_docs; i++)
         sum += out->doc_loss[i];

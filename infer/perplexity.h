@@ -2,6 +2,7 @@
 #pragma once
 
 #include "data/loader.h"
+#include "dist/comm.h"
 #include "model/llama.h"
 
 typedef struct Perplexity {
@@ -20,6 +21,8 @@ typedef struct PerplexityOpts {
     /* rows; may be NULL.  false: give up */
     bool (*progress)(void *ud, int64_t done, int64_t total);
     void *ud;
+    Comm *
+        ranks; /* that share the rows and have the same result, to the bit of one rank; NULL: this one alone */
 } PerplexityOpts;
 
 /* Every document once, packed as `data` says.  E_FAILED with file and line when a loss is not finite. */

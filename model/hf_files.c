@@ -109,18 +109,39 @@ static const SafeTensor *find_tensor(const Llama *m, const Param *p, int slice,
     return t ? t : safetensors_find(f, head_name);
 }
 
-static Status load_param(Llama *m, Param *p, const SafeTensors *f, const char *dir, Err *err)
+static Status check_param(const Llama *m, const Param *p, const SafeTensors *f, const char *dir,
+                          Err *err)
 {
     for (int i = 0; i < p->n_slices; i++) {
         const SafeTensor *t = find_tensor(m, p, i, f);
         if (!t) return err_set(err, E_INPUT, "%s: tensor %s is missing", dir, p->slices[i].name);
         TRY(weight_check(t, p, i, err));
     }
+    return OK;
+}
+
+static Status check_params(const Llama *m, const SafeTensors *f, const char *dir, Err *err)
+{
+    for (int i = 0; i < m->params.n; i++)
+        if (!m->params.items[i]->adapter) TRY(check_param(m, m->params.items[i], f, dir, err));
+    return OK;
+}
+
+Status model_check_weights(const Llama *m, const char *dir, Err *err)
+{
+    SafeTensors *f;
+    TRY(safetensors_open(&f, dir, err));
+    Status s = check_params(m, f, dir, err);
+    safetensors_close(f);
+    return s;
+}
+
+static void load_param(Llama *m, Param *p, const SafeTensors *f)
+{
     param_open(p);
     for (int i = 0; i < p->n_slices && param_is_there(p); i++)
         weight_write(find_tensor(m, p, i, f), m->dev, p, i);
     param_close(p, true);
-    return OK;
 }
 
 /* Transformers 4 ignores such a head too; 5 would take both tensors as they are. */
@@ -152,9 +173,9 @@ Status model_load_weights(Llama *m, const char *dir, Log *log, Err *err)
 {
     SafeTensors *f;
     TRY(safetensors_open(&f, dir, err));
-    Status s = OK;
+    Status s = check_params(m, f, dir, err);
     for (int i = 0; i < m->params.n && s == OK; i++)
-        if (!m->params.items[i]->adapter) s = load_param(m, m->params.items[i], f, dir, err);
+        if (!m->params.items[i]->adapter) load_param(m, m->params.items[i], f);
     if (s == OK) warn_unexpected(m, f, dir, log);
     if (s == OK) warn_tied(m, f, dir, log);
     safetensors_close(f);

@@ -6,6 +6,8 @@
 #include "model/llama.h"
 #include "model/lora.h"
 
+/* The checks of model_load_weights alone: what is missing or does not fit. */
+Status model_check_weights(const Llama *m, const char *dir, Err *err) MUST_CHECK;
 /* Fills every base Param of m that has storage (F32, BF16, F16 converted) from DIR/model.safetensors or its
  * shards.  Missing tensors, shapes that do not fit and unexpected tensors are told by name (rotary inv_freq and a tied
  * lm_head.weight are ignored; other unexpected tensors are warnings). */

@@ -49,14 +49,12 @@ static Status list_steps(int64_t **steps, int *n, const TrainConfig *c, Err *err
 
 /* ---- writing ---------------------------------------------------------------------------------- */
 
-static Status write_contents(const Session *s, const RunState *run, const char *dir, Err *err)
+static Status write_contents(Session *s, const RunState *run, const char *dir, Err *err)
 {
-    TRY(dir_remove(dir, err));
-    TRY(dir_make(dir, err));
+    TRY(comm_agree(s->hosts, session_leads(s) ? dir_make_anew(dir, err) : OK, err));
     TRY(session_write_weights(s, dir, err));
     TRY(state_file_write(s, dir, err));
-    TRY(manifest_write(s, run, dir, err));
-    return dir_sync(dir, err);
+    return manifest_write(s, run, dir, err);
 }
 
 /* A folder cannot be renamed over another, and one that is removed piece by piece must not look whole:
@@ -76,16 +74,25 @@ static Status retire(const TrainConfig *c, int64_t step, Err *err)
     return s;
 }
 
-Status checkpoint_save(const Session *s, const RunState *run, Err *err)
+static Status put_in_place(const Session *s, const RunState *run, const char *tmp, const char *path,
+                           Err *err)
+{
+    TRY(dir_sync(tmp, err));
+    TRY(retire(s->cfg, run->step, err));
+    return file_rename(tmp, path, err);
+}
+
+Status checkpoint_save(Session *s, const RunState *run, Err *err)
 {
     char *final = checkpoint_path(s->cfg, run->step);
     char *tmp = str_format("%s/.checkpoint-%lld.tmp", s->cfg->output, (long long)run->step);
     Status status = write_contents(s, run, tmp, err);
-    if (status == OK) status = retire(s->cfg, run->step, err);
-    if (status == OK) status = file_rename(tmp, final, err);
+    if (status == OK && session_leads(s)) status = put_in_place(s, run, tmp, final, err);
+    status = comm_agree(s->hosts, status, err);
     if (status != OK) {
         Err ignored = {0};
-        if (dir_remove(tmp, &ignored) != OK) log_warn(s->log, "%s", ignored.line);
+        if (session_leads(s) && dir_remove(tmp, &ignored) != OK)
+            log_warn(s->log, "%s", ignored.line);
         err_wrap(err, status, "checkpoint at step %lld", (long long)run->step);
     }
     free(final);
@@ -140,7 +147,7 @@ Status checkpoint_find(char **path, const TrainConfig *c, Log *log, Err *err)
         char *dir = checkpoint_path(c, steps[i]);
         Json *manifest = NULL;
         Err why = {0};
-        if (manifest_verify(&manifest, dir, &why) == OK) {
+        if (manifest_verify(&manifest, dir, true, &why) == OK) {
             *path = xstrdup(dir);
         } else {
             log_warn(log, "%s is not whole and passed over: %s", dir, why.line);
@@ -168,7 +175,8 @@ Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *pr
     Json *manifest = NULL;
     Err err = {0};
     int before = problems->n;
-    Status status = manifest_verify(&manifest, path, &err);
+    Status status = manifest_verify(&manifest, path, session_leads(s), &err);
+    status = comm_agree(s->hosts, status, &err);
     if (status == OK) {
         manifest_compare(s, manifest, path, problems);
         if (problems->n > before) {
@@ -186,7 +194,8 @@ Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *pr
 Status checkpoint_load_weights(Session *s, const char *path, Err *err)
 {
     Json *manifest = NULL;
-    TRY(manifest_verify(&manifest, path, err));
+    Status status = manifest_verify(&manifest, path, session_leads(s), err);
+    TRY(comm_agree(s->hosts, status, err));
     json_free(manifest);
     return state_file_read(s, path, STATE_WEIGHTS, err);
 }

@@ -27,7 +27,10 @@ typedef struct RunState {
 /* "OUTPUT/checkpoint-STEP" in fresh memory. */
 char *checkpoint_path(const TrainConfig *c, int64_t step);
 
-Status checkpoint_save(const Session *s, const RunState *run, Err *err) MUST_CHECK;
+/* All ranks. */
+Status checkpoint_save(Session *s, const RunState *run, Err *err) MUST_CHECK;
+
+/* These are for one rank, the one that leads. */
 /* Removes all but the newest save.keep and the best. */
 Status checkpoint_prune(const TrainConfig *c, const RunState *run, Err *err) MUST_CHECK;
 /* Removes what an interrupted run left behind half written. */
@@ -38,8 +41,8 @@ Status checkpoint_find(char **path, const TrainConfig *c, Log *log, Err *err) MU
 /* The highest N of OUTPUT/checkpoint-N, whole or not; -1: none. */
 int64_t checkpoint_highest(const TrainConfig *c);
 
-/* Verifies, then restores master copies, m, v and *run.  A config that computes something else is refused, key by
+/* All ranks.  Verifies, then restores master copies, m, v and *run.  A config that computes something else is refused, key by
  * key. */
 Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *problems) MUST_CHECK;
-/* The master copies alone. */
+/* The master copies alone.  All ranks. */
 Status checkpoint_load_weights(Session *s, const char *path, Err *err) MUST_CHECK;

@@ -182,6 +182,9 @@ static void check_train(TrainConfig *c, Problems *p)
 static void check_runtime(TrainConfig *c, Problems *p)
 {
     bool cpu = str_eq(c->device, "cpu");
+    if (c->reduce == PRECISION_AUTO) c->reduce = PRECISION_FP32;
+    if (cpu && c->reduce == PRECISION_BF16)
+        config_problem(c, p, "parallel.reduce", "the CPU computes in fp32; leave it out");
     if (cpu && c->precision == PRECISION_BF16)
         config_problem(c, p, "runtime.precision",
                        "the CPU computes in fp32; leave it out, or set runtime.device: cuda");

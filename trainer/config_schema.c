@@ -212,6 +212,19 @@ const ConfigField config_fields[] = {
     {"runtime.trace", FIELD_STRING, AT(trace),
      .doc = "empty folder that receives every op's output (slow; for `lorac inspect --diff`)"},
 
+    {"parallel.zero", FIELD_INT, AT(zero), .fallback = "1", RANGE(0, 3),
+     .doc = "what ranks split instead of each having all of it (ZeRO stages): 0 nothing, 1 master "
+            "weights and AdamW's "
+            "states, 2 gradients, too, 3 parameters, too; LoRA's adapters are always whole, its "
+            "frozen base is "
+            "split by 3; the result does not depend on it"},
+    {"parallel.reduce", FIELD_ENUM, AT(reduce), .fallback = "fp32", CHOICES("auto", "fp32", "bf16"),
+     .doc = "in what gradients are summed over ranks; bf16 halves what they send"},
+    {"parallel.timeout", FIELD_INT, AT(timeout), .fallback = "1800", RANGE(1, 1e9),
+     .doc = "seconds after which ranks that wait for each other give up and tell who waits where; "
+            "longer than writing "
+            "the weights takes"},
+
     {"log.every", FIELD_INT, AT(log_every), .fallback = "10", RANGE(1, MANY),
      .doc = "steps between progress lines where stderr is no terminal"},
     {"log.tensorboard", FIELD_BOOL, AT(tensorboard), .fallback = "true",

@@ -16,21 +16,26 @@ static Status move_in(const char *from_dir, const char *to_dir, const char *name
     return s;
 }
 
-Status final_write(const Session *s, Err *err)
+static Status move_all_in(const char *from, const char *to, Err *err)
 {
-    const char *output = s->cfg->output;
-    char *tmp = path_join(output, ".result.tmp");
     char **names = NULL;
     int n = 0;
-    Status status = dir_remove(tmp, err);
-    if (status == OK) status = dir_make(tmp, err);
-    if (status == OK) status = session_write_weights(s, tmp, err);
-    if (status == OK) status = dir_sync(tmp, err);
-    if (status == OK) status = dir_list(&names, &n, tmp, err);
+    TRY(dir_sync(from, err));
+    TRY(dir_list(&names, &n, from, err));
+    Status status = OK;
     for (int i = 0; i < n && status == OK; i++)
-        status = move_in(tmp, output, names[i], err);
+        status = move_in(from, to, names[i], err);
     dir_list_free(names, n);
-    if (status == OK) status = dir_remove(tmp, err);
+    return status == OK ? dir_remove(from, err) : status;
+}
+
+Status final_write(Session *s, Err *err)
+{
+    char *tmp = path_join(s->cfg->output, ".result.tmp");
+    bool leads = session_leads(s);
+    Status status = comm_agree(s->hosts, leads ? dir_make_anew(tmp, err) : OK, err);
+    if (status == OK) status = session_write_weights(s, tmp, err);
+    if (status == OK && leads) status = move_all_in(tmp, s->cfg->output, err);
     free(tmp);
-    return status;
+    return comm_agree(s->hosts, status, err);
 }

@@ -4,4 +4,5 @@
 
 #include "trainer/session.h"
 
-Status final_write(const Session *s, Err *err) MUST_CHECK;
+/* All ranks. */
+Status final_write(Session *s, Err *err) MUST_CHECK;

@@ -10,7 +10,7 @@
 
 enum { VERSION = 1, RANGE_BYTES = 16 << 20 };
 
-static uint64_t base_hash(const Session *s);
+static uint64_t base_hash(Session *s);
 
 /* ---- files ------------------------------------------------------------------------------------ */
 
@@ -105,13 +105,14 @@ static void write_run(StrBuf *b, const RunState *r)
     strbuf_puts(b, "],\n");
 }
 
-Status manifest_write(const Session *s, const RunState *run, const char *dir, Err *err)
+static Status write_manifest(const Session *s, const RunState *run, uint64_t base, const char *dir,
+                             Err *err)
 {
     StrBuf b = {0};
     strbuf_printf(&b, "{\n  \"format\": \"lorac checkpoint\",\n  \"version\": %d,\n", VERSION);
     write_run(&b, run);
     strbuf_printf(&b, "  \"data_hash\": \"%016llx\",\n  \"base_hash\": \"%016llx\",\n",
-                  (unsigned long long)s->data_hash, (unsigned long long)base_hash(s));
+                  (unsigned long long)s->data_hash, (unsigned long long)base);
     strbuf_puts(&b, "  \"config\": {");
     config_visit_math(s->cfg, write_config_key, &b);
     strbuf_puts(&b, "\n  },\n  \"files\": {");
@@ -124,9 +125,16 @@ Status manifest_write(const Session *s, const RunState *run, const char *dir, Er
     return status;
 }
 
+Status manifest_write(Session *s, const RunState *run, const char *dir, Err *err)
+{
+    uint64_t base = base_hash(s);
+    Status status = session_leads(s) ? write_manifest(s, run, base, dir, err) : OK;
+    return comm_agree(s->hosts, status, err);
+}
+
 /* ---- reading ---------------------------------------------------------------------------------- */
 
-Status manifest_verify(Json **out, const char *dir, Err *err)
+Status manifest_verify(Json **out, const char *dir, bool contents, Err *err)
 {
     char *path = path_join(dir, "manifest.json");
     Json *root = NULL;
@@ -141,7 +149,7 @@ Status manifest_verify(Json **out, const char *dir, Err *err)
                     (long long)version, VERSION);
     free(path);
     const Json *files = json_get(root, "files");
-    for (void *it = json_first(files); it && s == OK; it = json_next(files, it))
+    for (void *it = json_first(files); it && s == OK && contents; it = json_next(files, it))
         s = verify_file(dir, json_iter_key(it), json_iter_value(it), err);
     if (s == OK && !json_get(files, "state.safetensors"))
         s = err_set(err, E_INPUT, "%s: the manifest names no state.safetensors", dir);
@@ -200,7 +208,7 @@ static bool same_hash(const Json *m, const char *key, uint64_t now)
     return json_str(json_get(m, key), &was, NULL) && str_eq(was, text);
 }
 
-void manifest_compare(const Session *s, const Json *m, const char *dir, Problems *problems)
+void manifest_compare(Session *s, const Json *m, const char *dir, Problems *problems)
 {
     Compare c = {s, json_get(m, "config"), dir, problems};
     int before = problems->n;
@@ -216,20 +224,23 @@ void manifest_compare(const Session *s, const Json *m, const char *dir, Problems
 }
 
 /* Of the first row of every frozen parameter: enough to tell one base from another. */
-static uint64_t base_hash(const Session *s)
+static uint64_t base_hash(Session *s)
 {
     uint64_t h = 0;
     const ParamSet *ps = &s->model.params;
     for (int i = 0; i < ps->n; i++) {
-        const Param *p = ps->items[i];
+        Param *p = ps->items[i];
         if (p->trained) continue;
+        param_open(p);
         Tensor row = p->t.n_dims == 1 ? p->t : tensor_slice_rows(&p->t, 0, 1);
         size_t bytes = (size_t)tensor_cols(&row) * dtype_bytes(row.dtype);
         void *host = xmalloc(bytes);
-        tensor_read((Device *)&s->dev, &row, host);
+        tensor_read(&s->dev, &row, host);
+        param_close(p, false);
         h = hash64(p->name, strlen(p->name), h);
         h = hash64(host, bytes, h);
         free(host);
     }
+    shards_end_pass(&s->shards);
     return h;
 }

@@ -5,10 +5,10 @@
 #include "base/json.h"
 #include "trainer/checkpoint.h"
 
-/* Lists and sums up the files of `dir` and writes DIR/manifest.json. */
-Status manifest_write(const Session *s, const RunState *run, const char *dir, Err *err) MUST_CHECK;
-/* Reads it and compares every file with its checksums.  The caller frees *out. */
-Status manifest_verify(Json **out, const char *dir, Err *err) MUST_CHECK;
+/* Lists and sums up the files of `dir` and writes DIR/manifest.json.  All ranks; rank 0 writes. */
+Status manifest_write(Session *s, const RunState *run, const char *dir, Err *err) MUST_CHECK;
+/* Reads it and, with `contents`, compares every file with its checksums.  The caller frees *out. */
+Status manifest_verify(Json **out, const char *dir, bool contents, Err *err) MUST_CHECK;
 Status manifest_run(RunState *run, const Json *manifest, const char *dir, Err *err) MUST_CHECK;
-/* Every difference between the run that wrote it and this one that changes what is computed. */
-void manifest_compare(const Session *s, const Json *manifest, const char *dir, Problems *problems);
+/* All ranks.  Every difference between the run that wrote it and this one that changes what is computed. */
+void manifest_compare(Session *s, const Json *manifest, const char *dir, Problems *problems);

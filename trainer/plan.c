@@ -56,17 +56,19 @@ static int by_tokens(const void *a, const void *b)
     return (x->trained < y->trained) - (x->trained > y->trained);
 }
 
-static void add_epoch(Front *f, Loader *l, const TrainConfig *c, int64_t epoch)
+static void add_epoch(Front *f, Loader *l, const TrainConfig *c, int64_t epoch, int ranks)
 {
     for (int64_t step = 0; step < loader_steps(l, epoch); step++) {
         StepInfo info = loader_step(l, epoch, step);
-        int64_t end = info.first_row + info.n_rows;
-        for (int64_t row = info.first_row; row < end; row += c->batch_micro) {
-            int64_t n = end - row < c->batch_micro ? end - row : c->batch_micro;
-            StepInfo m = loader_rows_info(l, epoch, row, n);
-            if (m.n_trained == 0) continue;
-            Shape s = {epoch, row, n, m.n_tokens, m.n_trained, m.n_docs};
-            front_add(f, &s);
+        for (int rank = 0; rank < ranks; rank++) {
+            int64_t row, left = step_rows(&info, rank, ranks, &row);
+            for (; left > 0; row += c->batch_micro, left -= c->batch_micro) {
+                int64_t n = left < c->batch_micro ? left : c->batch_micro;
+                StepInfo m = loader_rows_info(l, epoch, row, n);
+                if (m.n_trained == 0) continue;
+                Shape s = {epoch, row, n, m.n_tokens, m.n_trained, m.n_docs};
+                front_add(f, &s);
+            }
         }
     }
 }
@@ -124,18 +126,31 @@ static void run_eval(Planner *p)
         perplexity_clear(&result);
 }
 
+static int ranks_of(const Planner *p)
+{
+    return p->target->ranks > 1 ? p->target->ranks : 1;
+}
+
+/* The most that any takes of a step. */
+static int64_t rows_of_a_rank(const Planner *p, int64_t rows)
+{
+    return (rows + ranks_of(p) - 1) / ranks_of(p);
+}
+
 /* Full rows in place of data: each row of a step one document. */
 static void run_assumed(Planner *p)
 {
     const TrainConfig *c = p->session.cfg;
     Meter meter;
-    int n = (int)(c->batch_global / c->batch_micro);
+    int64_t rows = rows_of_a_rank(p, c->batch_global);
+    int64_t micro = c->batch_micro < rows ? c->batch_micro : rows;
+    int n = (int)((rows + micro - 1) / micro);
     HostBatch *batches = xcalloc((size_t)n, sizeof *batches);
     HostBatch one = {0};
-    int32_t *lens = xmalloc((size_t)c->batch_micro * sizeof *lens);
-    for (int64_t i = 0; i < c->batch_micro; i++)
+    int32_t *lens = xmalloc((size_t)micro * sizeof *lens);
+    for (int64_t i = 0; i < micro; i++)
         lens[i] = (int32_t)c->data.max_length;
-    host_batch_random(&one, c->batch_micro, lens, p->session.shape.vocab_size, 1);
+    host_batch_random(&one, micro, lens, p->session.shape.vocab_size, 1);
     free(lens);
     for (int i = 0; i < n; i++)
         batches[i] = one;
@@ -157,7 +172,7 @@ static Front *look_at_epochs(Planner *p)
     int64_t epochs = epochs_of(p->loader, p->cfg);
     for (int64_t docs = 0; p->epochs_seen < epochs && docs < MAX_DOCS_SEEN;
          docs += dataset_size(p->train))
-        add_epoch(f, p->loader, p->cfg, p->epochs_seen++);
+        add_epoch(f, p->loader, p->cfg, p->epochs_seen++, ranks_of(p));
     qsort(f->items, (size_t)f->n, sizeof *f->items, by_tokens);
     return f;
 }
@@ -171,16 +186,17 @@ static void run_data(Planner *p)
     StepResult r = stepper_run(p->stepper, 0, 0, 0, 1);
     meter_detach(&meter, &p->session.dev);
     keep_counts(out, &meter, &r);
-    out->n_micro = (r.info.n_rows + c->batch_micro - 1) / c->batch_micro;
+    out->n_micro = (rows_of_a_rank(p, r.info.n_rows) + c->batch_micro - 1) / c->batch_micro;
 
     Front *f = look_at_epochs(p);
     out->epochs = epochs_of(p->loader, c);
     out->epochs_seen = p->epochs_seen;
     HostBatch host = {0};
+    bool again = out->n_micro > 1 && shards_meet(&p->session.shards); /* a sum is added to one */
     for (int i = 0; i < f->n && i < MAX_TRIED; i++, out->n_tried++) {
         const Shape *s = &f->items[i];
         loader_rows_fill(p->loader, s->epoch, s->row, s->n_rows, &host);
-        stepper_run_batches(p->stepper, &host, 1, 0, 1);
+        stepper_run_batches(p->stepper, (HostBatch[]){host, host}, again ? 2 : 1, 0, 1);
     }
     out->n_seen = f->seen;
     host_batch_clear(&host);
@@ -256,6 +272,7 @@ Status plan_for_device(Session *s, Problems *problems)
 {
     TrainConfig *c = s->cfg;
     PlanTarget target = plan_target_of(&s->dev);
+    target.ranks = s->hosts ? s->hosts->size : 1;
     RunPlan plan;
     size_t bytes = s->dev.region_bytes;
     TRY(plan_run(&plan, c, s->train, s->eval, &target, bytes, NULL, s->log, problems));

@@ -31,6 +31,7 @@ typedef struct Run {
     int64_t saved;      /* step of the newest checkpoint; -1: none */
     int64_t to_profile; /* steps until the one that is timed, when asked for */
     int lock;
+    const char *request; /* to stop, of this rank or another; or NULL */
 } Run;
 
 /* ---- before the first step -------------------------------------------------------------------- */
@@ -63,7 +64,7 @@ static Schedule make_schedule(const TrainConfig *c, int64_t total)
 }
 
 /* The checkpoint to begin with, or NULL. */
-static Status choose_start(Run *r, char **path, Problems *problems, Err *err)
+static Status find_start(Run *r, char **path, Problems *problems, Err *err)
 {
     const TrainConfig *c = r->c;
     TRY(checkpoint_clean(c, err));
@@ -81,6 +82,17 @@ static Status choose_start(Run *r, char **path, Problems *problems, Err *err)
     }
     *path = xstrdup(c->resume);
     return OK;
+}
+
+/* Rank 0 looks, so that all go on from the same one. */
+static Status choose_start(Run *r, char **path, Problems *problems, Err *err)
+{
+    *path = NULL;
+    Status s = session_leads(r->s) ? find_start(r, path, problems, err) : OK;
+    if (s == E_INPUT && problems->n > 0) err_set(err, s, "%s", problems->lines[problems->n - 1]);
+    s = comm_agree(r->s->hosts, s, err);
+    if (s == OK) comm_say(r->s->hosts, path);
+    return s;
 }
 
 static Status resume(Run *r, Problems *problems, Err *err)
@@ -118,6 +130,12 @@ static Status write_config(const TrainConfig *c, Err *err)
     return s;
 }
 
+static Status take_output(Run *r, Err *err)
+{
+    TRY(dir_make(r->c->output, err));
+    return run_lock_take(&r->lock, r->c->output, err);
+}
+
 static Status run_open(Run *r, Session *s, bool terminal, Problems *problems, Err *err)
 {
     const TrainConfig *c = s->cfg;
@@ -125,10 +143,9 @@ static Status run_open(Run *r, Session *s, bool terminal, Problems *problems, Er
     r->loader = loader_new(s->train, &c->data, (uint64_t)c->seed, c->batch_global);
     r->total = count_steps(r->loader, c);
     r->schedule = make_schedule(c, r->total);
-    TRY(dir_make(c->output, err));
-    TRY(run_lock_take(&r->lock, c->output, err));
+    TRY(comm_agree(s->hosts, session_leads(s) ? take_output(r, err) : OK, err));
     TRY(resume(r, problems, err));
-    TRY(write_config(c, err));
+    TRY(comm_agree(s->hosts, session_leads(s) ? write_config(c, err) : OK, err));
     int64_t left = r->total - r->state.step;
     r->to_profile = left < PROFILED_STEP ? left : PROFILED_STEP;
     StepOpts opts = step_opts(c);
@@ -137,7 +154,10 @@ static Status run_open(Run *r, Session *s, bool terminal, Problems *problems, Er
                  c->gradients == PRECISION_BF16 ? "bf16" : "fp32",
                  opts.update.in_backward ? "within backward" : "after it");
     r->stepper = stepper_new(&s->model, &s->shards, r->loader, &opts, s->trace);
-    return metrics_open(&r->metrics, c, r->state.step, r->total, s->log, terminal, err);
+    Status status = OK;
+    if (session_leads(s))
+        status = metrics_open(&r->metrics, c, r->state.step, r->total, s->log, terminal, err);
+    return comm_agree(s->hosts, status, err);
 }
 
 static Status run_close(Run *r, Status s, Err *err)
@@ -147,8 +167,8 @@ static Status run_close(Run *r, Status s, Err *err)
     stepper_free(r->stepper);
     loader_free(r->loader);
     run_lock_give(r->lock);
-    if (s != OK || closed == OK) return s;
-    return err_set(err, closed, "%s", closing.line);
+    if (s == OK && closed != OK) s = err_set(err, closed, "%s", closing.line);
+    return comm_agree(r->s->hosts, s, err);
 }
 
 /* ---- a step ----------------------------------------------------------------------------------- */
@@ -194,25 +214,40 @@ static Status step(Run *r, Err *err)
     st->step++;
     st->epoch_step++;
     st->samples += res.info.n_docs;
-    metrics_step(r->metrics, &(StepRecord){.step = st->step,
-                                           .epoch = epoch_now(r),
-                                           .loss = res.loss,
-                                           .grad_norm = res.grad_norm,
-                                           .lr = lr,
-                                           .tokens = res.info.n_tokens,
-                                           .step_time = seconds_monotonic() - began,
-                                           .consumed_samples = st->samples,
-                                           .peak_bytes = r->s->dev.mem.peak_total,
-                                           .allocated_bytes = r->s->dev.mem.live_total});
+    if (r->metrics)
+        metrics_step(r->metrics, &(StepRecord){.step = st->step,
+                                               .epoch = epoch_now(r),
+                                               .loss = res.loss,
+                                               .grad_norm = res.grad_norm,
+                                               .lr = lr,
+                                               .tokens = res.info.n_tokens,
+                                               .step_time = seconds_monotonic() - began,
+                                               .consumed_samples = st->samples,
+                                               .peak_bytes = r->s->dev.mem.peak_total,
+                                               .allocated_bytes = r->s->dev.mem.live_total});
     return OK;
 }
 
 /* ---- evaluation and checkpoints --------------------------------------------------------------- */
 
+/* Whether some rank was asked to stop: all stop at the same place. */
+static bool stop_asked(Run *r)
+{
+    Comm *ranks = r->s->hosts;
+    const char *here = stop_requested();
+    if (here) r->request = here;
+    char mine = here != NULL, *all = xmalloc((size_t)ranks->size);
+    comm_exchange(ranks, all, &mine, 1);
+    for (int i = 0; i < ranks->size; i++)
+        if (all[i] && !r->request) r->request = "a request to another rank";
+    free(all);
+    return r->request != NULL;
+}
+
 static bool unless_stopped(void *ud, int64_t done, int64_t total)
 {
-    (void)ud, (void)done, (void)total;
-    return stop_requested() == NULL;
+    (void)done, (void)total;
+    return !stop_asked(ud);
 }
 
 /* *improved: the lowest loss so far.  A request to stop ends it without a trace: the next start evaluates anew. */
@@ -220,9 +255,14 @@ static Status evaluate(Run *r, bool *improved, Err *err)
 {
     RunState *st = &r->state;
     double began = seconds_monotonic();
-    PerplexityOpts opts = {.tokens_per_pass = r->c->eval_tokens, .progress = unless_stopped};
+    PerplexityOpts opts = {.tokens_per_pass = r->c->eval_tokens,
+                           .progress = unless_stopped,
+                           .ud = r,
+                           .ranks = &r->s->comm};
     Perplexity p;
+    shards_begin_pass(&r->s->shards, false);
     Status s = perplexity_of(&p, &r->s->model, r->s->eval, &r->c->data, &opts, err);
+    shards_end_pass(&r->s->shards);
     if (s != OK) return err_wrap(err, s, "evaluation after step %lld", (long long)st->step);
     if (p.given_up) {
         *improved = false;
@@ -240,11 +280,12 @@ static Status evaluate(Run *r, bool *improved, Err *err)
     } else {
         st->evals_since_best++;
     }
-    metrics_eval(r->metrics, &(EvalRecord){.step = st->step,
-                                           .epoch = epoch_now(r),
-                                           .loss = p.loss,
-                                           .tokens = p.n_trained,
-                                           .time = seconds_monotonic() - began});
+    if (r->metrics)
+        metrics_eval(r->metrics, &(EvalRecord){.step = st->step,
+                                               .epoch = epoch_now(r),
+                                               .loss = p.loss,
+                                               .tokens = p.n_trained,
+                                               .time = seconds_monotonic() - began});
     perplexity_clear(&p);
     return OK;
 }
@@ -265,7 +306,8 @@ static Status save(Run *r, Err *err)
 {
     TRY(checkpoint_save(r->s, &r->state, err));
     r->saved = r->state.step;
-    return checkpoint_prune(r->c, &r->state, err);
+    Status s = session_leads(r->s) ? checkpoint_prune(r->c, &r->state, err) : OK;
+    return comm_agree(r->s->hosts, s, err);
 }
 
 static Status after_step(Run *r, Err *err)
@@ -322,10 +364,11 @@ static Status train(Run *r, const char **request, Err *err)
     *request = NULL;
     if (r->state.step == 0 && r->c->eval_at_start && r->s->eval) TRY(evaluate(r, &ignored, err));
     if (evaluation_due(r)) TRY(after_step(r, err)); /* that a request to stop cut short */
-    while (!at_end(r) && !(*request = stop_requested())) {
+    while (!at_end(r) && !stop_asked(r)) {
         TRY(step(r, err));
         TRY(after_step(r, err));
     }
+    if (!at_end(r)) *request = r->request;
     return *request && r->saved != r->state.step ? save(r, err) : OK;
 }
 

@@ -5,6 +5,8 @@
 #include "autograd/trace.h"
 #include "base/fs.h"
 #include "base/str.h"
+#include "dist/comm_plan.h"
+#include "dist/launch.h"
 #include "model/folder.h"
 #include "model/hf_files.h"
 #include "trainer/apply.h"
@@ -100,8 +102,17 @@ static Status open_device(Session *s, Problems *p)
     }
     Err err = {0};
     DeviceOpts opts = {.threads = (int)c->threads, .region_bytes = config_memory_bytes(c)};
-    Status status = device_open(&s->dev, backend, &opts, config_compute_dtype(c), &err);
+    Status status = launch_ordinal(&opts.ordinal, s->hosts, backend, &err);
+    if (status == OK) status = device_open(&s->dev, backend, &opts, config_compute_dtype(c), &err);
     if (status != OK) config_problem(c, p, "runtime.device", "%s", err.line);
+    return session_agree(s, status, p);
+}
+
+static Status open_comm(Session *s, Problems *p)
+{
+    Err err = {0};
+    Status status = launch_comm(&s->comm, s->hosts, &s->dev, &err);
+    if (status != OK) problems_add(p, "%s", err.line);
     return status;
 }
 
@@ -141,7 +152,9 @@ static Status fill_weights(Session *s, Problems *p)
                              "no model (good for measuring speed and memory)");
         model_init_random(&s->model, (uint64_t)c->seed);
     } else {
-        status = model_load_weights(&s->model, c->model_path, s->log, &err);
+        /* looked at by all before the first byte is read: from then on ranks wait for each other */
+        status = comm_agree(s->hosts, model_check_weights(&s->model, c->model_path, &err), &err);
+        if (status == OK) status = model_load_weights(&s->model, c->model_path, s->log, &err);
     }
     if (status == OK && c->lora_adapter) {
         key = "lora.adapter";
@@ -149,8 +162,9 @@ static Status fill_weights(Session *s, Problems *p)
     } else if (status == OK && s->has_lora) {
         lora_init_weights(&s->lora, &s->dev, (uint64_t)c->seed);
     }
+    shards_end_pass(&s->shards);
     if (status != OK) config_problem(c, p, key, "%s", err.line);
-    return status;
+    return session_agree(s, status, p);
 }
 
 static Status open_trace(Session *s, Problems *p)
@@ -186,7 +200,6 @@ static Status build_model(Session *s, Problems *problems)
     int before = problems->n;
     apply_recompute(&s->model, s->cfg, problems);
     if (problems->n > before) return E_INPUT;
-    s->comm = comm_self();
     ShardOpts opts = step_shards(s->cfg);
     shards_init(&s->shards, &s->dev, &s->comm, &s->model.params, &opts);
     apply_shards(&s->model, &s->shards);
@@ -197,11 +210,16 @@ Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *prob
 {
     s->cfg = cfg;
     s->log = log;
-    TRY(read_shape(s, problems));
-    if (s->train) TRY(check_fit(s, problems));
+    if (!s->hosts) session_alone(s);
+    Status status = read_shape(s, problems);
+    if (status == OK && s->train) status = check_fit(s, problems);
+    TRY(session_agree(s, status, problems));
     TRY(open_device(s, problems));
-    if (s->train) TRY(plan_for_device(s, problems));
-    TRY(build_model(s, problems));
+    status = s->train ? plan_for_device(s, problems) : OK;
+    TRY(session_agree(s, status, problems));
+    TRY(open_comm(s, problems));
+    status = build_model(s, problems);
+    TRY(session_agree(s, status, problems));
     TRY(fill_weights(s, problems));
     quant_report_log(&s->model, s->log);
     return open_trace(s, problems);
@@ -212,12 +230,15 @@ Status session_open_plan(Session *s, TrainConfig *cfg, const PlanTarget *target,
 {
     s->cfg = cfg;
     s->log = log;
+    s->alone = target->ranks > 1 ? comm_plan(target->ranks) : comm_self();
+    s->hosts = &s->alone;
     TRY(read_shape(s, problems));
     Err err = {0};
     DeviceOpts opts = {.target = target};
     Status status =
         device_open(&s->dev, backend_find("plan"), &opts, config_compute_dtype(cfg), &err);
     if (status != OK) problems_add(problems, "%s", err.line);
+    s->comm = *s->hosts;
     return status == OK ? build_model(s, problems) : status;
 }
 
@@ -227,6 +248,7 @@ void session_close(Session *s)
     shards_clear(&s->shards);
     if (s->has_lora) lora_detach(&s->lora, &s->model);
     if (s->has_model) llama_clear(&s->model);
+    if (s->hosts) launch_comm_close(&s->comm, s->hosts);
     if (s->dev.backend) device_close(&s->dev);
     dataset_free(s->train);
     dataset_free(s->eval);
@@ -269,7 +291,7 @@ static Status copy_if_there(const char *from_dir, const char *to_dir, const char
     return s;
 }
 
-Status session_write_weights(const Session *s, const char *dir, Err *err)
+static Status write_weights(const Session *s, const char *dir, Err *err)
 {
     DType dtype = config_save_dtype(s->cfg);
     if (s->has_lora)
@@ -280,4 +302,17 @@ Status session_write_weights(const Session *s, const char *dir, Err *err)
     if (!s->cfg->tokenizer) TRY(tokenizer_files_copy(s->cfg->model_path, dir, err));
     TRY(copy_if_there(s->cfg->model_path, dir, "generation_config.json", err));
     return keep_config(s, dir, err);
+}
+
+Status session_write_weights(Session *s, const char *dir, Err *err)
+{
+    Status status = OK;
+    if (session_leads(s)) {
+        shards_lead(&s->shards);
+        status = write_weights(s, dir, err);
+        shards_dismiss(&s->shards);
+    } else {
+        shards_follow(&s->shards);
+    }
+    return comm_agree(s->hosts, status, err);
 }

@@ -14,18 +14,23 @@ typedef struct Session {
     Dataset *train, *eval; /* eval NULL: none */
     uint64_t data_hash;    /* of all training tokens and labels */
     LlamaConfig shape;     /* the model's config.json or preset */
+    Comm *hosts;           /* the run's ranks, borrowed; NULL: this one alone */
+    Comm alone;
     Device dev;
     size_t planned_bytes; /* of dev's region, by the plan of the run */
     Llama model;
     LoraSet lora;
-    Comm comm;
+    Comm comm; /* of tensors */
     ShardSet shards;
     Trace *trace;
     struct Meter *profile; /* or NULL: filled by one step, the third of the process or its last */
     bool has_model, has_lora;
 } Session;
 
-/* Tokenizer and data sets.  All errors go to `problems`.  *s must be zero before and must not move. */
+/* Each of these is for all ranks together: what goes wrong on one is told on all, by that rank's name.
+ *
+ * Tokenizer and data sets.  All errors go to `problems`.  *s must be zero before, but for hosts and profile, and must not
+ * move. */
 Status session_open_data(Session *s, TrainConfig *cfg, Log *log, Problems *problems) MUST_CHECK;
 /* Device, model, adapters, initial weights.  Where the data are open, that model and data fit together. */
 Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *problems) MUST_CHECK;
@@ -35,6 +40,15 @@ Status session_open_plan(Session *s, TrainConfig *cfg, const PlanTarget *target,
                          Problems *problems) MUST_CHECK;
 void session_close(Session *s);
 
+/* The rank that writes files and talks to the user. */
+bool session_leads(const Session *s);
+/* Where nobody set hosts: this rank alone. */
+void session_alone(Session *s);
+/* E_INPUT where program, config and training data are not the same on every rank. */
+Status session_compare(Session *s, Problems *problems) MUST_CHECK;
+/* One outcome for all ranks (comm_agree); what another rank had to say is added to problems. */
+Status session_agree(Session *s, Status status, Problems *problems) MUST_CHECK;
+
 /* The weights as others read them into an existing folder: an adapter in PEFT's layout, or a model folder with
- * the base's config, tokenizer and generation settings. */
-Status session_write_weights(const Session *s, const char *dir, Err *err) MUST_CHECK;
+ * the base's config, tokenizer and generation settings.  All ranks; rank 0 writes. */
+Status session_write_weights(Session *s, const char *dir, Err *err) MUST_CHECK;

@@ -54,15 +54,33 @@ static uint64_t hash_documents(const Dataset *d)
     return h;
 }
 
+static Status open_data(Session *s, Problems *problems)
+{
+    TrainConfig *cfg = s->cfg;
+    TRY(open_tokenizer(s, problems));
+    Pool *pool = pool_new((int)cfg->threads);
+    Status status =
+        dataset_open(&s->train, &s->eval, &cfg->data, s->tokenizer, pool, s->log, problems);
+    pool_free(pool);
+    if (status == OK) s->data_hash = hash_documents(s->train);
+    return status;
+}
+
+/* The first rank of a host fills the cache, the others find it filled. */
+static Status open_data_in_turn(Session *s, Problems *problems)
+{
+    bool first = s->hosts->local_rank == 0;
+    Status status = first ? open_data(s, problems) : OK;
+    comm_barrier(s->hosts);
+    return first ? status : open_data(s, problems);
+}
+
 Status session_open_data(Session *s, TrainConfig *cfg, Log *log, Problems *problems)
 {
     s->cfg = cfg;
     s->log = log;
-    TRY(open_tokenizer(s, problems));
-    Pool *pool = pool_new((int)cfg->threads);
-    Status status =
-        dataset_open(&s->train, &s->eval, &cfg->data, s->tokenizer, pool, log, problems);
-    pool_free(pool);
-    if (status == OK) s->data_hash = hash_documents(s->train);
-    return status;
+    if (!s->hosts) session_alone(s);
+    Status status = open_data_in_turn(s, problems);
+    TRY(session_agree(s, status, problems));
+    return session_compare(s, problems);
 }

@@ -1,154 +1,289 @@
-/* Optimizer state by checkpoint tensor.  Written from one host buffer of the largest tensor. */
+/* Optimizer state by checkpoint tensor.  A rank goes through the ranges of its shards; what is whole on every rank, the first
+ * one writes. */
 #include "trainer/state_file.h"
 
 #include "base/fs.h"
 #include "base/str.h"
+#include "tensor/convert.h"
 #include "tensor/safetensors.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { N_ARRAYS = 3 };
 
 static const char *const array_names[N_ARRAYS] = {"master", "m", "v"};
 
-typedef struct Entry {
-    Tensor view; /* on the device; no storage: the master copy */
-    const ShardRange *range;
-    char *name;
-    int64_t shape[2];
-    int n_dims;
-} Entry;
+/* ---- layout ----------------------------------------------------------------------------------- */
 
-typedef struct Entries {
-    Device *dev;
-    Entry *items;
+/* Tensor k N_ARRAYS + a: array a of the k-th trained slice, in the order of the parameters. */
+typedef struct Layout {
+    const ParamSet *params;
     SafeTensor *tensors;
+    char **names;
+    int64_t (*shapes)[2];
+    uint64_t *offsets; /* of a tensor's bytes in the file, where it was laid out */
     int n;
-    int64_t largest; /* elements */
-    float *buffer;
-} Entries;
+} Layout;
 
-static void add(Entries *e, const ParamShard *sh, const ShardRange *r, int which)
+static void add_slice(Layout *l, const Param *p, int slice)
 {
-    const Tensor *arrays[N_ARRAYS] = {NULL, &sh->m, &sh->v};
-    const Param *p = r->param;
-    Entry *x = &e->items[e->n++];
-    *x = (Entry){.view = arrays[which] ? shard_view(arrays[which], r) : (Tensor){0},
-                 .range = r,
-                 .name = str_format("%s.%s", array_names[which], shard_range_name(r)),
-                 .shape = {p->slices[r->slice].rows, p->t.n_dims == 1 ? 0 : tensor_cols(&p->t)},
-                 .n_dims = p->t.n_dims};
-    if (r->numel > e->largest) e->largest = r->numel;
-}
-
-static void entry_read(Entries *e, const Entry *x)
-{
-    if (x->view.storage)
-        tensor_read(e->dev, &x->view, e->buffer);
-    else
-        param_read(e->dev, x->range->param, x->range->slice, e->buffer);
-}
-
-static void entry_write(Entries *e, Entry *x)
-{
-    if (x->view.storage)
-        tensor_write(e->dev, &x->view, e->buffer);
-    else
-        param_write(e->dev, x->range->param, x->range->slice, e->buffer);
-}
-
-static void entries_open(Entries *e, const Session *s, int n_arrays)
-{
-    const ShardSet *set = &s->shards;
-    int n = 0;
-    for (int i = 0; i < set->n; i++)
-        n += set->items[i].n_ranges;
-    *e = (Entries){.dev = (Device *)&s->dev};
-    e->items = xcalloc((size_t)(n * n_arrays), sizeof *e->items);
-    e->tensors = xcalloc((size_t)(n * n_arrays), sizeof *e->tensors);
-    for (int i = 0; i < set->n; i++)
-        for (int k = 0; k < set->items[i].n_ranges; k++)
-            for (int a = 0; a < n_arrays; a++)
-                add(e, &set->items[i], &set->items[i].ranges[k], a);
-    for (int i = 0; i < e->n; i++)
-        e->tensors[i] = (SafeTensor){.name = e->items[i].name,
+    for (int a = 0; a < N_ARRAYS; a++) {
+        int i = l->n++;
+        l->names[i] = str_format("%s.%s", array_names[a], p->slices[slice].name);
+        l->shapes[i][0] = p->slices[slice].rows;
+        l->shapes[i][1] = p->t.n_dims == 1 ? 0 : tensor_cols(&p->t);
+        l->tensors[i] = (SafeTensor){.name = l->names[i],
                                      .dtype = ST_F32,
-                                     .n_dims = e->items[i].n_dims,
-                                     .shape = e->items[i].shape,
-                                     .bytes = (size_t)e->items[i].range->numel * sizeof(float)};
-    e->buffer = xmalloc((size_t)e->largest * sizeof *e->buffer);
-}
-
-static void entries_close(Entries *e)
-{
-    for (int i = 0; i < e->n; i++)
-        free(e->items[i].name);
-    free(e->items);
-    free(e->tensors);
-    free(e->buffer);
-}
-
-static Status write_tensor(void *ud, const SafeTensor *t, FileOut *f, Err *err)
-{
-    Entries *e = ud;
-    for (int i = 0; i < e->n; i++) {
-        if (!str_eq(e->items[i].name, t->name)) continue;
-        entry_read(e, &e->items[i]);
-        file_out_write(f, e->buffer, t->bytes);
-        return OK;
+                                     .n_dims = p->t.n_dims,
+                                     .shape = l->shapes[i],
+                                     .bytes = (size_t)param_slice_numel(p, slice) * sizeof(float)};
     }
-    return err_set(err, E_FAILED, "no tensor %s", t->name);
 }
 
-Status state_file_write(const Session *s, const char *dir, Err *err)
+static void layout_open(Layout *l, const ParamSet *params)
 {
-    Entries e;
-    entries_open(&e, s, N_ARRAYS);
-    char *path = path_join(dir, "state.safetensors");
-    Status status = safetensors_write(path, e.tensors, e.n, NULL, write_tensor, &e, err);
-    free(path);
-    entries_close(&e);
-    return status;
+    size_t n = 0;
+    for (int i = 0; i < params->n; i++)
+        n += (size_t)params->items[i]->n_slices * N_ARRAYS;
+    *l = (Layout){.params = params};
+    l->tensors = xcalloc(n, sizeof *l->tensors);
+    l->names = xcalloc(n, sizeof *l->names);
+    l->shapes = xcalloc(n, sizeof *l->shapes);
+    l->offsets = xcalloc(n, sizeof *l->offsets);
+    for (int i = 0; i < params->n; i++)
+        for (int k = 0; k < params->items[i]->n_slices && params->items[i]->trained; k++)
+            add_slice(l, params->items[i], k);
 }
 
-static bool same_shape(const SafeTensor *t, const Entry *x)
+static void layout_close(Layout *l)
 {
-    bool same = t->dtype == ST_F32 && t->n_dims == x->n_dims;
-    for (int i = 0; same && i < x->n_dims; i++)
-        same = t->shape[i] == x->shape[i];
-    return same;
+    for (int i = 0; i < l->n; i++)
+        free(l->names[i]);
+    free(l->tensors);
+    free(l->names);
+    free(l->shapes);
+    free(l->offsets);
 }
 
-static Status read_entries(Entries *e, const SafeTensors *f, const char *path, Err *err)
+/* The first of the N_ARRAYS tensors of a range's slice. */
+static int tensor_of(const Layout *l, const ShardRange *r)
 {
-    for (int i = 0; i < e->n; i++) {
-        Entry *x = &e->items[i];
-        const SafeTensor *t = safetensors_find(f, x->name);
-        if (!t) return err_set(err, E_INPUT, "%s: has no tensor %s", path, x->name);
-        if (!same_shape(t, x))
-            return err_set(err, E_INPUT, "%s: %s has another shape than the model's", path,
-                           x->name);
-        memcpy(e->buffer, t->data, t->bytes); /* the file's bytes may be unaligned */
-        entry_write(e, x);
+    int at = 0;
+    for (int i = 0; i < l->params->n; i++) {
+        const Param *p = l->params->items[i];
+        if (p == r->param) return at + r->slice * N_ARRAYS;
+        if (p->trained) at += p->n_slices * N_ARRAYS;
+    }
+    ASSERT(false, "%s is not trained", r->param->name);
+    return -1;
+}
+
+/* ---- a range's numbers ------------------------------------------------------------------------ */
+
+static void read_master(Device *d, const ParamShard *sh, const ShardRange *r, float *host)
+{
+    Tensor weights = shard_view(&sh->weights, r);
+    if (!sh->low.storage) {
+        tensor_read_f32(d, &weights, host);
+        return;
+    }
+    Tensor low = shard_view(&sh->low, r);
+    uint16_t *hi = xmalloc((size_t)r->numel * sizeof *hi);
+    int16_t *rest = xmalloc((size_t)r->numel * sizeof *rest);
+    tensor_read(d, &weights, hi);
+    tensor_read(d, &low, rest);
+    convert_join(host, hi, rest, r->numel);
+    free(hi);
+    free(rest);
+}
+
+static void write_master(Device *d, ParamShard *sh, const ShardRange *r, const float *host)
+{
+    Tensor weights = shard_view(&sh->weights, r);
+    if (!sh->low.storage) {
+        tensor_write_f32(d, &weights, host);
+        return;
+    }
+    Tensor low = shard_view(&sh->low, r);
+    uint16_t *hi = xmalloc((size_t)r->numel * sizeof *hi);
+    int16_t *rest = xmalloc((size_t)r->numel * sizeof *rest);
+    convert_split(hi, rest, host, r->numel);
+    tensor_write(d, &weights, hi);
+    tensor_write(d, &low, rest);
+    free(hi);
+    free(rest);
+}
+
+static void read_array(Device *d, const ParamShard *sh, const ShardRange *r, int a, float *host)
+{
+    Tensor view = shard_view(a == 1 ? &sh->m : &sh->v, r);
+    if (a == 0)
+        read_master(d, sh, r, host);
+    else
+        tensor_read(d, &view, host);
+}
+
+static void write_array(Device *d, ParamShard *sh, const ShardRange *r, int a, const float *host)
+{
+    Tensor view = shard_view(a == 1 ? &sh->m : &sh->v, r);
+    if (a == 0)
+        write_master(d, sh, r, host);
+    else
+        tensor_write(d, &view, host);
+}
+
+/* ---- writing ---------------------------------------------------------------------------------- */
+
+static Status system_error(Err *err, const char *path)
+{
+    return err_set(err, E_FAILED, "%s: %s", path, strerror(errno));
+}
+
+static Status write_at(int fd, const void *data, size_t n, uint64_t at, const char *path, Err *err)
+{
+    for (const char *from = data; n > 0;) {
+        ssize_t k = pwrite(fd, from, n, (off_t)at);
+        if (k < 0 && errno == EINTR) continue;
+        if (k <= 0) return system_error(err, path);
+        from += k;
+        at += (uint64_t)k;
+        n -= (size_t)k;
     }
     return OK;
 }
 
+/* Offsets of all tensors; the rank that leads writes the header and gives the file its size. */
+static Status begin_file(Layout *l, const char *path, bool leads, Err *err)
+{
+    StrBuf json = {0};
+    int *order = xcalloc((size_t)l->n + 1, sizeof *order);
+    Status s = safetensors_header(&json, order, l->tensors, l->n, NULL, err);
+    uint64_t at = 8 + json.len;
+    for (int k = 0; k < l->n && s == OK; k++) {
+        l->offsets[order[k]] = at;
+        at += l->tensors[order[k]].bytes;
+    }
+    if (s == OK && leads) {
+        unsigned char length[8];
+        for (int i = 0; i < 8; i++)
+            length[i] = (unsigned char)((uint64_t)json.len >> (8 * i));
+        int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        if (fd < 0 || ftruncate(fd, (off_t)at) != 0) s = system_error(err, path);
+        if (s == OK) s = write_at(fd, length, sizeof length, 0, path, err);
+        if (s == OK) s = write_at(fd, json.data, json.len, sizeof length, path, err);
+        if (fd >= 0 && close(fd) != 0 && s == OK) s = system_error(err, path);
+    }
+    strbuf_clear(&json);
+    free(order);
+    return s;
+}
+
+static Status write_range(Session *s, const Layout *l, const ParamShard *sh, const ShardRange *r,
+                          int fd, const char *path, Err *err)
+{
+    int first = tensor_of(l, r);
+    float *host = xmalloc((size_t)r->numel * sizeof *host);
+    Status status = OK;
+    for (int a = 0; a < N_ARRAYS && status == OK; a++) {
+        read_array(&s->dev, sh, r, a, host);
+        status = write_at(fd, host, (size_t)r->numel * sizeof *host,
+                          l->offsets[first + a] + (uint64_t)r->first * sizeof *host, path, err);
+    }
+    free(host);
+    return status;
+}
+
+static Status write_ranges(Session *s, const Layout *l, const char *path, Err *err)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return system_error(err, path);
+    Status status = OK;
+    for (int i = 0; i < s->shards.n; i++) {
+        const ParamShard *sh = &s->shards.items[i];
+        if (!shard_counts(&s->shards, sh)) continue;
+        for (int k = 0; k < sh->n_ranges && status == OK; k++)
+            status = write_range(s, l, sh, &sh->ranges[k], fd, path, err);
+    }
+    if (status == OK && fsync(fd) != 0) status = system_error(err, path);
+    if (close(fd) != 0 && status == OK) status = system_error(err, path);
+    return status;
+}
+
+Status state_file_write(Session *s, const char *dir, Err *err)
+{
+    Layout l;
+    layout_open(&l, &s->model.params);
+    char *path = path_join(dir, "state.safetensors");
+    shards_end_pass(&s->shards);
+    Status status = begin_file(&l, path, session_leads(s), err);
+    status = comm_agree(s->hosts, status, err);
+    if (status == OK) status = comm_agree(s->hosts, write_ranges(s, &l, path, err), err);
+    free(path);
+    layout_close(&l);
+    return status;
+}
+
+/* ---- reading ---------------------------------------------------------------------------------- */
+
+static bool same_shape(const SafeTensor *t, const SafeTensor *want)
+{
+    bool same = t->dtype == want->dtype && t->n_dims == want->n_dims;
+    for (int i = 0; same && i < want->n_dims; i++)
+        same = t->shape[i] == want->shape[i];
+    return same;
+}
+
+static Status check_file(const Layout *l, const SafeTensors *f, StateParts parts, const char *path,
+                         Err *err)
+{
+    for (int i = 0; i < l->n; i++) {
+        if (i % N_ARRAYS >= (int)parts) continue;
+        const SafeTensor *t = safetensors_find(f, l->names[i]);
+        if (!t) return err_set(err, E_INPUT, "%s: has no tensor %s", path, l->names[i]);
+        if (!same_shape(t, &l->tensors[i]))
+            return err_set(err, E_INPUT, "%s: %s has another shape than the model's", path,
+                           l->names[i]);
+    }
+    if (parts == STATE_ALL && safetensors_count(f) != l->n)
+        return err_set(err, E_INPUT, "%s: holds %d tensors, the model trains %d", path,
+                       safetensors_count(f) / N_ARRAYS, l->n / N_ARRAYS);
+    return OK;
+}
+
+static void read_range(Session *s, const Layout *l, const SafeTensors *f, StateParts parts,
+                       ParamShard *sh, const ShardRange *r)
+{
+    int first = tensor_of(l, r);
+    float *host = xmalloc((size_t)r->numel * sizeof *host);
+    for (int a = 0; a < (int)parts; a++) {
+        const SafeTensor *t = safetensors_find(f, l->names[first + a]);
+        /* the file's bytes may be unaligned */
+        memcpy(host, t->data + (size_t)r->first * sizeof *host, (size_t)r->numel * sizeof *host);
+        write_array(&s->dev, sh, r, a, host);
+    }
+    free(host);
+}
+
 Status state_file_read(Session *s, const char *dir, StateParts parts, Err *err)
 {
-    Entries e;
+    Layout l;
+    layout_open(&l, &s->model.params);
     char *path = path_join(dir, "state.safetensors");
     SafeTensors *f = NULL;
+    shards_end_pass(&s->shards);
     Status status = safetensors_open(&f, path, err);
-    entries_open(&e, s, parts == STATE_ALL ? N_ARRAYS : 1);
-    if (status == OK) status = read_entries(&e, f, path, err);
-    if (status == OK && parts == STATE_ALL && safetensors_count(f) != e.n)
-        status = err_set(err, E_INPUT, "%s: holds %d tensors, the model trains %d", path,
-                         safetensors_count(f) / N_ARRAYS, e.n / N_ARRAYS);
+    if (status == OK) status = check_file(&l, f, parts, path, err);
+    status = comm_agree(s->hosts, status, err);
+    for (int i = 0; i < s->shards.n && status == OK; i++)
+        for (int k = 0; k < s->shards.items[i].n_ranges; k++)
+            read_range(s, &l, f, parts, &s->shards.items[i], &s->shards.items[i].ranges[k]);
     if (status == OK) shards_changed(&s->shards);
-    entries_close(&e);
     safetensors_close(f);
     free(path);
+    layout_close(&l);
     return status;
 }

@@ -6,7 +6,6 @@
 #include "trainer/step.h"
 
 #include "base/str.h"
-#include "trainer/stop.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -27,7 +26,7 @@ struct Stepper {
     Tensor count;
 };
 
-enum { SUM_LOSS, SUM_SQUARES, SUM_STOP, SUM_N };
+enum { SUM_LOSS, SUM_SQUARES, SUM_N };
 
 static Tensor vector(Device *d, int64_t n)
 {
@@ -54,9 +53,13 @@ StepOpts step_opts(const TrainConfig *c)
 
 ShardOpts step_shards(const TrainConfig *c)
 {
+    enum { LARGE = 16 << 20 }; /* elements: 64 MiB of f32 */
     DType grads = c->gradients == PRECISION_BF16 ? DT_BF16 : DT_F32;
-    return (ShardOpts){
-        .grads = grads, .reduce = grads, .in_backward = c->update == UPDATE_IN_BACKWARD};
+    return (ShardOpts){.zero = (int)c->zero,
+                       .least = c->method == METHOD_FULL ? 0 : LARGE,
+                       .grads = grads,
+                       .reduce = c->reduce == PRECISION_BF16 ? DT_BF16 : DT_F32,
+                       .in_backward = c->update == UPDATE_IN_BACKWARD};
 }
 
 Stepper *stepper_new(Llama *m, ShardSet *shards, Loader *loader, const StepOpts *opts, Trace *trace)
@@ -126,9 +129,8 @@ static void micro_batch(Stepper *s, const HostBatch *host, int64_t epoch, int64_
 
 static void begin_step(Stepper *s, double lr, int64_t t)
 {
-    float zero[SUM_N] = {[SUM_STOP] = stop_requested() ? 1.0f : 0.0f};
     s->shards->comm->step = t;
-    tensor_write(s->dev, &s->sums, zero);
+    tensor_zero(s->dev, &s->sums);
     update_begin(s->update, lr, t);
 }
 
@@ -150,7 +152,6 @@ static StepResult end_step(Stepper *s, StepInfo info)
     double n_trained = r.info.n_trained > 0 ? (double)r.info.n_trained : 1.0;
     r.loss = (double)sums[SUM_LOSS] / n_trained;
     r.grad_norm = sqrt((double)sums[SUM_SQUARES]);
-    r.stop = sums[SUM_STOP] != 0.0f;
     r.finite = update_finite(s->update) && isfinite(r.loss) && isfinite(r.grad_norm);
     r.changed = r.finite || s->opts.update.in_backward;
     return r;

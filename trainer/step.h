@@ -20,7 +20,6 @@ ShardOpts step_shards(const TrainConfig *c);
 
 typedef struct StepResult {
     double loss, grad_norm; /* mean over trained tokens; before clipping */
-    bool stop;              /* some rank was asked to stop (trainer/stop.h) before the step */
     bool finite;            /* false: stepper_blame tells what was not */
     bool
         changed; /* weights and states; if not finite some may be, updated in backward before it was known */

@@ -54,6 +54,7 @@ static void add_arrays(Unit *x, const AdamwOpts *opts)
     const ParamShard *sh = x->shard;
     AdamwArgs args = adamw_args(opts);
     int64_t begin = 0, at = 0;
+    if (sh->n_ranges == 0) return; /* this rank's part of a small unit may be a gap */
     for (int i = 0; i < sh->n_ranges; i++) {
         const ShardRange *r = &sh->ranges[i];
         int64_t end = i + 1 < sh->n_ranges ? r[1].offset : sh->numel;

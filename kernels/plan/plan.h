@@ -9,5 +9,6 @@
 typedef struct PlanTarget {
     bool cuda;            /* else the CPU */
     int n_sms;            /* cuda: some scratch depends on it */
+    int ranks;            /* of the run; 0 is 1 */
     bool flash_attention; /* cuda: bf16 attention by cuDNN where it takes the shape */
 } PlanTarget;

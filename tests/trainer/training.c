@@ -2,8 +2,10 @@
 
 #include "base/fs.h"
 #include "base/str.h"
+#include "tests/support/ranks.h"
 
 #include <criterion/criterion.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,12 +27,14 @@ static void read_lines(Training *t, const char *output)
     free(path);
 }
 
-Training training_run(const char *config, const char *const *overrides)
+/* On one rank. */
+static Training run_on(Comm *hosts, const char *config, const char *const *overrides,
+                       TrainingLook *each, void *ud)
 {
     Training t = {0};
     Log log = {0};
     TrainConfig c;
-    Session s = {0};
+    Session s = {.hosts = hosts};
     int n = 0;
     while (overrides && overrides[n])
         n++;
@@ -39,10 +43,50 @@ Training training_run(const char *config, const char *const *overrides)
     t.status = session_open_data(&s, &c, &log, &t.problems);
     if (t.status == OK) t.status = session_open_model(&s, &c, &log, &t.problems);
     if (t.status == OK) t.status = trainer_run(&s, false, &t.result, &t.problems, &t.err);
+    if (t.status == OK && each) each(&s, ud);
     session_close(&s); /* dies when device memory leaked */
-    read_lines(&t, c.output);
+    if (!hosts || hosts->rank == 0) read_lines(&t, c.output);
     config_clear(&c);
     return t;
+}
+
+Training training_run(const char *config, const char *const *overrides)
+{
+    return run_on(NULL, config, overrides, NULL, NULL);
+}
+
+typedef struct OnRanks {
+    const char *config;
+    const char *const *overrides;
+    TrainingLook *each;
+    void *ud;
+    Training first;
+    Status worst;
+    pthread_mutex_t lock;
+} OnRanks;
+
+static void run_rank(Comm *c, void *ud)
+{
+    OnRanks *o = ud;
+    Training t = run_on(c, o->config, o->overrides, o->each, o->ud);
+    pthread_mutex_lock(&o->lock);
+    if (t.status != OK) o->worst = t.status;
+    if (c->rank == 0) o->first = t;
+    pthread_mutex_unlock(&o->lock);
+    if (c->rank > 0) training_clear(&t);
+}
+
+Training training_run_ranks(const char *config, const char *const *overrides, int n,
+                            TrainingLook *each, void *ud)
+{
+    OnRanks o = {.config = config,
+                 .overrides = overrides,
+                 .each = each,
+                 .ud = ud,
+                 .lock = PTHREAD_MUTEX_INITIALIZER};
+    ranks_run(n, run_rank, &o);
+    if (o.first.status == OK) o.first.status = o.worst;
+    return o.first;
 }
 
 void training_clear(Training *t)

@@ -15,6 +15,11 @@ typedef struct Training {
 
 /* overrides end with NULL.  Nothing is printed. */
 Training training_run(const char *config, const char *const *overrides);
+/* The same on n ranks, threads of this process that share OUTPUT; what rank 0 says.  each: NULL, or called with every rank's session
+ * after the run, from its thread. */
+typedef void TrainingLook(const Session *s, void *ud);
+Training training_run_ranks(const char *config, const char *const *overrides, int n,
+                            TrainingLook *each, void *ud);
 void training_clear(Training *t);
 /* All lines of problems and err. */
 void training_print(const Training *t);

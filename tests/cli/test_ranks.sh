@@ -1,0 +1,192 @@
+# Several ranks: by mpirun and by the environment they give one rank's losses; checkpoints go from any number of them to any
+# other; a rank that is killed, hangs, or was started with something else ends all, by name.
+. "$(dirname "$0")/lib.sh"
+
+for v in $(env | sed -nE 's/^(OMPI_[A-Z_]*|PMIX_[A-Z_]*|SLURM_[A-Z_]*|RANK|WORLD_SIZE|LOCAL_RANK|MASTER_ADDR|MASTER_PORT)=.*/\1/p'); do unset "$v"; done
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+model=$root/tests/fixtures/models/llama2-d64
+cat >"$tmp/run.yaml" <<END
+model: {path: "$model"}
+method: full
+data: {train: "$model/packed.jsonl", eval: "$model/batches.jsonl", format: tokens, max_length: 64, cache: off, packing: off}
+batch: {global: 8}
+optim: {lr: 2e-3}
+train: {max_steps: 6}
+eval: {every: 3}
+save: {every: 3}
+log: {tensorboard: false}
+runtime: {threads: 1}
+END
+
+# by_hand N LAST-RANK'S-ARGS... -- ARGS...: N ranks by the environment; $rc, $tmp/out, $tmp/err of rank 0
+by_hand()
+{
+    n=$1
+    shift
+    last=
+    while [ "$1" != -- ]; do last="$last $1" && shift; done
+    shift
+    port=$((20000 + $$ % 10000 + checks))
+    r=$((n - 1))
+    pids=
+    while [ $r -gt 0 ]; do
+        extra=
+        [ $r = $((n - 1)) ] && extra=$last
+        # shellcheck disable=SC2086
+        WORLD_SIZE=$n RANK=$r LOCAL_RANK=$r MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
+            "$lorac" "$@" $extra >"$tmp/rank$r.out" 2>"$tmp/rank$r.err" </dev/null &
+        pids="$pids $!"
+        r=$((r - 1))
+    done
+    WORLD_SIZE=$n RANK=0 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
+        "$lorac" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
+    rc=$?
+    for p in $pids; do
+        wait "$p"
+        code=$?
+        [ $code = $rc ] || { fail "rank of process $p: exit code $code, rank 0: $rc" && cat "$tmp"/rank*.err >&2; }
+    done
+    r=1
+    while [ $r -lt "$n" ]; do
+        [ -s "$tmp/rank$r.out" ] && fail "rank $r wrote to standard output: $(cat "$tmp/rank$r.out")"
+        r=$((r + 1))
+    done
+}
+
+ends() # NAME CODE
+{
+    checks=$((checks + 1))
+    [ $rc = "$2" ] || { fail "$1: exit code $rc instead of $2" && show; }
+}
+
+# near NAME FILE FILE: the same losses, relative 1e-6 in 3 steps, 2e-5 in all
+near()
+{
+    checks=$((checks + 1))
+    for f in "$2" "$3"; do sed -nE 's/.*"step": ([0-9]+),.*"(eval_)?loss": ([0-9.e+-]+),.*/\1 \3/p' "$f" >"$f.losses"; done
+    paste -d' ' "$2.losses" "$3.losses" | awk '
+        { d = $2 / $4 - 1; if (d < 0) d = -d; if ($1 != $3 || d > ($1 <= 3 ? 1e-6 : 2e-5)) { print; bad = 1 } n++ }
+        END { exit bad || n < 8 }' >&2 || fail "$1: losses differ"
+}
+
+done_by 'one rank' train --quiet "$tmp/run.yaml" output="$tmp/one"
+
+by_hand 3 -- train --quiet "$tmp/run.yaml" output="$tmp/hand" parallel.zero=2
+ends 'three ranks by hand' 0
+near 'three ranks by hand' "$tmp/one/metrics.jsonl" "$tmp/hand/metrics.jsonl"
+
+if command -v mpirun >/dev/null && "$lorac" --version | grep -q 'MPI'; then
+    for n in 2 4; do
+        mpirun --oversubscribe -n $n "$lorac" train --quiet "$tmp/run.yaml" output="$tmp/mpi$n" parallel.zero=3 >"$tmp/out" 2>"$tmp/err"
+        rc=$?
+        ends "mpirun -n $n" 0
+        said "mpirun -n $n" '*6 steps  loss 5.*#*'
+        near "mpirun -n $n" "$tmp/one/metrics.jsonl" "$tmp/mpi$n/metrics.jsonl"
+    done
+
+    # Saved on 4; the same number goes on to the bit, 2 and 1 within rounding; and from 1 to 2.
+    for n in 4 2 1; do
+        cp -r "$tmp/mpi4" "$tmp/from4to$n"
+        rm -r "$tmp/from4to$n/checkpoint-6" "$tmp/from4to$n/model.safetensors"
+        mpirun --oversubscribe -n $n "$lorac" train "$tmp/run.yaml" output="$tmp/from4to$n" parallel.zero=3 >"$tmp/out" 2>"$tmp/err"
+        rc=$?
+        ends "from 4 to $n" 0
+        noted "from 4 to $n" '*checkpoint-3, step 3 of 6*'
+        near "from 4 to $n" "$tmp/one/metrics.jsonl" "$tmp/from4to$n/metrics.jsonl"
+    done
+    same 'weights of 4 ranks, interrupted' "$tmp/mpi4/model.safetensors" "$tmp/from4to4/model.safetensors"
+    same 'states of 4 ranks, interrupted' "$tmp/mpi4/checkpoint-6/state.safetensors" "$tmp/from4to4/checkpoint-6/state.safetensors"
+    cp -r "$tmp/one" "$tmp/from1to2"
+    rm -r "$tmp/from1to2/checkpoint-6"
+    mpirun --oversubscribe -n 2 "$lorac" train --quiet "$tmp/run.yaml" output="$tmp/from1to2" parallel.zero=1 >"$tmp/out" 2>"$tmp/err"
+    rc=$?
+    ends 'from 1 to 2' 0
+    near 'from 1 to 2' "$tmp/one/metrics.jsonl" "$tmp/from1to2/metrics.jsonl"
+else
+    echo 'skipped: ranks by mpirun: no MPI here'
+fi
+
+# ---- what is told ------------------------------------------------------------------------------
+
+by_hand 2 optim.lr=1 -- train --quiet "$tmp/run.yaml" output="$tmp/x"
+ends 'another config' 2
+noted 'another config' 'rank 1 of 2 has another config than rank 0; start every rank with the same one'
+by_hand 2 data.train="$tmp/none.jsonl" -- train --quiet "$tmp/run.yaml" output="$tmp/x"
+ends 'a file missing on one rank' 2
+noted 'a file missing on one rank' "rank 1 of 2 on *: command line: data.train: $tmp/none.jsonl is not there*"
+
+# ---- deaths ------------------------------------------------------------------------------------
+
+# started N: ranks in the background for as long as it takes; $pids, rank 0 last
+started()
+{
+    n=$1
+    shift
+    port=$((20000 + $$ % 10000 + checks))
+    r=$((n - 1))
+    pids=
+    rm -f "$tmp"/err[0-9]
+    while [ $r -ge 0 ]; do
+        WORLD_SIZE=$n RANK=$r LOCAL_RANK=$r MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
+            "$lorac" train "$tmp/run.yaml" train.max_steps=1000000 eval.every=0 save.every=0 "$@" >"$tmp/out$r" 2>"$tmp/err$r" </dev/null &
+        pids="$pids $!"
+        r=$((r - 1))
+    done
+    i=0
+    while [ $i -lt 100 ] && ! grep -qs 'step 20/' "$tmp/err0"; do sleep 0.1 && i=$((i + 1)); done
+}
+
+# all end within 10 seconds
+ended() # NAME CODE
+{
+    began=$(date +%s)
+    for p in $pids; do
+        wait "$p"
+        code=$?
+        checks=$((checks + 1))
+        [ $code = "$2" ] || [ $code = 137 ] || fail "$1: process $p ended with $code instead of $2"
+    done
+    checks=$((checks + 1))
+    [ $(($(date +%s) - began)) -le 10 ] || fail "$1: took $(($(date +%s) - began)) s"
+}
+
+told() # NAME PATTERN
+{
+    checks=$((checks + 1))
+    cat "$tmp"/err[0-9] | grep -v '^step ' >"$tmp/told"
+    # shellcheck disable=SC2254
+    case $(cat "$tmp/told") in
+    $2) ;;
+    *) fail "$1: said otherwise than '$2': $(cat "$tmp/told")" ;;
+    esac
+}
+
+started 3 output="$tmp/k1" parallel.zero=3
+kill -9 "$(echo "$pids" | awk '{ print $1 }')" # rank 2
+ended 'rank 2 killed' 1
+told 'rank 2 killed' 'lorac: rank 2 of 3 on * ended without a word in step [0-9]*'
+
+started 2 output="$tmp/k2" parallel.zero=1
+kill -9 "$(echo "$pids" | awk '{ print $2 }')" # rank 0
+ended 'rank 0 killed' 1
+told 'rank 0 killed' 'lorac: rank 0 of 2 on * ended without a word in step [0-9]*'
+
+# A rank that stands still: the others give up and tell where they wait.
+started 2 output="$tmp/k3" parallel.zero=3 parallel.timeout=2
+stopped=$(echo "$pids" | awk '{ print $1 }')
+kill -STOP "$stopped"
+sleep 6
+kill -KILL "$stopped"
+ended 'rank 1 stands still' 1
+told 'rank 1 stands still' 'lorac: ranks wait for each other for more than 2 s (parallel.timeout):
+  rank 0 on * waits in *, step [0-9]*, for [0-9]* s
+  rank 1 on * does not answer'
+
+# A request to any rank stops all with a checkpoint and the code for it.
+started 2 output="$tmp/k4" parallel.zero=2
+kill -USR1 "$(echo "$pids" | awk '{ print $1 }')" # rank 1
+ended 'a request to rank 1' 75
+checks=$((checks + 1))
+ls -d "$tmp"/k4/checkpoint-* >/dev/null 2>&1 || fail 'a request to rank 1: no checkpoint'
+
+finish
