@@ -209,15 +209,21 @@ typedef struct Way {
     const char *name;
     bool own_attention;
     Recompute recompute;
+    QuantType base; /* of LoRA; QUANT_NONE: as it is */
 } Way;
 
 static const Way ways[] = {
-    {"naive: own attention, nothing recomputed", true, RECOMPUTE_NONE},
-    {"own attention, recompute selective", true, RECOMPUTE_SELECTIVE},
-    {"own attention, recompute full", true, RECOMPUTE_FULL},
-    {"library's attention", false, RECOMPUTE_NONE},
-    {"library's attention, recompute selective", false, RECOMPUTE_SELECTIVE},
-    {"library's attention, recompute full", false, RECOMPUTE_FULL},
+    {"naive: own attention, nothing recomputed", true, RECOMPUTE_NONE, QUANT_NONE},
+    {"own attention, recompute selective", true, RECOMPUTE_SELECTIVE, QUANT_NONE},
+    {"own attention, recompute full", true, RECOMPUTE_FULL, QUANT_NONE},
+    {"library's attention", false, RECOMPUTE_NONE, QUANT_NONE},
+    {"library's attention, recompute selective", false, RECOMPUTE_SELECTIVE, QUANT_NONE},
+    {"library's attention, recompute full", false, RECOMPUTE_FULL, QUANT_NONE},
+    {"nf4 base, own attention", true, RECOMPUTE_NONE, QUANT_NF4},
+    {"nf4 base, library's attention", false, RECOMPUTE_NONE, QUANT_NF4},
+    {"nf4 base, the same, recompute full", false, RECOMPUTE_FULL, QUANT_NF4},
+    {"int8 base, library's attention", false, RECOMPUTE_NONE, QUANT_INT8},
+    {"int8 base, the same, recompute full", false, RECOMPUTE_FULL, QUANT_INT8},
 };
 enum { N_WAYS = sizeof ways / sizeof *ways };
 
@@ -238,10 +244,13 @@ static Status matrix(const BenchFlags *f, BenchOpts *o, StrBuf *b, Err *err)
     for (int i = 0; i < N_WAYS && s == OK; i++) {
         const Way *w = &ways[i];
         if (w->own_attention && str_eq(f->device, "cpu")) continue;
+        if (w->base != QUANT_NONE && o->method == METHOD_FULL) continue; /* it cannot be trained */
         BenchOpts way = *o;
         Err why = {0};
         way.own_attention = w->own_attention;
         way.recompute = w->recompute;
+        if (w->base != QUANT_NONE)
+            way.quant = (QuantOpts){.type = w->base, .nested = quant_is_4bit(w->base)};
         way.no_floor = true;
         bool fits = bench_run(r, &way, &why) == OK;
         if (f->json)
@@ -336,7 +345,7 @@ int cmd_bench(int argc, char **argv)
         {"profile", OPT_FLAG, &f.profile, NULL,
          "time, operations and bytes of one step by module, op and kernel"},
         {"matrix", OPT_FLAG, &f.matrix, NULL,
-         "a table: own attention and the library's, levels of recompute, and both together"},
+         "a table: attention of our own and the library's, levels of recompute, quantised bases"},
         {"json", OPT_FLAG, &f.json, NULL, "a JSON object a line instead"},
         {0}};
     const char *args[1];

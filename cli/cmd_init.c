@@ -78,7 +78,9 @@ static Status write_folder(const LlamaConfig *cfg, const InitFlags *f, DType dty
                            Err *err)
 {
     Device dev = {0};
-    DeviceOpts opts = {0};
+    /* whatever the machine has free now: pages are taken as they are written */
+    DeviceOpts opts = {.region_bytes =
+                           (size_t)llama_n_params(cfg) * sizeof(float) + ((size_t)64 << 20)};
     Llama m;
     TRY(device_open(&dev, backend_find("cpu"), &opts, DT_F32, err));
     llama_init(&m, cfg, &dev, 1);

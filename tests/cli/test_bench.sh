@@ -42,7 +42,7 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     refused "a wrong device" 2 "--device: 'tpu' is not built in*" bench --model tiny --device tpu --seq 16
     refused "no rows" 2 "--micro: must be from 1*" bench --model tiny --device cpu --micro 0
     done_by "the matrix" bench --model tiny --matrix $fast
-    said "a row a way" "tiny lora*, 2 x 16*tokens/s*peak, GiB*library's attention *recompute selective *recompute full *"
+    said "a row a way" "tiny lora*, 2 x 16*tokens/s*peak, GiB*library's attention *recompute selective *recompute full *nf4 base*int8 base*"
     done_by "the matrix as JSON" bench --model tiny --matrix --json $fast
     said "an object a way" '{"what"*"way": "library*"to_floor"*"fits": true}*"way": "library*recompute full"*}'
     printf '3 0\n' >"$tmp/lens"

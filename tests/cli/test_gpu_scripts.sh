@@ -1,6 +1,6 @@
 #!/bin/sh
-# tools/gpu-tests.sh on the CPU, a few steps of each: that the scripts which run unattended on a GPU run at all, and
-# that a failure shows in their table and exit code.  usage: test_gpu_scripts.sh LORAC ROOT GPU_TESTS
+# tools/gpu-tests.sh and gpu-bench.sh on the CPU, a few steps of each: that the scripts which run unattended on a GPU run
+# at all, and that a failure shows in their table and exit code.  usage: test_gpu_scripts.sh LORAC ROOT GPU_TESTS
 . "$(dirname "$0")/lib.sh"
 gpu_tests=$3
 command -v python3 >/dev/null || { echo "skipped: no python3 here"; exit 77; }
@@ -33,4 +33,11 @@ rm "$tmp/bundle/bin/gpu_tests"
 printf '#!/bin/sh\necho "1 passed, 1 failed"\nexit 1\n' >"$tmp/bundle/bin/gpu_tests"
 chmod +x "$tmp/bundle/bin/gpu_tests"
 script 1 "*FAIL  models fp32: logits*2 failed*" "$tmp/logs" models
+
+checks=$((checks + 1))
+bash "$root/tools/gpu-bench.sh" --device cpu --seconds 0 --out "$tmp/bench.jsonl" tiny-lora tiny-full start files kernels matrix >"$tmp/out" 2>"$tmp/err" ||
+    { fail "gpu-bench.sh: exit code $?" && cat "$tmp/out" "$tmp/err" >&2; }
+said "the table of the bench" "*tiny-lora *the same*tiny-lora-packed *tiny-full *start-cold *start-warm *files-warm *kernels *matrix: *recompute full *results: *"
+checks=$((checks + 1))
+[ "$(wc -l <"$tmp/bench.jsonl")" -ge 10 ] && grep -q "of a copy" "$tmp/bench.jsonl.txt" || fail "gpu-bench.sh: lines or the kernels' table are missing"
 finish
