@@ -41,6 +41,11 @@ static void mark(Ctx *c, const Op *op, const Segment *s)
     tape_add(c, op)->args = (void *)(uintptr_t)s;
 }
 
+void segment_last(Ctx *c)
+{
+    c->last = true;
+}
+
 Tensor *segment_run(Ctx *c, const Segment *s, Tensor *x, const void *batch)
 {
     call(s, hooks_of(s)->enter_forward);

@@ -25,6 +25,10 @@ typedef struct Segment {
     void *hooks_ud;
 } Segment;
 
+/* Said by fn before its last op, whose result is fn's: it is kept at every level.  Without it the result is kept, too, but
+ * lies among what is not. */
+void segment_last(Ctx *c);
+
 /* Runs fn in a scope of its own and returns its result in the caller's.  x may be NULL (the embedding).  Nothing is
  * recorded where neither x nor a parameter inside needs a gradient. */
 Tensor *segment_run(Ctx *c, const Segment *s, Tensor *x, const void *batch);

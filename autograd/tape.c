@@ -63,26 +63,31 @@ int tape_length(const Tape *t)
     return t->n;
 }
 
+static MemCategory output_category(const Ctx *c)
+{
+    return MEM_ACTIVATION | (c->dropped ? MEM_BRIEF : 0);
+}
+
 Tensor *tensor_new(Ctx *c, DType dtype, int n_dims, const int64_t *shape)
 {
-    return scope_tensor(c->scope, dtype, n_dims, shape, 0, MEM_ACTIVATION);
+    return scope_tensor(c->scope, dtype, n_dims, shape, 0, output_category(c));
 }
 
 Tensor *tensor_new_matrix(Ctx *c, int64_t rows, int64_t cols)
 {
     int64_t shape[2] = {rows, cols};
-    return scope_tensor(c->scope, c->dev->compute, 2, shape, 0, MEM_ACTIVATION);
+    return scope_tensor(c->scope, c->dev->compute, 2, shape, 0, output_category(c));
 }
 
 Tensor *tensor_new_padded(Ctx *c, int64_t rows, int64_t cols, int64_t pad)
 {
     int64_t shape[2] = {rows, cols};
-    return scope_tensor(c->scope, c->dev->compute, 2, shape, cols + pad, MEM_ACTIVATION);
+    return scope_tensor(c->scope, c->dev->compute, 2, shape, cols + pad, output_category(c));
 }
 
 Tensor *tensor_like(Ctx *c, const Tensor *t)
 {
-    return scope_tensor(c->scope, t->dtype, t->n_dims, t->shape, 0, MEM_ACTIVATION);
+    return scope_tensor(c->scope, t->dtype, t->n_dims, t->shape, 0, output_category(c));
 }
 
 Tensor *rule_scratch(Ctx *c, DType dtype, int64_t rows, int64_t cols)
@@ -123,6 +128,8 @@ void op_begin(Ctx *c, const Op *op)
 {
     if (c->dev->meter) meter_rest(c->dev->meter);
     range_begin(c, c->module, op);
+    c->dropped = !c->last && (!c->tape || (op->remake && c->recompute >= op->remade_from));
+    c->last = false;
 }
 
 Node *tape_record(Ctx *c, const Op *op, int n_out, Tensor *const *out, int n_in, Tensor *const *in)
@@ -139,13 +146,15 @@ Node *tape_record(Ctx *c, const Op *op, int n_out, Tensor *const *out, int n_in,
     }
     range_end(c);
     if (c->dev->meter) meter_op(c->dev->meter, c->module, op->name, METER_FORWARD);
+    bool dropped = c->dropped;
+    c->dropped = false;
     if (!c->tape || !wanted) return NULL;
     Node *n = tape_add(c, op);
     n->n_out = n_out;
     n->n_in = n_in;
     for (int i = 0; i < n_out; i++) {
         n->out[i] = out[i];
-        if (op->remake && c->recompute >= op->remade_from) out[i]->maker = n;
+        if (dropped) out[i]->maker = n;
     }
     for (int i = 0; i < n_in; i++)
         n->in[i] = in[i];
@@ -196,7 +205,7 @@ Tensor *tape_output(Ctx *c, Node *n, int i)
     Tensor *t = n->out[i];
     ASSERT(!t->storage, "%s is made again while it is there", t->name);
     t->offset = 0;
-    t->storage = storage_new(c->dev, tensor_bytes(t), MEM_ACTIVATION);
+    t->storage = storage_new(c->dev, tensor_bytes(t), MEM_ACTIVATION | MEM_BRIEF);
     return t;
 }
 
@@ -304,7 +313,7 @@ static Tensor *grad_new(Ctx *c, const Tensor *t)
     g->maker = NULL;
     g->offset = 0;
     g->needs_grad = false;
-    g->storage = storage_new(c->dev, tensor_bytes(g), MEM_ACTIVATION);
+    g->storage = storage_new(c->dev, tensor_bytes(g), MEM_ACTIVATION | MEM_BRIEF);
     return g;
 }
 

@@ -35,6 +35,8 @@ typedef struct Ctx {
     uint64_t key;        /* of this epoch's dropout: mix(seed, epoch) */
     Trace *trace;        /* or NULL: autograd/trace.h */
     Recompute recompute; /* of the segment that runs */
+    bool last;           /* the next op's result leaves the segment: segment_last */
+    bool dropped;        /* nobody keeps what the running op makes */
     const char *module;  /* the part of the model that runs, for profiles; or NULL */
 } Ctx;
 
@@ -75,7 +77,8 @@ Tape *tape_new(Arena *arena);
 void tape_free(Tape *t); /* drops nodes that never ran backward */
 int tape_length(const Tape *t);
 
-/* A new output of an op: activation memory of the current scope.  ld 0: dense. */
+/* A new output of an op, between op_begin and tape_record: activation memory of the current scope, apart from what is kept
+ * for backward where it is not.  ld 0: dense. */
 Tensor *tensor_new(Ctx *c, DType dtype, int n_dims, const int64_t *shape);
 /* compute dtype; pad: columns beyond cols in the pitch */
 Tensor *tensor_new_matrix(Ctx *c, int64_t rows, int64_t cols);

@@ -115,5 +115,6 @@ Tensor *llama_block_forward(Ctx *c, void *self, Tensor *x, const void *batch)
     c->module = "swiglu";
     Tensor *g = op_swiglu(c, gu, fused_linear_pad(&b->down)); /* (N,2F) -> (N,F) */
     c->module = "down";
+    segment_last(c);
     return fused_linear(c, &b->down, g, x, in);
 }

@@ -78,7 +78,10 @@ static void count(Device *d, MemCategory c, size_t bytes, bool add)
 
 Storage *storage_new(Device *d, size_t bytes, MemCategory category)
 {
-    RegionBlock *block = region_take(d->region, bytes);
+    bool brief = category & MEM_BRIEF;
+    category = (MemCategory)(category & ~MEM_BRIEF);
+    brief |= category == MEM_WORKSPACE || category == MEM_COMM;
+    RegionBlock *block = region_take(d->region, bytes, brief ? REGION_HIGH : REGION_LOW);
     if (!block) {
         char table[1024];
         panic("out of memory on %s: %zu bytes for %s do not fit (largest free block %zu of %zu)\n%s"

@@ -1,6 +1,7 @@
-/* Blocks of the region in address order, and among them the free ones in address order, too. */
+/* Blocks in address order around one gap; the holes of each side of it in address order, too. */
 #include "tensor/region.h"
 
+#include "base/err.h"
 #include "base/str.h"
 
 #include <stdlib.h>
@@ -8,15 +9,17 @@
 struct RegionBlock {
     size_t offset, bytes;
     bool free;
-    RegionBlock *prev, *next;           /* by address, all blocks */
-    RegionBlock *prev_free, *next_free; /* by address, free blocks; next_free also links spares */
+    RegionSide side;
+    RegionBlock *prev, *next; /* by address, all blocks */
+    RegionBlock *prev_free,
+        *next_free; /* by address, holes of a side; next_free also links spares */
 };
 
 struct Region {
-    RegionBlock *first_free;
-    RegionBlock *first;
-    RegionBlock *spare; /* block structs not in use, so that a step allocates none */
-    size_t extent;      /* highest end of a block so far */
+    RegionBlock *gap;      /* free, perhaps empty; low blocks lie before it, high ones behind */
+    RegionBlock *holes[2]; /* of each side */
+    RegionBlock *spare;    /* block structs not in use, so that a step allocates none */
+    size_t bytes, least_gap;
 };
 
 static RegionBlock *block_new(Region *r)
@@ -33,14 +36,14 @@ static void unlink_free(Region *r, RegionBlock *b)
     if (b->prev_free)
         b->prev_free->next_free = b->next_free;
     else
-        r->first_free = b->next_free;
+        r->holes[b->side] = b->next_free;
     if (b->next_free) b->next_free->prev_free = b->prev_free;
     b->prev_free = b->next_free = NULL;
 }
 
 static void link_free(Region *r, RegionBlock *b)
 {
-    RegionBlock *prev = NULL, *next = r->first_free;
+    RegionBlock *prev = NULL, *next = r->holes[b->side];
     while (next && next->offset < b->offset) {
         prev = next;
         next = next->next_free;
@@ -50,8 +53,16 @@ static void link_free(Region *r, RegionBlock *b)
     if (prev)
         prev->next_free = b;
     else
-        r->first_free = b;
+        r->holes[b->side] = b;
     if (next) next->prev_free = b;
+}
+
+static void insert_after(RegionBlock *a, RegionBlock *b)
+{
+    b->prev = a;
+    b->next = a->next;
+    if (a->next) a->next->prev = b;
+    a->next = b;
 }
 
 /* Takes `b`, which follows `a` in memory, into `a`. */
@@ -67,20 +78,28 @@ static void absorb(Region *r, RegionBlock *a, RegionBlock *b)
 Region *region_new(size_t bytes)
 {
     Region *r = xcalloc(1, sizeof *r);
-    RegionBlock *b = block_new(r);
-    b->bytes = bytes / REGION_ALIGN * REGION_ALIGN;
-    b->free = true;
-    r->first = r->first_free = b;
+    r->gap = block_new(r);
+    r->gap->bytes = r->bytes = r->least_gap = bytes / REGION_ALIGN * REGION_ALIGN;
+    r->gap->free = true;
     return r;
+}
+
+static void free_blocks(RegionBlock *b)
+{
+    for (RegionBlock *next; b; b = next) {
+        next = b->next;
+        free(b);
+    }
 }
 
 void region_free(Region *r)
 {
     if (!r) return;
-    for (RegionBlock *b = r->first, *next; b; b = next) {
-        next = b->next;
+    for (RegionBlock *b = r->gap->prev, *prev; b; b = prev) {
+        prev = b->prev;
         free(b);
     }
+    free_blocks(r->gap);
     for (RegionBlock *b = r->spare, *next; b; b = next) {
         next = b->next_free;
         free(b);
@@ -88,45 +107,95 @@ void region_free(Region *r)
     free(r);
 }
 
-RegionBlock *region_take(Region *r, size_t bytes)
+/* A block of the first or last bytes of a hole; the rest stays one. */
+static RegionBlock *take_hole(Region *r, RegionBlock *hole, size_t bytes)
+{
+    if (hole->bytes == bytes) {
+        unlink_free(r, hole);
+        hole->free = false;
+        return hole;
+    }
+    RegionBlock *b = block_new(r);
+    b->side = hole->side;
+    b->bytes = bytes;
+    hole->bytes -= bytes;
+    if (b->side == REGION_HIGH) {
+        b->offset = hole->offset + hole->bytes;
+        insert_after(hole, b);
+        return b;
+    }
+    b->offset = hole->offset;
+    hole->offset += bytes;
+    b->prev = hole->prev;
+    b->next = hole;
+    if (hole->prev) hole->prev->next = b;
+    hole->prev = b;
+    return b;
+}
+
+static RegionBlock *best_hole(const Region *r, size_t bytes, RegionSide side)
+{
+    RegionBlock *best = NULL;
+    for (RegionBlock *b = r->holes[side]; b; b = b->next_free)
+        if (b->bytes >= bytes && (!best || b->bytes < best->bytes)) best = b;
+    return best;
+}
+
+RegionBlock *region_take(Region *r, size_t bytes, RegionSide side)
 {
     if (bytes > SIZE_MAX - REGION_ALIGN) return NULL;
     bytes = bytes ? (bytes + REGION_ALIGN - 1) / REGION_ALIGN * REGION_ALIGN : REGION_ALIGN;
-    RegionBlock *best = NULL;
-    for (RegionBlock *b = r->first_free; b; b = b->next_free)
-        if (b->bytes >= bytes && (!best || (b->next && b->bytes < best->bytes))) best = b;
-    if (!best) return NULL;
-    unlink_free(r, best);
-    best->free = false;
-    if (best->bytes > bytes) {
-        RegionBlock *rest = block_new(r);
-        rest->offset = best->offset + bytes;
-        rest->bytes = best->bytes - bytes;
-        rest->free = true;
-        rest->prev = best;
-        rest->next = best->next;
-        if (best->next) best->next->prev = rest;
-        best->next = rest;
-        best->bytes = bytes;
-        link_free(r, rest);
+    RegionBlock *hole = best_hole(r, bytes, side);
+    if (hole) return take_hole(r, hole, bytes);
+    if (r->gap->bytes < bytes) {
+        hole = best_hole(r, bytes, side == REGION_LOW ? REGION_HIGH : REGION_LOW);
+        return hole ? take_hole(r, hole, bytes) : NULL;
     }
-    if (best->offset + best->bytes > r->extent) r->extent = best->offset + best->bytes;
-    return best;
+    RegionBlock *b = block_new(r);
+    b->side = side;
+    b->bytes = bytes;
+    r->gap->bytes -= bytes;
+    if (r->gap->bytes < r->least_gap) r->least_gap = r->gap->bytes;
+    if (side == REGION_HIGH) {
+        b->offset = r->gap->offset + r->gap->bytes;
+        insert_after(r->gap, b);
+        return b;
+    }
+    b->offset = r->gap->offset;
+    r->gap->offset += bytes;
+    b->next = r->gap;
+    b->prev = r->gap->prev;
+    if (b->prev) b->prev->next = b;
+    r->gap->prev = b;
+    return b;
 }
 
 void region_give(Region *r, RegionBlock *b)
 {
     ASSERT(!b->free, "block at %zu given back twice", b->offset);
     b->free = true;
-    if (b->next && b->next->free) {
-        unlink_free(r, b->next);
-        absorb(r, b, b->next);
+    RegionBlock *next = b->next, *prev = b->prev;
+    if (next && next->free && next != r->gap) {
+        unlink_free(r, next);
+        absorb(r, b, next);
     }
-    if (b->prev && b->prev->free) {
-        absorb(r, b->prev, b);
-        return; /* the block before stands in the free list already, at the same place */
+    if (prev && prev->free && prev != r->gap) {
+        unlink_free(r, prev);
+        absorb(r, prev, b);
+        b = prev;
     }
-    link_free(r, b);
+    if (b->next == r->gap) { /* its bytes are the gap's */
+        r->gap->offset = b->offset;
+        r->gap->bytes += b->bytes;
+        r->gap->prev = b->prev;
+        if (b->prev) b->prev->next = r->gap;
+        b->next_free = r->spare;
+        r->spare = b;
+    } else if (b->prev == r->gap) {
+        absorb(r, r->gap, b);
+    } else {
+        link_free(r, b);
+    }
 }
 
 size_t region_offset(const RegionBlock *b)
@@ -141,13 +210,14 @@ size_t region_block_bytes(const RegionBlock *b)
 
 size_t region_largest_free(const Region *r)
 {
-    size_t most = 0;
-    for (const RegionBlock *b = r->first_free; b; b = b->next_free)
-        if (b->bytes > most) most = b->bytes;
+    size_t most = r->gap->bytes;
+    for (int side = 0; side < 2; side++)
+        for (const RegionBlock *b = r->holes[side]; b; b = b->next_free)
+            if (b->bytes > most) most = b->bytes;
     return most;
 }
 
 size_t region_extent(const Region *r)
 {
-    return r->extent;
+    return r->bytes - r->least_gap;
 }

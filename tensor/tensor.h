@@ -27,6 +27,9 @@ typedef enum MemCategory {
     MEM_COMM,      /* gathered shards, staging */
     MEM_N
 } MemCategory;
+/* Added to a category: gone before what is taken after it, as a rule, and so kept apart from what stays.  Workspace and
+ * gathered shards are always so. */
+enum { MEM_BRIEF = 64 };
 const char *mem_category_name(MemCategory c);
 
 typedef struct Storage {

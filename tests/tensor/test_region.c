@@ -10,6 +10,11 @@
 
 enum { UNITS = 400, LIVE = 60 };
 
+static RegionSide side_of(uint64_t i)
+{
+    return rng_below(99, i, 2) ? REGION_HIGH : REGION_LOW;
+}
+
 Test(region, random_calls_never_overlap_and_everything_comes_back)
 {
     for (uint64_t key = 1; key <= 20; key++) {
@@ -27,7 +32,7 @@ Test(region, random_calls_never_overlap_and_everything_comes_back)
                 continue;
             }
             size_t bytes = (size_t)rng_below(key, 2 * i + 1, 20 * REGION_ALIGN);
-            live[slot] = region_take(r, bytes);
+            live[slot] = region_take(r, bytes, side_of(i));
             if (!live[slot]) {
                 cr_assert_lt(region_largest_free(r), bytes, "refused although it fits");
                 continue;
@@ -47,21 +52,53 @@ Test(region, random_calls_never_overlap_and_everything_comes_back)
     }
 }
 
-Test(region, takes_the_smallest_block_that_fits)
+static void expect_best_fit(RegionSide side)
 {
     Region *r = region_new(100 * REGION_ALIGN);
-    RegionBlock *a = region_take(r, 10 * REGION_ALIGN), *hold1 = region_take(r, 1);
-    RegionBlock *b = region_take(r, 4 * REGION_ALIGN), *hold2 = region_take(r, 1);
+    RegionBlock *a = region_take(r, 10 * REGION_ALIGN, side), *hold1 = region_take(r, 1, side);
+    RegionBlock *b = region_take(r, 4 * REGION_ALIGN, side), *hold2 = region_take(r, 1, side);
     size_t at_b = region_offset(b);
     region_give(r, a);
     region_give(r, b);
-    RegionBlock *c = region_take(r, 3 * REGION_ALIGN);
-    cr_assert_eq(region_offset(c), at_b);
-    cr_assert_null(region_take(r, 1000 * REGION_ALIGN));
-    cr_assert_null(region_take(r, SIZE_MAX));
+    RegionBlock *c = region_take(r, 3 * REGION_ALIGN, side);
+    cr_assert_eq(region_offset(c), at_b + (side == REGION_HIGH ? REGION_ALIGN : 0));
+    cr_assert_null(region_take(r, 1000 * REGION_ALIGN, side));
+    cr_assert_null(region_take(r, SIZE_MAX, side));
     region_give(r, c);
     region_give(r, hold1);
     region_give(r, hold2);
+    region_free(r);
+}
+
+Test(region, takes_the_smallest_block_that_fits)
+{
+    expect_best_fit(REGION_LOW);
+    expect_best_fit(REGION_HIGH);
+}
+
+/* Each side has its end, and the other's holes only when nothing else is left. */
+Test(region, sides_stay_apart)
+{
+    Region *r = region_new(100 * REGION_ALIGN);
+    RegionBlock *stays = region_take(r, 10 * REGION_ALIGN, REGION_LOW);
+    RegionBlock *goes = region_take(r, 20 * REGION_ALIGN, REGION_HIGH);
+    RegionBlock *stays_too = region_take(r, 10 * REGION_ALIGN, REGION_LOW);
+    cr_expect_eq(region_offset(stays), 0);
+    cr_expect_eq(region_offset(stays_too), 10 * REGION_ALIGN);
+    cr_expect_eq(region_offset(goes), 80 * REGION_ALIGN);
+    region_give(r, stays);
+    RegionBlock *high = region_take(r, 10 * REGION_ALIGN, REGION_HIGH);
+    cr_expect_eq(region_offset(high), 70 * REGION_ALIGN, "not into the low hole");
+    cr_expect_eq(region_extent(r), 50 * REGION_ALIGN);
+    RegionBlock *rest = region_take(r, 50 * REGION_ALIGN, REGION_LOW);
+    RegionBlock *other = region_take(r, 10 * REGION_ALIGN, REGION_HIGH);
+    cr_assert_not_null(other);
+    cr_expect_eq(region_offset(other), 0, "the other side's hole is the last resort");
+    cr_expect_null(region_take(r, 1, REGION_LOW));
+    RegionBlock *all[] = {goes, stays_too, high, rest, other};
+    for (int i = 0; i < 5; i++)
+        region_give(r, all[i]);
+    cr_expect_eq(region_largest_free(r), 100 * REGION_ALIGN);
     region_free(r);
 }
 
@@ -79,7 +116,8 @@ Test(region, answers_do_not_depend_on_its_size)
                 bool take = !live[slot];
                 live[slot] = NULL;
                 if (!take) continue;
-                live[slot] = region_take(r, (size_t)rng_below(key, 2 * i + 1, 20 * REGION_ALIGN));
+                live[slot] = region_take(r, (size_t)rng_below(key, 2 * i + 1, 20 * REGION_ALIGN),
+                                         side_of(i));
                 cr_assert_not_null(live[slot], "refused in a region of the extent");
             }
             if (again) cr_expect_eq(region_extent(r), extent);
