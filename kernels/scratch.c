@@ -123,14 +123,17 @@ AttentionScratch cuda_attention_scratch(int64_t n_docs, int64_t n_tokens, int64_
     s.off_o = carve(&s.bytes, n_off);
     s.off_do = carve(&s.bytes, n_off);
     s.off_stats = carve(&s.bytes, n_off);
+    s.stats = carve(&s.bytes, heads * sizeof(float));
     if (backward) {
         s.dq_sum = carve(&s.bytes, all * sizeof(float));
         s.delta = carve(&s.bytes, heads * sizeof(float));
+        s.dense_own = s.bytes;
         if (n_heads != n_kv_heads) {
             s.dk_full = carve(&s.bytes, all * 2);
             s.dv_full = carve(&s.bytes, all * 2);
         }
     }
+    if (!backward) s.dense_own = s.bytes;
     s.own = carve(&s.bytes, own > CUDNN_OWN_SCRATCH ? own : CUDNN_OWN_SCRATCH);
     return s;
 }

@@ -44,8 +44,10 @@ size_t cuda_attention_plain_scratch(int64_t n_tokens, int64_t n_heads); /* backw
 /* cuDNN's attention: where each piece of the one scratch lies, in bytes from its start. */
 typedef struct AttentionScratch {
     size_t lengths, off_q, off_kv, off_o, off_do, off_stats;
+    size_t stats;                           /* dense plans: the log-sums by head, then token */
     size_t dq_sum, delta, dk_full, dv_full; /* backward; the last two where heads share keys */
     size_t own;                             /* of cuDNN */
+    size_t dense_own; /* the same of dense plans, which keep dk_full and dv_full there */
     size_t bytes;
 } AttentionScratch;
 /* What cuDNN's engines want for themselves lies below this (9.19: next to nothing). */

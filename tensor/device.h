@@ -19,7 +19,10 @@ typedef struct DeviceOpts {
     size_t region_bytes; /* memory to reserve; 0: the backend's default */
     int threads;         /* cpu: threads for kernels; 0: all that the process may use */
     bool own_attention;  /* cuda: attention by our own kernels alone */
-    const void *target;  /* plan: the PlanTarget (kernels/plan/plan.h) that stands for the device */
+    bool
+        deterministic; /* cuda: the same bits every time: own attention (the library's sums dq by atomics), and
+                          * products by the library's first answer instead of the fastest of a timing */
+    const void *target; /* plan: the PlanTarget (kernels/plan/plan.h) that stands for the device */
 } DeviceOpts;
 
 /* What an opened device is, for plans and reports. */
@@ -31,6 +34,7 @@ typedef struct DeviceInfo {
     size_t driver_bytes;      /* in use now, as the driver counts */
     bool flash_attention;     /* bf16 attention goes to a library's engine */
     int64_t n_flash, n_plain; /* attention calls that went there, and to kernels of our own */
+    int64_t n_dense;          /* those of n_flash whose documents were all of one length */
 } DeviceInfo;
 
 /* Work in program order each: what computes, and what moves data between ranks beside it. */

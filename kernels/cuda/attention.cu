@@ -289,22 +289,50 @@ void cuda_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *
     LAUNCHED();
 }
 
+enum { MAX_OFFSETS = 5 };
+
+struct Offsets {
+    int64_t *off[MAX_OFFSETS], factor[MAX_OFFSETS];
+    int n;
+};
+
 /* What cuDNN wants to know of the documents; slots beyond the last one have length 0 and lie at the end. */
 __global__ void document_offsets_kernel(int32_t *lengths, int64_t b, const int32_t *cu, int n_docs,
-                                        int64_t *off, int64_t factor)
+                                        Offsets to)
 {
     int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x;
     if (i > b) return;
     int32_t start = cu[i < n_docs ? i : n_docs];
-    off[i] = start * factor;
+    for (int k = 0; k < to.n; k++)
+        to.off[k][i] = start * to.factor[k];
     if (i < b) lengths[i] = i < n_docs ? cu[i + 1] - start : 0;
 }
 
 void cuda_document_offsets(Device *d, int32_t *lengths, int64_t b, const Docs *docs,
                            int64_t *const *off, const int64_t *factors, int n)
 {
+    ASSERT(n <= MAX_OFFSETS, "%d arrays", n);
+    Offsets to = {};
+    to.n = n;
     for (int i = 0; i < n; i++)
-        document_offsets_kernel<<<(unsigned)ceil_div(b + 1, THREADS), THREADS, 0, cuda_stream(d)>>>(
-            lengths, b, (const int32_t *)tensor_data(docs->cu), docs->n_docs, off[i], factors[i]);
+        to.off[i] = off[i], to.factor[i] = factors[i];
+    document_offsets_kernel<<<(unsigned)ceil_div(b + 1, THREADS), THREADS, 0, cuda_stream(d)>>>(
+        lengths, b, (const int32_t *)tensor_data(docs->cu), docs->n_docs, to);
+    LAUNCHED();
+}
+
+__global__ void transpose_f32_kernel(float *to, const float *from, int64_t n, int rows, int cols)
+{
+    int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x, each = (int64_t)rows * cols;
+    if (i >= n * each) return;
+    int at = (int)(i % each), row = at % rows, col = at / rows;
+    to[i] = from[i - at + (int64_t)row * cols + col];
+}
+
+void cuda_transpose_f32(Device *d, float *to, const float *from, int64_t n, int64_t rows,
+                        int64_t cols)
+{
+    transpose_f32_kernel<<<(unsigned)ceil_div(n * rows * cols, THREADS), THREADS, 0,
+                           cuda_stream(d)>>>(to, from, n, (int)rows, (int)cols);
     LAUNCHED();
 }

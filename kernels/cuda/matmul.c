@@ -42,6 +42,8 @@ typedef struct Matmul {
     Choice *choices; /* from the file and of this run */
     int n_choices, n_saved;
     char *path; /* NULL: no file */
+    bool
+        timed; /* else the heuristic's first answer stands, which does not change from run to run */
 } Matmul;
 
 #define LT_CHECK(call)                                                                             \
@@ -114,7 +116,8 @@ void cuda_matmul_open(Device *d)
     CUDA_CHECK(cudaMalloc(&mm->workspace, WORKSPACE_BYTES));
     mm->n_slots = 256;
     mm->plans = xcalloc((size_t)mm->n_slots, sizeof(Plan));
-    mm->path = choices_path(d);
+    mm->timed = !cuda_impl(d)->deterministic;
+    if (mm->timed) mm->path = choices_path(d);
     choices_load(mm);
     cuda_impl(d)->matmul = mm;
 }
@@ -192,7 +195,7 @@ static float time_candidate(Matmul *mm, const Plan *p, const Call *call, void *o
 }
 
 /* Picks p->algo.  A product that adds to its own output is timed into memory of its own; when there is none, or for a
- * single candidate, the heuristic's first answer stands. */
+ * single candidate or a deterministic device, the heuristic's first answer stands. */
 static void choose(Matmul *mm, Plan *p, const Call *call, cudaStream_t stream)
 {
     cublasLtMatmulPreference_t pref;
@@ -213,7 +216,7 @@ static void choose(Matmul *mm, Plan *p, const Call *call, cudaStream_t stream)
     ASSERT(n > 0, "cuBLASLt has no algorithm for %lld x %lld x %lld", (long long)p->key.m,
            (long long)p->key.n, (long long)p->key.k);
     p->algo = found[0].algo;
-    if (n == 1) return;
+    if (n == 1 || !mm->timed) return;
 
     size_t bytes = (size_t)p->key.m * (size_t)p->key.ld_c * dtype_bytes((DType)p->key.out);
     void *out = call->c;

@@ -56,7 +56,8 @@ static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
     CUDA_CHECK(cudaSetDevice(opts->ordinal));
     CudaImpl *impl = xcalloc(1, sizeof *impl);
     impl->ordinal = opts->ordinal;
-    impl->own_attention = opts->own_attention;
+    impl->deterministic = opts->deterministic;
+    impl->own_attention = opts->own_attention || opts->deterministic;
     struct cudaDeviceProp prop;
     CUDA_CHECK(cudaGetDeviceProperties(&prop, opts->ordinal));
     impl->n_sms = prop.multiProcessorCount;
@@ -150,7 +151,7 @@ static void cuda_info(const Device *d, DeviceInfo *out)
                         .driver_bytes = total - free_bytes,
                         .flash_attention = impl->attention && !impl->own_attention};
     snprintf(out->name, sizeof out->name, "%.63s", impl->name);
-    if (impl->attention) cuda_attention_counts(d, &out->n_flash, &out->n_plain);
+    if (impl->attention) cuda_attention_counts(d, out);
 }
 
 static void cuda_range(Device *d, const char *name)

@@ -20,6 +20,7 @@ typedef struct CudaImpl {
     size_t
         context_bytes;  /* what the driver and the libraries took before the region was reserved */
     bool own_attention; /* as asked for: attention through our own kernels alone */
+    bool deterministic; /* products take no choice that was timed */
     void *matmul;       /* matmul.c */
     void *attention;    /* attention_cudnn.c */
 } CudaImpl;

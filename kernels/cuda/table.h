@@ -71,11 +71,14 @@ void cuda_attention_bwd_plain(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, con
                               const Tensor *lse, int n_heads, int n_kv_heads, const Docs *docs,
                               float scale);
 
-/* lengths (b) and, for each of n arrays, off (b + 1) = first token of the document * factor. */
+/* lengths (b) and, for each of n <= 5 arrays, off (b + 1) = first token of the document * factor. */
 void cuda_document_offsets(Device *d, int32_t *lengths, int64_t b, const Docs *docs,
                            int64_t *const *off, const int64_t *factors, int n);
-/* How many attention calls went to cuDNN and to our own kernels. */
-void cuda_attention_counts(const Device *d, int64_t *n_cudnn, int64_t *n_plain);
+/* to (n, cols, rows) = from (n, rows, cols), both dense. */
+void cuda_transpose_f32(Device *d, float *to, const float *from, int64_t n, int64_t rows,
+                        int64_t cols);
+/* How many attention calls went where: n_flash, n_dense, n_plain. */
+void cuda_attention_counts(const Device *d, DeviceInfo *out);
 
 /* out (cols) = beta * out + the n_parts rows of part (n_parts, cols) summed in order. */
 void cuda_sum_partials(Device *d, Tensor *out, float beta, const float *part, int64_t n_parts,

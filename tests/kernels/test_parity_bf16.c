@@ -158,8 +158,9 @@ static void rows_kernels(Bench *b, int64_t n, int64_t c, int64_t pad, int64_t sh
          *dy = shifted(b, n, c, pad, shift), *dx = shifted(b, n, c, pad, shift),
          *da = shifted(b, n, c, pad, shift);
     Pair *w = vector(b, c, DT_BF16), *dw = vector(b, c, DT_F32), *rstd = vector(b, n, DT_F32);
-    BOTH(b, rmsnorm_fwd, (&b->cpu, &y->cpu, &rstd->cpu, &x->cpu, &w->cpu, 1e-5f),
-         (&b->gpu, &y->gpu, &rstd->gpu, &x->gpu, &w->gpu, 1e-5f));
+    /* a large eps: in a row of one element the two terms of dx differ by eps alone */
+    BOTH(b, rmsnorm_fwd, (&b->cpu, &y->cpu, &rstd->cpu, &x->cpu, &w->cpu, 1e-2f),
+         (&b->gpu, &y->gpu, &rstd->gpu, &x->gpu, &w->gpu, 1e-2f));
     same(b, what, y, BF16);
     same(b, what, rstd, 1e-5);
     for (int beta = 0; beta < 2; beta++) {
@@ -303,14 +304,19 @@ Test(parity_bf16, attention_packed_with_pitch)
     DeviceInfo info;
     b.gpu.backend->info(&b.gpu, &info);
     for (int w = 0; w < 5; w++) {
-        for (int pad = 0; pad <= 64; pad += 64) {
+        for (int i = 0; i < 3; i++) {
+            int pad = (const int[]){0, 16, 64}[i];
             attention(&b, one, 1, 4, 4, widths[w], pad);
             attention(&b, even, 3, 4, 2, widths[w], pad);
+            attention(&b, even, 3, 8, 1, widths[w], pad);
             attention(&b, odd, 7, 8, 2, widths[w], pad);
             attention(&b, uneven, 3, 4, 1, widths[w], pad);
         }
         /* no fallback for the widths that models have */
-        if (info.flash_attention && w == 1) test_device_expect_flash(&b.gpu);
+        if (!info.flash_attention || w != 1) continue;
+        test_device_expect_flash(&b.gpu);
+        b.gpu.backend->info(&b.gpu, &info);
+        cr_expect_eq(info.n_dense, 2 * 3 * 3 * 2, "%lld dense calls", (long long)info.n_dense);
     }
     cr_assert_eq(b.n_failed, 0);
     close_both(&b);
