@@ -55,8 +55,10 @@ static void print_memory(StrBuf *b, const BenchResult *r, const BenchLine *l)
         if (l->mem.at_peak[c] > 0)
             strbuf_printf(b, " %s %.3f", mem_category_name((MemCategory)c),
                           (double)l->mem.at_peak[c] / GIB);
-    strbuf_printf(b, "\n  planned    %10.3f GiB: %s", (double)l->planned_peak / GIB,
-                  l->planned_peak == l->mem.peak_total ? "the same to the byte" : "it differs");
+    strbuf_printf(b, "\n  planned    %10.3f GiB: %s; with what lies idle between blocks %.3f",
+                  (double)l->planned_peak / GIB,
+                  l->planned_peak == l->mem.peak_total ? "the same to the byte" : "it differs",
+                  (double)r->planned_extent / GIB);
     strbuf_printf(b, "\n  reserved   %10.3f GiB", (double)r->region_bytes / GIB);
     if (l->info.n_sms > 0)
         strbuf_printf(b, "; the driver counts %.3f, of which %.3f before the reservation",
@@ -202,6 +204,7 @@ static void line_json(StrBuf *b, const BenchOpts *o, const BenchResult *r, const
     number(b, "first_step_s", r->first_step_s);
     number(b, "peak_bytes", (double)l->mem.peak_total);
     number(b, "planned_bytes", (double)l->planned_peak);
+    number(b, "extent_bytes", (double)r->planned_extent);
     number(b, "reserved_bytes", (double)r->region_bytes);
     number(b, "driver_bytes", (double)l->info.driver_bytes);
     number(b, "context_bytes", (double)l->info.context_bytes);

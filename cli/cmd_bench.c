@@ -24,7 +24,7 @@ typedef struct BenchFlags {
     const char *gradients, *update;
     int64_t rank, seq, micro, steps, threads;
     double seconds, dropout, memory;
-    bool single_quant, kernels, profile, matrix, json;
+    bool single_quant, exact, kernels, profile, matrix, json;
 } BenchFlags;
 
 static Status read_choice(int *out, const char *flag, const char *value, const char *const *names,
@@ -164,6 +164,7 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     o->micro = f->micro;
     o->recompute = recompute;
     o->own_attention = attention == 1;
+    o->exact = o->no_floor = f->exact;
     o->full = kind != 2;
     o->packed = kind != 1;
     o->seconds = f->seconds;
@@ -336,6 +337,8 @@ int cmd_bench(int argc, char **argv)
          "of the device to take (default: all that is free)"},
         {"attention", OPT_STRING, &f.attention, "NAME",
          "library (default: cuDNN where it takes the shape) or own"},
+        {"exact", OPT_FLAG, &f.exact, NULL,
+         "reserve what the plan says and no byte more; leaves no room for the floor"},
         {"seconds", OPT_NUMBER, &f.seconds, "S", "of steps, and of the floor (default 10)"},
         {"steps", OPT_INT, &f.steps, "N", "at least so many of each (default 3)"},
         {"device", OPT_STRING, &f.device, "NAME", "cuda where built in, or cpu"},

@@ -197,7 +197,7 @@ TINY_WORKS = {
 
 def check_plan(lorac, steps):
     for name, flags in (WORKS if lorac.device == "cuda" else TINY_WORKS).items():
-        text = lorac.run("bench", "--json", "--device", lorac.device, "--seconds", "0", "--steps", "1", *flags.split())
+        text = lorac.run("bench", "--json", "--device", lorac.device, "--exact", "--seconds", "0", "--steps", "1", *flags.split())
         for row in map(json.loads, filter(None, text.splitlines())):
             planned, peak = row["planned_bytes"], row["peak_bytes"]
             good, numbers = planned == peak, f"planned {planned / 2**30:.3f} GiB, was {peak / 2**30:.3f}"
@@ -205,8 +205,8 @@ def check_plan(lorac, steps):
                 mine = row["reserved_bytes"] + row["context_bytes"]
                 off = abs(row["driver_bytes"] / mine - 1)
                 good = good and off <= 0.01 and row["context_bytes"] < 2**30
-                numbers += (f"; reserved + context {mine / 2**30:.2f}, driver {row['driver_bytes'] / 2**30:.2f}, "
-                            f"context {row['context_bytes'] / 2**30:.3f}")
+                numbers += (f"; planned extent + context {mine / 2**30:.2f}, driver {row['driver_bytes'] / 2**30:.2f}: "
+                            f"{100 * off:.2f} %; context {row['context_bytes'] / 2**30:.3f}")
             kind = "packed" if row["rows"] == "packed" else "dense"
             yield good, f"plan: {name}, {kind}", numbers
 

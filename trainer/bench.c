@@ -323,6 +323,7 @@ static Status plan_bench(BenchResult *out, const BenchOpts *o, const Device *rea
         out->mix = recompute_fit(&need, o->shape.n_layers, bytes, plan_steps, &p);
         plan_steps(&p, out->mix);
     }
+    out->planned_extent = need;
     if (need <= bytes) return OK;
     return err_set(err, E_INPUT,
                    "the step needs %.2f GiB and there are %.2f; take a smaller --micro%s",
@@ -335,6 +336,26 @@ static void count_parameters(const Bench *b, BenchResult *out)
     for (int i = 0; i < b->model.params.n; i++)
         out->n_params += tensor_numel(&b->model.params.items[i]->t);
     out->n_trained = shards_numel(&b->shards);
+}
+
+static void run_lines(Bench *b, BenchResult *out, double began)
+{
+    make_batches(b, out);
+    count_parameters(b, out);
+    bool apart = false;
+    for (int i = 0; i < out->n_lines; i++) {
+        BenchLine *line = &out->lines[i];
+        b->batch = &b->batches[i];
+        count_work(b, line);
+        if (i == 0) {
+            run_step(b, line);
+            out->first_step_s = seconds_monotonic() - began;
+        }
+        measure(b, line);
+        apart |= line->floor_apart;
+    }
+    look_inside(b, out);
+    if (apart) measure_apart(b, out);
 }
 
 Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
@@ -357,24 +378,13 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
     out->copy_bandwidth = copy_bandwidth(&b.dev);
     Status status = plan_bench(out, opts, &b.dev, err);
     b.mix = out->mix;
-    if (status == OK) status = open_model(&b, err);
-    if (status == OK) {
-        make_batches(&b, out);
-        count_parameters(&b, out);
-        bool apart = false;
-        for (int i = 0; i < out->n_lines; i++) {
-            b.batch = &b.batches[i];
-            count_work(&b, &out->lines[i]);
-            if (i == 0) {
-                run_step(&b, &out->lines[i]);
-                out->first_step_s = seconds_monotonic() - began;
-            }
-            measure(&b, &out->lines[i]);
-            apart |= out->lines[i].floor_apart;
-        }
-        look_inside(&b, out);
-        if (apart) measure_apart(&b, out);
+    if (status == OK && opts->exact) {
+        device_close(&b.dev);
+        out->region_bytes = device.region_bytes = out->planned_extent;
+        status = device_open(&b.dev, backend, &device, opts->compute, err);
     }
+    if (status == OK) status = open_model(&b, err);
+    if (status == OK) run_lines(&b, out, began);
     close_bench(&b);
     return status;
 }

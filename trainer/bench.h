@@ -23,6 +23,7 @@ typedef struct BenchOpts {
     bool in_backward;      /* train.update, clipping by block; else after, by global norm */
     bool own_attention;    /* attention by our own kernels where a library's engine would do */
     bool no_floor;         /* the steps alone */
+    bool exact;            /* reserves what the plan says and no more; without floor */
     double seconds;        /* of steps, and as long of the floor; in turns */
     int64_t steps;         /* at least so many steps, and floors */
     bool profile, kernels; /* one step more: timed kernel by kernel; each kernel many times */
@@ -51,6 +52,7 @@ typedef struct BenchResult {
     int64_t n_params, n_trained; /* of the model, adapters included */
     double first_step_s;         /* from the start to the end of the first step */
     RecomputeMix mix;            /* what recompute meant */
+    size_t planned_extent;       /* of the region: the peaks, and what lies idle between blocks */
     size_t region_bytes;         /* reserved */
     double copy_bandwidth;       /* bytes a second, read and written */
     BenchLine lines[BENCH_MAX_LINES];

@@ -11,6 +11,10 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     done_by "full, recomputed" bench --model tiny-qwen3 --method full --recompute full $fast
     said "says so" "tiny-qwen3 full fp32, 2 x 16, recompute full on CPU*6 N a token*"
     done_by "some modules, dropout" bench --model tiny --targets q_proj,v_proj --rank 4 --dropout 0.1 $fast
+    done_by "in exactly the memory that is planned" bench --model tiny --exact --json $fast
+    e=$(sed -n 's/.*"extent_bytes": \([0-9]*\), "reserved_bytes": \([0-9]*\),.*/\1 \2/p' "$tmp/out" | head -n 1)
+    checks=$((checks + 1))
+    [ -n "$e" ] && [ "${e% *}" = "${e#* }" ] || fail "--exact reserved otherwise than planned: $e"
     done_by "in a part of the memory" bench --model tiny --memory 0.0625 $fast
     said "which it reserves" "*reserved * 0.062 GiB*"
     printf '3 9\n16\n5 5 2 1\n' >"$tmp/lens"
