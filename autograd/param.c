@@ -18,7 +18,7 @@ void param_init(Param *p, const char *name, DType dtype, int64_t rows, int64_t c
                  .lr_scale = 1};
     p->t.is_param = true;
     p->t.name = p->name;
-    p->slices[0] = (ParamSlice){xstrdup(name), 0, rows};
+    p->slices[0] = (ParamSlice){xstrdup(name), 0, rows, DT_F32};
 }
 
 static void slices_clear(Param *p)
@@ -34,7 +34,7 @@ void param_set_slices(Param *p, int n, const char *const *names, const int64_t *
     slices_clear(p);
     int64_t row0 = 0;
     for (int i = 0; i < n; i++) {
-        p->slices[i] = (ParamSlice){xstrdup(names[i]), row0, rows[i]};
+        p->slices[i] = (ParamSlice){xstrdup(names[i]), row0, rows[i], DT_F32};
         row0 += rows[i];
     }
     p->n_slices = n;

@@ -12,6 +12,7 @@ enum { PARAM_MAX_SLICES = 3 };
 typedef struct ParamSlice {
     char *name; /* "model.layers.0.self_attn.q_proj.weight" */
     int64_t row0, rows;
+    DType stored; /* in the file that its values came from; F32 where there is none */
 } ParamSlice;
 
 typedef struct Param Param;

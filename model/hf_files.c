@@ -71,19 +71,14 @@ float *weight_read_f32(const SafeTensor *t, Pool *pool)
     return out;
 }
 
-void weight_write(const SafeTensor *t, Device *d, Param *p, int slice)
+void weight_write(const SafeTensor *t, Device *d, Upload *u, Param *p, int slice)
 {
-    DType dtype = DT_F32;
-    safe_dtype_to_tensor(t->dtype, &dtype);
-    if (dtype == p->t.dtype && !p->low.storage) {
-        Tensor values = param_slice_begin(d, p, slice);
-        tensor_write(d, &values, t->data);
-        param_slice_end(d, p, slice, &values);
-        return;
-    }
-    float *f = weight_read_f32(t, d->pool);
-    param_write(d, p, slice, f);
-    free(f);
+    Tensor low = param_slice_low(p, slice), values = param_slice_begin(d, p, slice);
+    DType *stored = &p->slices[slice].stored;
+    safe_dtype_to_tensor(t->dtype, stored);
+    upload_add(u, &values, low.storage ? &low : NULL, t->data, *stored);
+    if (p->t.quant) upload_flush(u); /* values is a scratch that is encoded now */
+    param_slice_end(d, p, slice, &values);
 }
 
 /* --- loading --------------------------------------------------------------------------------------- */
@@ -136,11 +131,12 @@ Status model_check_weights(const Llama *m, const char *dir, Err *err)
     return s;
 }
 
-static void load_param(Llama *m, Param *p, const SafeTensors *f)
+static void load_param(Llama *m, Param *p, const SafeTensors *f, Upload *u)
 {
     param_open(p);
     for (int i = 0; i < p->n_slices && param_is_there(p); i++)
-        weight_write(find_tensor(m, p, i, f), m->dev, p, i);
+        weight_write(find_tensor(m, p, i, f), m->dev, u, p, i);
+    if (p->home) upload_flush(u);
     param_close(p, true);
 }
 
@@ -174,8 +170,10 @@ Status model_load_weights(Llama *m, const char *dir, Log *log, Err *err)
     SafeTensors *f;
     TRY(safetensors_open(&f, dir, err));
     Status s = check_params(m, f, dir, err);
+    Upload *u = upload_open(m->dev);
     for (int i = 0; i < m->params.n && s == OK; i++)
-        if (!m->params.items[i]->adapter) load_param(m, m->params.items[i], f);
+        if (!m->params.items[i]->adapter) load_param(m, m->params.items[i], f, u);
+    upload_close(u);
     if (s == OK) warn_unexpected(m, f, dir, log);
     if (s == OK) warn_tied(m, f, dir, log);
     safetensors_close(f);
@@ -244,6 +242,11 @@ void model_init_random(Llama *m, uint64_t seed)
 
 /* --- saving ---------------------------------------------------------------------------------------- */
 
+static DType dtype_in_file(const WeightSource *s, const Param *p, int slice)
+{
+    return s->dtype == DT_N ? p->slices[slice].stored : s->dtype;
+}
+
 Status weight_source(void *ud, const SafeTensor *t, FileOut *f, Err *err)
 {
     const WeightSource *s = ud;
@@ -256,12 +259,13 @@ Status weight_source(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     float *host = xmalloc((size_t)n * sizeof *host);
     param_read(s->dev, p, slice, host);
     param_close(p, false);
-    if (s->dtype == DT_F32) {
+    DType dtype = dtype_in_file(s, p, slice);
+    if (dtype == DT_F32) {
         file_out_write(f, host, (size_t)n * sizeof *host);
     } else {
-        void *out = xmalloc((size_t)n * dtype_bytes(s->dtype));
-        convert_from_f32(out, s->dtype, host, n);
-        file_out_write(f, out, (size_t)n * dtype_bytes(s->dtype));
+        void *out = xmalloc((size_t)n * dtype_bytes(dtype));
+        convert_from_f32(out, dtype, host, n);
+        file_out_write(f, out, (size_t)n * dtype_bytes(dtype));
         free(out);
     }
     free(host);
@@ -276,14 +280,15 @@ void weight_list_add(WeightList *l, const WeightSource *s, const Param *p, int s
         l->items = xrealloc(l->items, (size_t)l->cap * sizeof *l->items);
     }
     int64_t *shape = xmalloc(2 * sizeof *shape);
+    DType dtype = dtype_in_file(s, p, slice);
     shape[0] = p->slices[slice].rows;
     shape[1] = p->t.shape[1];
     l->items[l->n++] = (SafeTensor){
         .name = str_format("%s%s", s->prefix, p->slices[slice].name),
-        .dtype = safe_dtype_from_tensor(s->dtype),
+        .dtype = safe_dtype_from_tensor(dtype),
         .n_dims = p->t.n_dims,
         .shape = shape,
-        .bytes = (size_t)param_slice_numel(p, slice) * dtype_bytes(s->dtype),
+        .bytes = (size_t)param_slice_numel(p, slice) * dtype_bytes(dtype),
     };
 }
 
@@ -321,7 +326,7 @@ Status model_save(const Llama *m, const char *dir, DType dtype, uint64_t max_sha
     LlamaConfig cfg = m->cfg;
     cfg.tie_word_embeddings = m->tied;
     StrBuf text = {0};
-    llama_config_write(&text, &cfg, dtype);
+    llama_config_write(&text, &cfg, dtype == DT_N ? m->embed.slices[0].stored : dtype);
     TRY(write_text(dir, "config.json", &text, err));
     llama_generation_config_write(&text, &cfg);
     return write_text(dir, "generation_config.json", &text, err);

@@ -14,6 +14,6 @@ Status model_check_weights(const Llama *m, const char *dir, Err *err) MUST_CHECK
 Status model_load_weights(Llama *m, const char *dir, Log *log, Err *err) MUST_CHECK;
 /* N(0, initializer_range), norms one, biases zero; each element a pure function of seed, name and index. */
 void model_init_random(Llama *m, uint64_t seed);
-/* Writes the weights as dtype into `dir` (model.safetensors, or shards of at most max_shard_bytes with an index), and config.json. */
+/* Writes the weights as dtype (DT_N: each as the file had it that it came from, else F32) into `dir` (model.safetensors, or shards of at most max_shard_bytes with an index), and config.json. */
 Status model_save(const Llama *m, const char *dir, DType dtype, uint64_t max_shard_bytes,
                   Err *err) MUST_CHECK;

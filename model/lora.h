@@ -70,7 +70,7 @@ float lora_scale(const LoraOpts *o, int64_t rank, double alpha);
 /* Tensors of adapter_model.safetensors into attached, allocated adapters and save_modules.  Every tensor of the file
  * and every adapter must find its other half: the names of those that do not are told. */
 Status lora_load(LoraSet *s, Llama *m, const char *dir, Err *err) MUST_CHECK;
-/* adapter_config.json and adapter_model.safetensors (f32, or the dtype given) into an existing folder, so that
+/* adapter_config.json and adapter_model.safetensors (of dtype; DT_N: as model_save) into an existing folder, so that
  * PEFT loads them.  `base`: base_model_name_or_path, may be NULL. */
 Status lora_save(const LoraSet *s, const Llama *m, const char *dir, const char *base, DType dtype,
                  Err *err) MUST_CHECK;

@@ -70,6 +70,7 @@ Status lora_load(LoraSet *s, Llama *m, const char *dir, Err *err)
     Status status = safetensors_open(&f, path, err);
     if (status == OK) status = check_names(m, f, path, err);
     if (status == OK) status = check_tied_pair(m, f, err);
+    Upload *u = upload_open(m->dev);
     for (int i = 0; status == OK && i < safetensors_count(f); i++) {
         const SafeTensor *t = safetensors_at(f, i);
         int slice;
@@ -77,11 +78,13 @@ Status lora_load(LoraSet *s, Llama *m, const char *dir, Err *err)
         status = weight_check(t, p, slice, err);
         if (status == OK && (p->t.storage || p->home)) {
             param_open(p);
-            weight_write(t, m->dev, p, slice);
+            weight_write(t, m->dev, u, p, slice);
+            if (p->home) upload_flush(u);
             param_close(p, true);
             param_changed(p);
         }
     }
+    upload_close(u);
     safetensors_close(f);
     free(path);
     return status;

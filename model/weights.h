@@ -4,13 +4,15 @@
 
 #include "autograd/param.h"
 #include "tensor/safetensors.h"
+#include "tensor/upload.h"
 
 /* Whether a file's tensor has the slice's shape and a dtype that converts. */
 Status weight_check(const SafeTensor *t, const Param *p, int slice, Err *err) MUST_CHECK;
 /* Its numbers as float; the caller frees.  pool may be NULL. */
 float *weight_read_f32(const SafeTensor *t, Pool *pool);
-/* Into the slice: its master copy and, rounded to its dtype, its working copy. */
-void weight_write(const SafeTensor *t, Device *d, Param *p, int slice);
+/* Into the slice of an open parameter: its master copy and, rounded to its dtype, its working copy; and what the file has
+ * it in.  Values are there after upload_flush, or upload_close. */
+void weight_write(const SafeTensor *t, Device *d, Upload *u, Param *p, int slice);
 
 /* Fills a slice with normal (0, scale) or uniform [-scale, scale) draws, each a function of seed, the slice's name and
  * the index. */
@@ -21,7 +23,7 @@ void weight_draw(Device *d, Param *p, int slice, WeightDraw draw, double scale, 
 typedef struct WeightSource {
     Device *dev;
     const ParamSet *params;
-    DType dtype;        /* in the file */
+    DType dtype;        /* in the file; DT_N: as ParamSlice.stored */
     const char *prefix; /* of the names in the file */
 } WeightSource;
 typedef struct WeightList {

@@ -60,6 +60,9 @@ typedef struct Backend {
     void (*record)(Device *d, int slot);
     void (*await)(Device *d, const Device *of, int slot);
     bool (*happened)(const Device *d, int slot);
+    /* Host memory that copies reach without a detour; both NULL where the device's memory is the host's. */
+    void *(*host_alloc)(Device *d, size_t bytes);
+    void (*host_free)(Device *d, void *p);
     void (*info)(const Device *d, DeviceInfo *out);
     /* Begins a range of that name for the vendor's profiler, NULL ends the last; NULL where there is none. */
     void (*range)(Device *d, const char *name);

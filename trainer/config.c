@@ -188,7 +188,7 @@ QuantOpts config_quant(const TrainConfig *c)
 
 DType config_save_dtype(const TrainConfig *c)
 {
-    static const DType types[] = {DT_F32, DT_BF16, DT_F16};
+    static const DType types[] = {DT_N, DT_F32, DT_BF16, DT_F16};
     return types[c->save_dtype];
 }
 

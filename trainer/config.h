@@ -102,7 +102,7 @@ void config_problem(const TrainConfig *c, Problems *p, const char *key, const ch
 size_t config_memory_bytes(const TrainConfig *c);
 /* How the base is kept: type QUANT_NONE but for method qlora. */
 QuantOpts config_quant(const TrainConfig *c);
-DType config_save_dtype(const TrainConfig *c);
+DType config_save_dtype(const TrainConfig *c); /* DT_N: each tensor as its file had it */
 DType config_compute_dtype(const TrainConfig *c);
 
 /* Every key with its value, as YAML that loads to the same config. */

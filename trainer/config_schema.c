@@ -189,8 +189,10 @@ const ConfigField config_fields[] = {
      .doc = "save a checkpoint whenever the evaluation loss is the lowest so far, and keep it"},
     {"save.final", FIELD_ENUM, AT(save_final), .fallback = "last", CHOICES("last", "best"),
      .doc = "which weights become the output: after the last step, or of the best checkpoint"},
-    {"save.dtype", FIELD_ENUM, AT(save_dtype), .fallback = "fp32", CHOICES("fp32", "bf16", "fp16"),
-     .doc = "of the written weights; what a run resumes from is always fp32"},
+    {"save.dtype", FIELD_ENUM, AT(save_dtype), .fallback = "auto",
+     CHOICES("auto", "fp32", "bf16", "fp16"),
+     .doc = "of the written weights, rounded once from the fp32 master; auto: each tensor as the "
+            "file had it that it came from, new ones fp32; what a run resumes from is always fp32"},
 
     {"save.before_end", FIELD_INT, AT(save_before_end), .fallback = "120", RANGE(0, MANY),
      .doc = "in a Slurm job: save and stop so many seconds before its time limit "

@@ -277,7 +277,8 @@ static Status keep_config(const Session *s, const char *dir, Err *err)
     free(ours);
     free(theirs);
     TRY(status);
-    const char *dtype = torch_dtype(config_save_dtype(s->cfg));
+    DType save = config_save_dtype(s->cfg);
+    const char *dtype = torch_dtype(save == DT_N ? s->model.embed.slices[0].stored : save);
     return folder_edit_config(
         dir, (const char *const[]){modern ? "dtype" : "torch_dtype", dtype, NULL}, err);
 }

@@ -140,6 +140,20 @@ static bool cuda_happened(const Device *d, int slot)
     return cudaEventQuery(cuda_impl(d)->events[slot]) == cudaSuccess;
 }
 
+static void *cuda_host_alloc(Device *d, size_t bytes)
+{
+    (void)d;
+    void *p;
+    CUDA_CHECK(cudaHostAlloc(&p, bytes, cudaHostAllocDefault));
+    return p;
+}
+
+static void cuda_host_free(Device *d, void *p)
+{
+    (void)d;
+    CUDA_CHECK(cudaFreeHost(p));
+}
+
 static void cuda_info(const Device *d, DeviceInfo *out)
 {
     const CudaImpl *impl = cuda_impl(d);
@@ -175,6 +189,8 @@ const Backend cuda_backend = {
     .record = cuda_record,
     .await = cuda_await,
     .happened = cuda_happened,
+    .host_alloc = cuda_host_alloc,
+    .host_free = cuda_host_free,
     .info = cuda_info,
     .range = cuda_range,
     .kernels = &cuda_kernels,
