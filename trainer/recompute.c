@@ -9,8 +9,12 @@ const char *recompute_name(int level)
 
 void recompute_apply(Llama *m, RecomputeMix mix)
 {
-    for (int64_t i = 0; i < m->cfg.n_layers; i++)
+    int64_t last = m->cfg.n_layers - 1;
+    for (int64_t i = 0; i <= last; i++)
         m->segments[i].recompute = i < mix.n_more ? mix.level + 1 : mix.level;
+    /* its backward comes next, and would have to make everything again beside what the head took */
+    if (m->segments[last].recompute > RECOMPUTE_SELECTIVE)
+        m->segments[last].recompute = RECOMPUTE_SELECTIVE;
 }
 
 static void blocks_text(StrBuf *b, int64_t n)

@@ -10,7 +10,7 @@ enum {
 const char *recompute_name(int level); /* "none", ..., "auto"; NULL behind the last */
 
 /* Blocks at `level`, but the first n_more one level above: their backward comes last, when the others' memory is free
- * again. */
+ * again.  The last block is dropped no further than `selective`. */
 typedef struct RecomputeMix {
     Recompute level;
     int64_t n_more;
