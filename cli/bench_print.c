@@ -29,6 +29,11 @@ static void print_floor(StrBuf *b, const BenchOpts *o, const BenchLine *l)
                   l->step_s / l->floor_s);
 }
 
+static int ranks_of(const BenchOpts *o)
+{
+    return o->hosts ? o->hosts->size : 1;
+}
+
 static void print_speed(StrBuf *b, const BenchOpts *o, const BenchResult *r, const BenchLine *l)
 {
     double both = l->flops_plain + l->flops_attention;
@@ -37,7 +42,15 @@ static void print_speed(StrBuf *b, const BenchOpts *o, const BenchResult *r, con
                   "documents\n",
                   l->step_s, (long long)l->n_steps, l->step_min_s, l->step_max_s,
                   (long long)l->n_tokens, (long long)l->n_docs);
-    strbuf_printf(b, "  speed      %10.0f tokens/s\n", (double)l->n_tokens / l->step_s);
+    strbuf_printf(b, "  speed      %10.0f tokens/s%s\n", (double)l->n_tokens / l->step_s,
+                  ranks_of(o) > 1 ? " in all" : "");
+    if (ranks_of(o) > 1)
+        strbuf_printf(b,
+                      "  ranks      %10d  stage %d; each sends %.3f GB a step; %.4f s without it: "
+                      "%.4f s, %.1f %%, "
+                      "of communication are exposed\n",
+                      ranks_of(o), o->zero, l->sent_bytes / GIGA, l->mute_s, l->step_s - l->mute_s,
+                      100 * (l->step_s - l->mute_s) / l->step_s);
     strbuf_printf(b, "  work       %10.4g TFLOP/s with attention, %.4g without (%s a token)\n",
                   both / l->step_s / TERA, l->flops_plain / l->step_s / TERA,
                   o->method == METHOD_FULL ? "6 N" : "4 N");
@@ -220,6 +233,12 @@ void bench_print_json(StrBuf *b, const char *title, const BenchOpts *o, const Be
         strbuf_printf(b, ", \"rows\": \"%s\", \"device\": ", l->packed ? "packed" : "full");
         json_write_string(b, l->info.name, strlen(l->info.name));
         line_json(b, o, r, l);
+        if (ranks_of(o) > 1) {
+            strbuf_printf(b, ", \"ranks\": %d, \"zero\": %d", ranks_of(o), o->zero);
+            number(b, "mute_s", l->mute_s);
+            number(b, "exposed_s", l->step_s - l->mute_s);
+            number(b, "sent_bytes", l->sent_bytes);
+        }
         if (o->kernels && i == 0) kernels_json(b, r);
         strbuf_puts(b, "}\n");
     }

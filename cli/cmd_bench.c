@@ -3,6 +3,7 @@
 #include "base/opts.h"
 #include "cli/bench_print.h"
 #include "cli/commands.h"
+#include "cli/ranks.h"
 #include "trainer/bench_batch.h"
 
 #include <stdlib.h>
@@ -21,7 +22,9 @@ static const int64_t UNSET = INT64_MIN; /* a default that depends on other flags
 typedef struct BenchFlags {
     const char *model, *method, *quantize, *targets, *precision, *recompute, *attention, *device,
         *rows, *lengths;
-    const char *gradients, *update;
+    const char *gradients, *update, *reduce;
+    Comm *hosts;
+    int64_t zero;
     int64_t rank, seq, micro, steps, threads;
     double seconds, dropout, memory;
     bool single_quant, exact, kernels, profile, matrix, json;
@@ -121,7 +124,7 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     const char *recomputes[RECOMPUTE_AUTO + 2];
     for (int i = 0; i <= RECOMPUTE_AUTO + 1; i++)
         recomputes[i] = recompute_name(i);
-    int method, precision, recompute, attention, kind, quant = 0;
+    int method, precision, recompute, attention, kind, reduce, quant = 0;
     bool cpu = str_eq(f->device, "cpu");
     if (!f->precision) f->precision = cpu ? "fp32" : "bf16";
     TRY(read_model(&o->shape, f->model, err));
@@ -148,6 +151,13 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
         return err_set(err, E_INPUT, "--dropout: must be from 0 to below 1, is %g", f->dropout);
     if (!(f->memory >= 0 && f->memory <= 1e6))
         return err_set(err, E_INPUT, "--memory: must be from 0 to 1e6 GiB, is %g", f->memory);
+    TRY(read_range("zero", f->zero, 0, 3, err));
+    TRY(read_choice(&reduce, "reduce", f->reduce, precisions, err));
+    if (cpu && reduce == 1)
+        return err_set(err, E_INPUT, "--reduce: the CPU computes in fp32; leave it out");
+    o->hosts = f->hosts;
+    o->zero = (int)f->zero;
+    o->reduce = reduce == 1 ? DT_BF16 : DT_F32;
     o->device = f->device;
     o->memory_gib = f->memory;
     o->threads = (int)f->threads;
@@ -277,6 +287,7 @@ static Status bench(BenchFlags *f, Err *err)
     StrBuf b = {0};
     Status s = read_flags(&o, f, err);
     if (s == OK) s = f->matrix ? matrix(f, &o, &b, err) : one(f, &o, &b, err);
+    if (f->hosts->rank > 0) strbuf_clear(&b);
     if (s == OK) s = command_print(&b, err);
     free((void *)(uintptr_t)o.lens);
     free(names);
@@ -302,6 +313,8 @@ int cmd_bench(int argc, char **argv)
                     .targets = "all-linear",
                     .recompute = "auto",
                     .attention = "library",
+                    .reduce = "fp32",
+                    .zero = 1,
                     .rows = "both",
                     .device = backend_find("cuda") ? "cuda" : "cpu",
                     .rank = 16,
@@ -333,6 +346,9 @@ int cmd_bench(int argc, char **argv)
         {"gradients", OPT_STRING, &f.gradients, "NAME", "fp32 or bf16 (default where it can be)"},
         {"update", OPT_STRING, &f.update, "NAME",
          "after or in_backward (default for full tuning in bf16)"},
+        {"zero", OPT_INT, &f.zero, "N", "several ranks: parallel.zero, 0 to 3 (default 1)"},
+        {"reduce", OPT_STRING, &f.reduce, "NAME",
+         "several ranks: parallel.reduce, fp32 (default) or bf16"},
         {"memory", OPT_NUMBER, &f.memory, "GIB",
          "of the device to take (default: all that is free)"},
         {"attention", OPT_STRING, &f.attention, "NAME",
@@ -359,6 +375,14 @@ int cmd_bench(int argc, char **argv)
         print_help(opts);
         return EXIT_DONE;
     }
-    if (status == OK) status = bench(&f, &err);
-    return command_end(status, &err);
+    if (status != OK) return command_end(status, &err);
+    Ranks ranks;
+    Problems none = {0};
+    status = ranks_join(&ranks, &err);
+    if (status != OK) return command_end(status, &err);
+    f.hosts = &ranks.hosts;
+    status = comm_agree(f.hosts, bench(&f, &err), &err);
+    int code = ranks_end(&ranks, status, &none, &err);
+    ranks_leave(&ranks);
+    return code;
 }

@@ -46,6 +46,7 @@ struct Comm {
     int local_rank, local_size; /* on this host */
     const CommOps *ops;
     void *impl;
+    bool mute; /* collectives of tensors move nothing: to see what a step takes without them */
 
     int64_t step;   /* of the optimizer, set by the run: for messages */
     const char *of; /* what the next collectives move, likewise */

@@ -3,6 +3,8 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "dist/comm_plan.h"
+#include "dist/launch.h"
 #include "model/hf_files.h"
 #include "tensor/region.h"
 #include "trainer/apply.h"
@@ -73,9 +75,8 @@ static Status open_model(Bench *b, Err *err)
         apply_full(&b->model);
     }
     recompute_apply(&b->model, b->mix);
-    b->comm = comm_self();
     ShardOpts shards = {
-        .grads = o->gradients, .reduce = o->gradients, .in_backward = o->in_backward};
+        .zero = o->zero, .grads = o->gradients, .reduce = o->reduce, .in_backward = o->in_backward};
     shards_init(&b->shards, &b->dev, &b->comm, &b->model.params, &shards);
     apply_shards(&b->model, &b->shards);
     model_init_random(&b->model, SEED);
@@ -125,12 +126,25 @@ static void make_batches(Bench *b, BenchResult *out)
     b->batch = &b->batches[0];
 }
 
+/* The slowest rank's, on every rank: so that all go on or stop together. */
+static double slowest(Bench *b, double seconds)
+{
+    double *all = xmalloc((size_t)b->comm.size * sizeof *all);
+    comm_exchange(&b->comm, all, &seconds, sizeof seconds);
+    for (int i = 0; i < b->comm.size; i++)
+        if (all[i] > seconds) seconds = all[i];
+    free(all);
+    return seconds;
+}
+
 static double run_step(Bench *b, BenchLine *line)
 {
+    size_t sent = b->comm.sent_bytes;
     double began = seconds_monotonic();
     StepResult r = stepper_run_batches(b->stepper, b->batch, 1, 1e-5, ++b->t);
     line->loss = r.loss;
-    return seconds_monotonic() - began;
+    line->sent_bytes = (double)(b->comm.sent_bytes - sent);
+    return slowest(b, seconds_monotonic() - began);
 }
 
 static void run_steps(Bench *b, BenchLine *line, Times *t, double until, int64_t n)
@@ -165,6 +179,34 @@ static void keep_floor(BenchLine *line, Times *t)
     free(t->s);
 }
 
+/* Of the rank with the highest peak. */
+static MemStats fullest(Bench *b)
+{
+    MemStats *all = xmalloc((size_t)b->comm.size * sizeof *all), most;
+    comm_exchange(&b->comm, all, &b->dev.mem, sizeof *all);
+    most = all[0];
+    for (int i = 1; i < b->comm.size; i++)
+        if (all[i].peak_total > most.peak_total) most = all[i];
+    free(all);
+    return most;
+}
+
+/* The same steps while nothing moves: what the others take longer is communication left exposed.  The last thing that is
+ * measured, for no weight is right after it. */
+static void measure_mute(Bench *b, BenchLine *line)
+{
+    Times steps = {0};
+    double loss = line->loss, sent = line->sent_bytes;
+    b->comm.mute = true;
+    run_step(b, line);
+    run_steps(b, line, &steps, b->opts->seconds / 2, b->opts->steps);
+    b->comm.mute = false;
+    line->mute_s = times_median(&steps);
+    line->loss = loss;
+    line->sent_bytes = sent;
+    free(steps.s);
+}
+
 /* Steps of one batch, in turns with its floor. */
 static void measure(Bench *b, BenchLine *line)
 {
@@ -178,7 +220,7 @@ static void measure(Bench *b, BenchLine *line)
         double until = o->seconds * turn / TURNS;
         int64_t n = (o->steps * turn + TURNS - 1) / TURNS;
         run_steps(b, line, &steps, until, n > 0 ? n : 1);
-        if (turn == 1) line->mem = b->dev.mem;
+        if (turn == 1) line->mem = fullest(b);
         if (room) room = run_floors(b, &floors, until, n > 0 ? n : 1);
     }
     line->step_s = times_median(&steps);
@@ -217,9 +259,9 @@ static void count_work(Bench *b, BenchLine *line)
         double len = b->batch->cu_docs[i + 1] - b->batch->cu_docs[i];
         squares += len * len;
     }
-    line->n_tokens = b->batch->n_tokens;
-    line->n_docs = b->batch->n_docs;
-    line->flops_plain = (o->method == METHOD_FULL ? 6 : 4) * n * (double)line->n_tokens;
+    line->n_tokens = b->batch->n_tokens * b->comm.size;
+    line->n_docs = (int64_t)b->batch->n_docs * b->comm.size;
+    line->flops_plain = (o->method == METHOD_FULL ? 6 : 4) * n * (double)b->batch->n_tokens;
     line->flops_attention = 6 * squares * q * layers;
 }
 
@@ -295,6 +337,7 @@ static size_t plan_steps(void *ud, RecomputeMix mix)
 {
     Planned *p = ud;
     Bench b = {.opts = p->opts, .mix = mix};
+    b.comm = p->target.ranks > 1 ? comm_plan(p->target.ranks) : comm_self();
     size_t need = SIZE_MAX;
     Status status = device_open(&b.dev, backend_find("plan"), &(DeviceOpts){.target = &p->target},
                                 p->opts->compute, p->err);
@@ -315,6 +358,7 @@ static size_t plan_steps(void *ud, RecomputeMix mix)
 static Status plan_bench(BenchResult *out, const BenchOpts *o, const Device *real, Err *err)
 {
     Planned p = {o, plan_target_of(real), out, err};
+    p.target.ranks = o->hosts ? o->hosts->size : 1;
     bool automatic = o->recompute == RECOMPUTE_AUTO;
     if (!automatic) out->mix.level = (Recompute)o->recompute;
     size_t need = plan_steps(&p, out->mix), bytes = real->region_bytes;
@@ -355,6 +399,10 @@ static void run_lines(Bench *b, BenchResult *out, double began)
         apart |= line->floor_apart;
     }
     look_inside(b, out);
+    for (int i = 0; i < out->n_lines && b->comm.size > 1; i++) {
+        b->batch = &b->batches[i];
+        measure_mute(b, &out->lines[i]);
+    }
     if (apart) measure_apart(b, out);
 }
 
@@ -370,21 +418,31 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
     DeviceOpts device = {.threads = opts->threads,
                          .region_bytes = (size_t)(opts->memory_gib * 1024 * 1024 * 1024),
                          .own_attention = opts->own_attention};
-    TRY(device_open(&b.dev, backend, &device, opts->compute, err));
+    Comm alone = comm_self(), *hosts = opts->hosts ? opts->hosts : &alone;
+    Status status = launch_ordinal(&device.ordinal, hosts, backend, err);
+    if (status == OK) status = device_open(&b.dev, backend, &device, opts->compute, err);
+    status = comm_agree(hosts, status, err);
+    if (status != OK) {
+        close_bench(&b);
+        return status;
+    }
     DeviceInfo info;
     backend->info(&b.dev, &info);
     out->gpu = info.n_sms > 0 ? gpu_match(info.name) : NULL;
     out->region_bytes = b.dev.region_bytes;
     out->copy_bandwidth = copy_bandwidth(&b.dev);
-    Status status = plan_bench(out, opts, &b.dev, err);
+    status = comm_agree(hosts, plan_bench(out, opts, &b.dev, err), err);
     b.mix = out->mix;
     if (status == OK && opts->exact) {
         device_close(&b.dev);
         out->region_bytes = device.region_bytes = out->planned_extent;
-        status = device_open(&b.dev, backend, &device, opts->compute, err);
+        status = comm_agree(hosts, device_open(&b.dev, backend, &device, opts->compute, err), err);
     }
-    if (status == OK) status = open_model(&b, err);
+    if (status == OK) status = launch_comm(&b.comm, hosts, &b.dev, err);
+    if (status == OK) status = comm_agree(hosts, open_model(&b, err), err);
     if (status == OK) run_lines(&b, out, began);
+    close_model(&b);
+    launch_comm_close(&b.comm, hosts);
     close_bench(&b);
     return status;
 }

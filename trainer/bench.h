@@ -2,10 +2,14 @@
  * tokens, without files.  The step is the trainer's own. */
 #pragma once
 
+#include "dist/comm.h"
 #include "kernels/meter.h"
 #include "trainer/config.h"
 
 typedef struct BenchOpts {
+    Comm *hosts; /* the ranks that run it together; NULL: this one alone */
+    int zero;    /* parallel.zero */
+    DType reduce;
     const char *device;
     int threads; /* cpu; 0: all */
     LlamaConfig shape;
@@ -29,7 +33,8 @@ typedef struct BenchOpts {
     bool profile, kernels; /* one step more: timed kernel by kernel; each kernel many times */
 } BenchOpts;
 
-/* Steps over one batch. */
+/* Steps over one batch.  Of several ranks: times and memory are the worst one's, tokens and documents those of all, FLOPs and bytes
+ * sent of each. */
 typedef struct BenchLine {
     bool packed;
     int64_t n_tokens, n_docs;              /* of a step */
@@ -38,6 +43,8 @@ typedef struct BenchLine {
     double floor_adamw_s; /* full tuning: the bytes that AdamW moves, at the copy bandwidth */
     bool floor_apart;     /* measured after the steps: beside the model there was no room */
     int64_t n_steps, n_floors;
+    double mute_s;     /* several ranks: median of steps in which nothing moves between them */
+    double sent_bytes; /* by a rank in a step, as rings move them */
     double flops_plain, flops_attention; /* of a step, by convention: see below */
     double loss;                         /* of the last step */
     MemStats mem;                        /* of the steps alone */
