@@ -45,12 +45,13 @@ static void print_speed(StrBuf *b, const BenchOpts *o, const BenchResult *r, con
     strbuf_printf(b, "  speed      %10.0f tokens/s%s\n", (double)l->n_tokens / l->step_s,
                   ranks_of(o) > 1 ? " in all" : "");
     if (ranks_of(o) > 1)
-        strbuf_printf(b,
-                      "  ranks      %10d  stage %d; each sends %.3f GB a step; %.4f s without it: "
-                      "%.4f s, %.1f %%, "
-                      "of communication are exposed\n",
-                      ranks_of(o), o->zero, l->sent_bytes / GIGA, l->mute_s, l->step_s - l->mute_s,
-                      100 * (l->step_s - l->mute_s) / l->step_s);
+        strbuf_printf(
+            b,
+            "  ranks      %10d  stage %d; each sends %.3f GB a step\n"
+            "  exposed    %10.4f s  of communication, %.1f %% of the step, which takes %.4f s "
+            "when nothing moves\n",
+            ranks_of(o), o->zero, l->sent_bytes / GIGA, l->step_s - l->mute_s,
+            100 * (l->step_s - l->mute_s) / l->step_s, l->mute_s);
     strbuf_printf(b, "  work       %10.4g TFLOP/s with attention, %.4g without (%s a token)\n",
                   both / l->step_s / TERA, l->flops_plain / l->step_s / TERA,
                   o->method == METHOD_FULL ? "6 N" : "4 N");

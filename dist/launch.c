@@ -161,6 +161,12 @@ Status launch_ordinal(int *out, const Comm *hosts, const Backend *b, Err *err)
                    hosts->rank, hosts->local_rank, n);
 }
 
+size_t launch_keep_bytes(const Comm *hosts)
+{
+    /* buffers of many channels over NVLink and the network */
+    return hosts->size > 1 ? (size_t)1 << 30 : 0;
+}
+
 Status launch_comm(Comm *out, Comm *hosts, Device *d, Err *err)
 {
     if (hosts->size > 1 && !hosts->ops->any_memory && str_eq(d->backend->name, "cuda"))

@@ -27,6 +27,8 @@ Status launch_hosts(Comm *out, const Launch *l, Err *err) MUST_CHECK;
 /* Which of the host's devices this rank takes: the only visible one, else the one of its local rank.  E_INPUT when
  * there are more ranks than devices. */
 Status launch_ordinal(int *out, const Comm *hosts, const Backend *b, Err *err) MUST_CHECK;
+/* What a device should leave free for that. */
+size_t launch_keep_bytes(const Comm *hosts);
 /* What tensors of d travel over: NCCL between GPUs, else hosts itself, which goes on to be used for hosts' matters. */
 Status launch_comm(Comm *out, Comm *hosts, Device *d, Err *err) MUST_CHECK;
 /* Closes c where it is not hosts itself; before its device is closed. */

@@ -39,7 +39,8 @@ struct Watch {
     Comm *hosts;
     const Comm *volatile comm;
     volatile double timeout;
-    volatile bool stopping; /* a connection that ends is no death */
+    volatile bool stopping;  /* a connection that ends is no death */
+    pthread_mutex_t looking; /* held while comm and its device are looked at */
     char host[64];
     Peer *peers; /* rank 0: by rank; others: [0] is rank 0 */
     int n_peers;
@@ -237,12 +238,14 @@ static void *watch_thread(void *arg)
         fds[w->n_peers] = (struct pollfd){.fd = w->wake[0], .events = POLLIN};
         int n = poll(fds, (nfds_t)w->n_peers + 1, LOOK_MS);
         if (n > 0 && fds[w->n_peers].revents) break;
+        pthread_mutex_lock(&w->looking);
         for (int i = 0; i < w->n_peers && n > 0; i++)
             if (fds[i].revents && w->hosts->rank == 0)
                 hear_rank(w, i);
             else if (fds[i].revents)
                 hear_first(w);
         look_at_clock(w);
+        pthread_mutex_unlock(&w->looking);
     }
     free(fds);
     return NULL;
@@ -301,6 +304,7 @@ static void watch_free(Watch *w)
         if (w->peers[i].fd >= 0) close(w->peers[i].fd);
     for (int i = 0; i < 2; i++)
         if (w->wake[i] >= 0) close(w->wake[i]);
+    pthread_mutex_destroy(&w->looking);
     free(w->peers);
     free(w);
 }
@@ -311,6 +315,7 @@ Status watch_start(Watch **out, Comm *hosts, Err *err)
     if (hosts->size == 1) return OK;
     Watch *w = xcalloc(1, sizeof *w);
     *w = (Watch){.hosts = hosts, .n_peers = hosts->rank == 0 ? hosts->size : 1, .wake = {-1, -1}};
+    pthread_mutex_init(&w->looking, NULL);
     gethostname(w->host, sizeof w->host - 1);
     w->peers = xcalloc((size_t)w->n_peers, sizeof *w->peers);
     for (int i = 0; i < w->n_peers; i++)
@@ -331,8 +336,10 @@ Status watch_start(Watch **out, Comm *hosts, Err *err)
 void watch_comm(Watch *w, const Comm *c, double timeout)
 {
     if (!w) return;
+    pthread_mutex_lock(&w->looking);
     w->comm = c;
     w->timeout = timeout;
+    pthread_mutex_unlock(&w->looking);
 }
 
 void watch_stop(Watch *w)

@@ -17,6 +17,7 @@ typedef enum CopyKind { COPY_TO_DEVICE, COPY_FROM_DEVICE, COPY_ON_DEVICE } CopyK
 typedef struct DeviceOpts {
     int ordinal;         /* which device of its kind */
     size_t region_bytes; /* memory to reserve; 0: the backend's default */
+    size_t keep_bytes;   /* of the default, to be left free: for NCCL */
     int threads;         /* cpu: threads for kernels; 0: all that the process may use */
     bool own_attention;  /* cuda: attention by our own kernels alone */
     bool

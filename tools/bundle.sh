@@ -12,7 +12,7 @@ out=${2:-$root/bundle}
 rm -rf "$out"
 mkdir -p "$out/bin" "$out/lib"
 
-for program in cli/lorac tests/gpu/gpu_tests tests/gpu/write_for_peft; do
+for program in cli/lorac tests/gpu/gpu_tests tests/gpu/write_for_peft tests/dist/comm_ranks; do
     [ -x "$build/$program" ] || { echo "$build/$program is not there: build first" >&2; exit 1; }
     cp "$build/$program" "$out/bin/"
 done

@@ -419,6 +419,7 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
                          .region_bytes = (size_t)(opts->memory_gib * 1024 * 1024 * 1024),
                          .own_attention = opts->own_attention};
     Comm alone = comm_self(), *hosts = opts->hosts ? opts->hosts : &alone;
+    device.keep_bytes = launch_keep_bytes(hosts);
     Status status = launch_ordinal(&device.ordinal, hosts, backend, err);
     if (status == OK) status = device_open(&b.dev, backend, &device, opts->compute, err);
     status = comm_agree(hosts, status, err);

@@ -101,7 +101,9 @@ static Status open_device(Session *s, Problems *p)
         return E_INPUT;
     }
     Err err = {0};
-    DeviceOpts opts = {.threads = (int)c->threads, .region_bytes = config_memory_bytes(c)};
+    DeviceOpts opts = {.threads = (int)c->threads,
+                       .region_bytes = config_memory_bytes(c),
+                       .keep_bytes = launch_keep_bytes(s->hosts)};
     Status status = launch_ordinal(&opts.ordinal, s->hosts, backend, &err);
     if (status == OK) status = device_open(&s->dev, backend, &opts, config_compute_dtype(c), &err);
     if (status != OK) config_problem(c, p, "runtime.device", "%s", err.line);

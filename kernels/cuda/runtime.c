@@ -72,7 +72,8 @@ static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
     CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
     impl->context_bytes = total - free_bytes;
     size_t want = opts->region_bytes;
-    if (want == 0) want = free_bytes > 2 * KEEP_FREE ? free_bytes - KEEP_FREE : free_bytes / 2;
+    size_t keep = KEEP_FREE + opts->keep_bytes;
+    if (want == 0) want = free_bytes > 2 * keep ? free_bytes - keep : free_bytes / 2;
     e = cudaMalloc(&d->region_data, want);
     if (e != cudaSuccess) {
         cuda_attention_close(d);
