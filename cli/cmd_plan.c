@@ -3,6 +3,7 @@
 #include "base/opts.h"
 #include "cli/commands.h"
 #include "cli/plan_print.h"
+#include "dist/launch.h"
 
 #include <stdlib.h>
 
@@ -50,7 +51,7 @@ static Status choose_device(PlanDevice *out, const TrainConfig *c, const char *g
         strbuf_clear(&names);
         return s;
     }
-    out->target = (PlanTarget){true, out->gpu->n_sms, true};
+    out->target = (PlanTarget){.cuda = true, .n_sms = out->gpu->n_sms, .flash_attention = true};
     out->bytes = out->gpu->memory - GPU_CONTEXT_BYTES - GPU_KEEP_FREE;
     size_t wanted = config_memory_bytes(c);
     if (wanted > 0 && wanted < out->bytes) out->bytes = wanted;
@@ -58,7 +59,7 @@ static Status choose_device(PlanDevice *out, const TrainConfig *c, const char *g
     return OK;
 }
 
-static int plan(TrainConfig *c, const char *gpu, bool json, Log *log, Problems *problems)
+static int plan(TrainConfig *c, const char *gpu, int ranks, bool json, Log *log, Problems *problems)
 {
     Session data = {0};
     PlanDevice device;
@@ -66,6 +67,8 @@ static int plan(TrainConfig *c, const char *gpu, bool json, Log *log, Problems *
     Err err = {0};
     const char *missing = NULL;
     Status status = choose_device(&device, c, gpu, &err);
+    device.target.ranks = ranks;
+    if (ranks > 1 && device.gpu) device.bytes -= launch_keep_bytes(&(Comm){.size = ranks});
     if (status == OK && data_are_there(c, &missing))
         status = session_open_data(&data, c, log, problems);
     if (status == OK)
@@ -94,11 +97,13 @@ static int plan(TrainConfig *c, const char *gpu, bool json, Log *log, Problems *
 int cmd_plan(int argc, char **argv)
 {
     bool json = false, help = false;
+    int64_t ranks = 1;
     const char *gpu = NULL;
     const Opt opts[] = {
         {"gpu", OPT_STRING, &gpu, "NAME",
          "the GPU to plan for, whatever runtime.device says: h200 (the default for cuda), h100, "
          "a100-80, rtx-4090, ..."},
+        {"ranks", OPT_INT, &ranks, "N", "processes that train together, one a GPU (default 1)"},
         {"json", OPT_FLAG, &json, NULL, "one JSON object instead of the tables"},
         {0}};
     const char *args[MAX_ARGS + 1];
@@ -115,6 +120,9 @@ int cmd_plan(int argc, char **argv)
     }
     if (status == OK && n_args == 0)
         status = err_set(&err, E_INPUT, "lorac plan: name a config file; see lorac plan --help");
+    if (status == OK && (ranks < 1 || ranks > 1 << 16))
+        status =
+            err_set(&err, E_INPUT, "--ranks: must be from 1 to 65536, is %lld", (long long)ranks);
     if (status != OK) return command_end(status, &err);
 
     /* --gpu stands for the whole device: its precision is the GPU's default, too. */
@@ -124,7 +132,7 @@ int cmd_plan(int argc, char **argv)
     Problems problems = {0};
     status = config_load(&c, args[0], args + 1, n_args - 1, false, &problems);
     if (status != OK) return command_end_problems(status, &problems, NULL);
-    int code = plan(&c, gpu, json, &log, &problems);
+    int code = plan(&c, gpu, (int)ranks, json, &log, &problems);
     config_clear(&c);
     return code;
 }

@@ -94,8 +94,9 @@ struct ShardSet {
     ParamShard *pending; /* its gradient is under way */
     ShardUse *uses;
     int n_uses;
-    int first_trained; /* use from which on gradients flow */
-    bool training;     /* the pass under way has a backward part */
+    int first_trained;     /* use from which on gradients flow */
+    size_t sent_uncovered; /* bytes of the last step's gradients that went after its passes */
+    bool training;         /* the pass under way has a backward part */
     ShardDone *done;
     void *done_ud;
     ParamHome home;

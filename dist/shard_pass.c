@@ -166,6 +166,7 @@ void shards_begin_step(ShardSet *s)
 void shards_finish_grads(ShardSet *s)
 {
     /* all at once on their way, then in turn */
+    size_t sent = s->comm->sent_bytes;
     for (int i = 0; i < s->n; i++) {
         ParamShard *sh = &s->items[i];
         if (!sh->trained) continue;
@@ -180,6 +181,7 @@ void shards_finish_grads(ShardSet *s)
         }
     }
     settle(s);
+    s->sent_uncovered = s->comm->sent_bytes - sent;
     for (int i = 0; i < s->n; i++)
         if (s->items[i].reducing) reduced(s, &s->items[i]);
 }

@@ -104,8 +104,17 @@ static double optimizer_floor(const Meter *m)
     return sum;
 }
 
-static void keep_counts(RunPlan *out, const Meter *m, const StepResult *r)
+static int ranks_of(const Planner *p)
 {
+    return p->target->ranks > 1 ? p->target->ranks : 1;
+}
+
+static void keep_counts(const Planner *p, const Meter *m, const StepResult *r)
+{
+    RunPlan *out = p->out;
+    out->ranks = ranks_of(p);
+    out->sent_bytes = (double)p->session.comm.sent_bytes;
+    out->sent_uncovered = (double)p->session.shards.sent_uncovered;
     out->n_tokens = r->info.n_tokens;
     out->n_trained = r->info.n_trained;
     out->n_docs = r->info.n_docs;
@@ -124,11 +133,6 @@ static void run_eval(Planner *p)
     Err err = {0};
     if (perplexity_of(&result, &p->session.model, p->eval, &c->data, &opts, &err) == OK)
         perplexity_clear(&result);
-}
-
-static int ranks_of(const Planner *p)
-{
-    return p->target->ranks > 1 ? p->target->ranks : 1;
 }
 
 /* The most that any takes of a step. */
@@ -154,10 +158,11 @@ static void run_assumed(Planner *p)
     free(lens);
     for (int i = 0; i < n; i++)
         batches[i] = one;
+    p->session.comm.sent_bytes = 0;
     meter_attach(&meter, &p->session.dev, p->gpu, false);
     StepResult r = stepper_run_batches(p->stepper, batches, n, 0, 1);
     meter_detach(&meter, &p->session.dev);
-    keep_counts(p->out, &meter, &r);
+    keep_counts(p, &meter, &r);
     p->out->n_micro = n;
     p->out->assumed = true;
     p->out->n_tried = 1;
@@ -182,10 +187,11 @@ static void run_data(Planner *p)
     const TrainConfig *c = p->session.cfg;
     RunPlan *out = p->out;
     Meter meter;
+    p->session.comm.sent_bytes = 0;
     meter_attach(&meter, &p->session.dev, p->gpu, false);
     StepResult r = stepper_run(p->stepper, 0, 0, 0, 1);
     meter_detach(&meter, &p->session.dev);
-    keep_counts(out, &meter, &r);
+    keep_counts(p, &meter, &r);
     out->n_micro = (rows_of_a_rank(p, r.info.n_rows) + c->batch_micro - 1) / c->batch_micro;
 
     Front *f = look_at_epochs(p);

@@ -15,6 +15,9 @@ typedef struct RunPlan {
     int64_t n_micro, n_tokens, n_trained, n_docs; /* tokens without padding */
     MeterCount products, attention, other;        /* floor: at the GPU's rates */
     double optimizer_floor;                       /* of `other`: norm of the gradient and AdamW */
+    int ranks;             /* tokens and documents are those of all, the rest is of each */
+    double sent_bytes;     /* by a rank in that step, as rings move them */
+    double sent_uncovered; /* of these after the last pass, where nothing computes meanwhile */
 
     int64_t n_layers;
     bool assumed;        /* no data: full rows of data.max_length, every token trained */
@@ -33,14 +36,15 @@ Status plan_run(RunPlan *out, TrainConfig *cfg, const Dataset *train, const Data
 /* Settings under which a run that does not fit would. */
 typedef struct PlanAdvice {
     int64_t micro;
+    int zero;         /* parallel.zero; 0: as it is */
     bool recompute;   /* train.recompute: auto, without recompute_layers */
     bool in_backward; /* train.update: in_backward, and clipping by block where there is any */
     RecomputeMix mix;
     size_t extent;
 } PlanAdvice;
 
-enum { PLAN_MAX_ADVICE = 3 };
-/* The dearest settings (in memory) that fit `bytes`: a smaller batch.micro alone; with recompute; full tuning that updates
+enum { PLAN_MAX_ADVICE = 4 };
+/* The dearest settings (in memory) that fit `bytes`: several ranks at a higher stage; a smaller batch.micro alone; with recompute; full tuning that updates
  * in backward.  Returns how many there are; with 0, out[0] is the least that the config can be made to take. */
 int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], const TrainConfig *cfg, const Dataset *train,
                 const Dataset *eval, const PlanTarget *target, size_t bytes);

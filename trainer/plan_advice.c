@@ -8,6 +8,7 @@ static bool change(TrainConfig *changed, const TrainConfig *cfg, const PlanAdvic
 {
     *changed = *cfg;
     changed->batch_micro = a->micro;
+    if (a->zero > 0) changed->zero = a->zero;
     if (a->recompute) {
         changed->recompute = RECOMPUTE_AUTO;
         changed->n_recompute_layers = 0;
@@ -60,6 +61,8 @@ int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], const TrainConfig *cfg, const D
     Adviser v = {
         .cfg = cfg, .train = train, .eval = eval, .target = target, .bytes = bytes, .out = out};
     bool automatic = cfg->recompute == RECOMPUTE_AUTO;
+    for (int zero = (int)cfg->zero + 1, found = 0; target->ranks > 1 && zero <= 3 && !found; zero++)
+        found = try(&v, (PlanAdvice){.micro = cfg->batch_micro, .zero = zero});
     for (int recompute = 0; recompute <= !automatic; recompute++) {
         /* with recompute the same batch may do; without, it is known not to */
         int64_t micro = recompute ? cfg->batch_micro : cfg->batch_micro - 1;
@@ -86,6 +89,9 @@ void plan_advice_text(StrBuf *b, const PlanAdvice *a, const TrainConfig *cfg, in
     int n = 0;
     char micro[40];
     snprintf(micro, sizeof micro, "batch.micro: %lld", (long long)a->micro);
+    char zero[40];
+    snprintf(zero, sizeof zero, "parallel.zero: %d", a->zero);
+    if (a->zero > 0) setting(b, &n, zero);
     if (a->micro != cfg->batch_micro) setting(b, &n, micro);
     if (a->recompute) setting(b, &n, "train.recompute: auto");
     if (a->recompute && cfg->n_recompute_layers > 0)
