@@ -9,6 +9,7 @@ CommandFn cmd_inspect;
 CommandFn cmd_merge;
 CommandFn cmd_bench;
 CommandFn cmd_plan;
+CommandFn cmd_quantize;
 CommandFn cmd_slurm;
 CommandFn cmd_tokenize;
 CommandFn cmd_train;

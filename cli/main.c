@@ -19,6 +19,8 @@ static const Command commands[] = {
     {"inspect", cmd_inspect,
      "names, types, shapes, norms and NaNs of a model, adapter or checkpoint"},
     {"tokenize", cmd_tokenize, "ids and pieces of a text; which tokens of a data file are trained"},
+    {"quantize", cmd_quantize,
+     "a model folder in 4 or 8 bits, as bitsandbytes and transformers read it"},
     {"init", cmd_init, "a model folder with random weights, from a named shape or a config.json"},
     {NULL, NULL, NULL},
 };

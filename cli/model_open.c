@@ -43,6 +43,24 @@ static Status attach(OpenModel *m, const char *dir, Err *err)
     return s == OK ? OK : err_wrap(err, s, "%s", dir);
 }
 
+/* As the folder is, or as asked. */
+static Status quantize(OpenModel *m, const ModelFlags *f, Err *err)
+{
+    const QuantFile *file = &m->llama.cfg.quant;
+    QuantOpts o = quant_opts_of(file);
+    if (f->quantize && file->method)
+        return err_set(err, E_INPUT, "--quantize: the model is quantised already (%s)",
+                       quant_method_name(file->method));
+    if (f->quantize) {
+        if (!quant_type_find(&o.type, f->quantize))
+            return err_set(err, E_INPUT, "--quantize: must be one of nf4, fp4, int8, fp8, is '%s'",
+                           f->quantize);
+        o.nested = quant_is_4bit(o.type);
+    }
+    llama_quantize(&m->llama, &o);
+    return OK;
+}
+
 Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int64_t positions,
                   Log *log, Err *err)
 {
@@ -55,6 +73,7 @@ Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int
     TRY(device_open(&m->dev, backend, &opts, DT_F32, err));
     llama_init(&m->llama, cfg, &m->dev, positions);
     m->has_llama = true;
+    TRY(quantize(m, f, err));
     if (f->adapter) TRY(attach(m, f->adapter, err));
     llama_alloc(&m->llama);
     TRY(model_load_weights(&m->llama, f->model, log, err));

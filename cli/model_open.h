@@ -8,7 +8,7 @@
 
 /* Zero-initialise. */
 typedef struct ModelFlags {
-    const char *model, *adapter, *tokenizer, *device;
+    const char *model, *adapter, *tokenizer, *device, *quantize;
     int64_t threads;
 } ModelFlags;
 
@@ -19,6 +19,8 @@ typedef struct ModelFlags {
          "LoRA adapter in PEFT's layout, run beside the model without merging"},                   \
         {"tokenizer", OPT_STRING, &(f).tokenizer, "PATH",                                          \
          "folder or file of the tokenizer (default: the model folder)"},                           \
+        {"quantize", OPT_STRING, &(f).quantize, "TYPE",                                            \
+         "keep the blocks' matrices as nf4 or fp4 (with double quantisation), int8 or fp8"},       \
         {"device", OPT_STRING, &(f).device, "NAME", "where to compute (default: cpu)"},            \
     {                                                                                              \
         "threads", OPT_INT, &(f).threads, "N", "cpu threads (default: all that may be used)"       \

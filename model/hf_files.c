@@ -88,6 +88,14 @@ static const char head_name[] = "lm_head.weight";
 /* Buffers that old checkpoints carry, and what a tied head makes superfluous. */
 static bool is_ignored(const Llama *m, const char *name)
 {
+    size_t len;
+    int slice;
+    if (quant_file_owns(&m->cfg.quant, name, &len)) {
+        char *weight = str_format("%.*s.weight", (int)len, name);
+        bool ours = paramset_find(&m->params, weight, &slice) != NULL;
+        free(weight);
+        return ours;
+    }
     return str_ends(name, "rotary_emb.inv_freq") ||
            (m->cfg.tie_word_embeddings && str_eq(name, head_name));
 }
@@ -107,6 +115,7 @@ static const SafeTensor *find_tensor(const Llama *m, const Param *p, int slice,
 static Status check_param(const Llama *m, const Param *p, const SafeTensors *f, const char *dir,
                           Err *err)
 {
+    if (p->t.quant && m->cfg.quant.method) return OK; /* codes are checked as they are read */
     for (int i = 0; i < p->n_slices; i++) {
         const SafeTensor *t = find_tensor(m, p, i, f);
         if (!t) return err_set(err, E_INPUT, "%s: tensor %s is missing", dir, p->slices[i].name);
@@ -131,13 +140,32 @@ Status model_check_weights(const Llama *m, const char *dir, Err *err)
     return s;
 }
 
-static void load_param(Llama *m, Param *p, const SafeTensors *f, Upload *u)
+/* A matrix's slice that the file has in codes. */
+static Status load_codes(Llama *m, Param *p, int slice, const SafeTensors *f, const char *dir,
+                         Log *log, Err *err)
 {
+    const char *name = p->slices[slice].name;
+    char *module = str_format("%.*s", (int)(strlen(name) - strlen(".weight")), name);
+    Status s = quant_file_load(&m->cfg.quant, m->dev, p, slice, module, f, dir, log, err);
+    free(module);
+    return s;
+}
+
+static Status load_param(Llama *m, Param *p, const SafeTensors *f, Upload *u, const char *dir,
+                         Log *log, Err *err)
+{
+    bool codes = p->t.quant && m->cfg.quant.method;
+    Status s = OK;
     param_open(p);
-    for (int i = 0; i < p->n_slices && param_is_there(p); i++)
-        weight_write(find_tensor(m, p, i, f), m->dev, u, p, i);
+    for (int i = 0; i < p->n_slices && s == OK && param_is_there(p); i++) {
+        if (codes)
+            s = load_codes(m, p, i, f, dir, log, err);
+        else
+            weight_write(find_tensor(m, p, i, f), m->dev, u, p, i);
+    }
     if (p->home) upload_flush(u);
     param_close(p, true);
+    return s;
 }
 
 /* Transformers 4 ignores such a head too; 5 would take both tensors as they are. */
@@ -172,7 +200,8 @@ Status model_load_weights(Llama *m, const char *dir, Log *log, Err *err)
     Status s = check_params(m, f, dir, err);
     Upload *u = upload_open(m->dev);
     for (int i = 0; i < m->params.n && s == OK; i++)
-        if (!m->params.items[i]->adapter) load_param(m, m->params.items[i], f, u);
+        if (!m->params.items[i]->adapter)
+            s = load_param(m, m->params.items[i], f, u, dir, log, err);
     upload_close(u);
     if (s == OK) warn_unexpected(m, f, dir, log);
     if (s == OK) warn_tied(m, f, dir, log);

@@ -28,13 +28,14 @@ typedef struct LlamaConfig {
     bool attention_bias;       /* q, k, v; o too unless qwen2 */
     bool mlp_bias, qk_norm, tie_word_embeddings;
     double initializer_range;
-    int bos_id;     /* -1: none */
-    int eos_ids[8]; /* config.json's; generation_config.json may have others */
+    QuantFile quant; /* of a quantised checkpoint; method QUANT_METHOD_NONE: as usual */
+    int bos_id;      /* -1: none */
+    int eos_ids[8];  /* config.json's; generation_config.json may have others */
     int n_eos;
 } LlamaConfig;
 
 /* Reads config.json of a folder (or a config.json itself).  Both spellings of the RoPE parameters; what cannot be run
- * exactly (mixture of experts, other RoPE types, other activations, quantised checkpoints) is refused by name. */
+ * exactly (mixture of experts, other RoPE types, other activations, other quantisations) is refused by name. */
 Status llama_config_load(LlamaConfig *out, const char *path, Err *err) MUST_CHECK;
 /* The same from parsed JSON; `name` begins error lines. */
 Status llama_config_read(LlamaConfig *out, const Json *root, const char *name, Err *err) MUST_CHECK;

@@ -131,16 +131,10 @@ static Status check_head(const Reader *r)
                    name);
 }
 
-static Status check_quantisation(const Reader *r)
+static Status read_quantisation(const Reader *r, LlamaConfig *c)
 {
     const Json *q = value_of(r->root, "quantization_config");
-    if (!q) return OK;
-    const char *method = "unnamed";
-    json_str(json_get(q, "quant_method"), &method, NULL);
-    return err_set(r->err, E_INPUT,
-                   "%s: quantization_config: quantised checkpoints (here: %s) are not supported "
-                   "yet; take the unquantised model",
-                   r->path, method);
+    return q ? quant_file_read(&c->quant, q, r->path, r->err) : OK;
 }
 
 static Status check_activation(const Reader *r)
@@ -376,7 +370,7 @@ Status llama_config_read(LlamaConfig *out, const Json *root, const char *name, E
     TRY(read_arch(&r, &c.arch));
     TRY(refuse_experts(&r));
     TRY(check_head(&r));
-    TRY(check_quantisation(&r));
+    TRY(read_quantisation(&r, &c));
     TRY(check_activation(&r));
     TRY(read_sizes(&r, &c));
     TRY(read_switches(&r, &c));
@@ -387,12 +381,28 @@ Status llama_config_read(LlamaConfig *out, const Json *root, const char *name, E
     return OK;
 }
 
+/* GPTQ's older place for what config.json's quantization_config says. */
+static Status read_quantize_config(LlamaConfig *c, const char *dir, Err *err)
+{
+    char *file = path_join(dir, "quantize_config.json");
+    Json *root = NULL;
+    Status s = OK;
+    if (path_is_dir(dir) && path_exists(file)) {
+        s = json_parse_file(&root, file, err);
+        if (s == OK) s = quant_file_read(&c->quant, root, file, err);
+    }
+    json_free(root);
+    free(file);
+    return s;
+}
+
 Status llama_config_load(LlamaConfig *out, const char *path, Err *err)
 {
     char *file = path_is_dir(path) ? path_join(path, "config.json") : xstrdup(path);
     Json *root = NULL;
     Status s = json_parse_file(&root, file, err);
     if (s == OK) s = llama_config_read(out, root, file, err);
+    if (s == OK && out->quant.method == QUANT_METHOD_NONE) s = read_quantize_config(out, path, err);
     json_free(root);
     free(file);
     return s;

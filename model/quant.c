@@ -8,6 +8,17 @@
 #include <stdio.h>
 #include <string.h>
 
+QuantOpts quant_opts_of(const QuantFile *f)
+{
+    return (QuantOpts){f->type, f->nested, f->group, f->ordered};
+}
+
+static int64_t block_of(const QuantOpts *o, int64_t cols)
+{
+    if (quant_is_4bit(o->type)) return QUANT_BLOCK;
+    return quant_is_group(o->type) && o->group > 0 ? o->group : cols;
+}
+
 static void quantize_linear(FusedLinear *l, const QuantOpts *o)
 {
     Quant *q = &l->quant;
@@ -16,8 +27,9 @@ static void quantize_linear(FusedLinear *l, const QuantOpts *o)
         q->parts[i] = (QuantPart){.type = o->type,
                                   .rows = l->rows[i],
                                   .cols = l->in,
-                                  .block = quant_is_4bit(o->type) ? QUANT_BLOCK : l->in,
-                                  .nested = quant_is_4bit(o->type) && o->nested};
+                                  .block = block_of(o, l->in),
+                                  .nested = quant_is_4bit(o->type) && o->nested,
+                                  .ordered = quant_is_group(o->type) && o->ordered};
     param_set_quant(&l->w, q);
 }
 

@@ -2,15 +2,19 @@
  * stay as they are. */
 #pragma once
 
-#include "base/log.h"
-#include "tensor/quant.h"
+#include "model/quant_file.h"
 
 struct Llama;
 
 typedef struct QuantOpts {
     QuantType type; /* QUANT_NONE: nothing is quantised */
     bool nested;    /* nf4, fp4: double quantisation */
+    int64_t group;  /* groups: columns of a scale; -1: all */
+    bool ordered;   /* groups: by a number for each column */
 } QuantOpts;
+
+/* What a quantised checkpoint is kept as: as it is. */
+QuantOpts quant_opts_of(const QuantFile *f);
 
 /* Makes every matrix of the blocks a quantised one, before any has a storage and before adapters are attached.  Values
  * written to them are encoded one checkpoint tensor at a time, so that the model never exists unquantised. */

@@ -16,6 +16,16 @@ const char *quant_type_name(QuantType t)
     return names[t];
 }
 
+bool quant_type_find(QuantType *out, const char *name)
+{
+    for (int t = QUANT_NF4; t <= QUANT_FP8; t++)
+        if (strcmp(name, quant_type_name((QuantType)t)) == 0) {
+            *out = (QuantType)t;
+            return true;
+        }
+    return false;
+}
+
 /* ---- layout ------------------------------------------------------------------------------------- */
 
 static int64_t ceil_div(int64_t a, int64_t b)

@@ -29,6 +29,9 @@ typedef enum QuantType {
 } QuantType;
 const char *quant_type_name(QuantType t); /* "nf4", ...; "none" */
 
+/* One of those that weights can be encoded as (nf4, fp4, int8, fp8); false: no such name. */
+bool quant_type_find(QuantType *out, const char *name);
+
 enum { QUANT_BLOCK = 64, QUANT_NESTED_BLOCK = 256, QUANT_MAX_PARTS = 3 };
 
 /* One checkpoint tensor (rows, cols) inside the packed bytes of its matrix.  Offsets are in bytes, multiples of 256:

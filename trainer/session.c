@@ -45,6 +45,24 @@ static Status read_shape(Session *s, Problems *p)
     return status;
 }
 
+/* A quantised checkpoint is kept as it is, and only adapters can be trained on it. */
+static Status check_quantised(Session *s, Problems *p)
+{
+    TrainConfig *c = s->cfg;
+    if (c->model_init == INIT_RANDOM) s->shape.quant = (QuantFile){0};
+    if (s->shape.quant.method == QUANT_METHOD_NONE) return OK;
+    const char *method = quant_method_name(s->shape.quant.method);
+    int before = p->n;
+    if (c->method != METHOD_QLORA)
+        config_problem(c, p, "model.path", "the checkpoint is quantised (%s); set method: qlora",
+                       method);
+    else if (config_is_set(c, "model.quantize"))
+        config_problem(
+            c, p, "model.quantize",
+            "the checkpoint is quantised already (%s) and is kept as it is; leave it out", method);
+    return p->n == before ? OK : E_INPUT;
+}
+
 static void check_document(const Session *s, const Document *doc, Problems *p)
 {
     for (int64_t i = 0; i < doc->n; i++) {
@@ -193,7 +211,7 @@ static Status build_model(Session *s, Problems *problems)
 {
     llama_init(&s->model, &s->shape, &s->dev, s->cfg->data.max_length);
     s->has_model = true;
-    QuantOpts quant = config_quant(s->cfg);
+    QuantOpts quant = s->shape.quant.method ? quant_opts_of(&s->shape.quant) : config_quant(s->cfg);
     llama_quantize(&s->model, &quant);
     if (s->cfg->method != METHOD_FULL)
         TRY(attach_adapters(s, problems));
@@ -214,6 +232,7 @@ Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *prob
     s->log = log;
     if (!s->hosts) session_alone(s);
     Status status = read_shape(s, problems);
+    if (status == OK) status = check_quantised(s, problems);
     if (status == OK && s->train) status = check_fit(s, problems);
     TRY(session_agree(s, status, problems));
     TRY(open_device(s, problems));
@@ -235,6 +254,7 @@ Status session_open_plan(Session *s, TrainConfig *cfg, const PlanTarget *target,
     s->alone = target->ranks > 1 ? comm_plan(target->ranks) : comm_self();
     s->hosts = &s->alone;
     TRY(read_shape(s, problems));
+    TRY(check_quantised(s, problems));
     Err err = {0};
     DeviceOpts opts = {.target = target};
     Status status =

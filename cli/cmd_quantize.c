@@ -1,0 +1,82 @@
+/* `lorac quantize`: a model folder in 4 or 8 bits that transformers and bitsandbytes load. */
+#include "base/fs.h"
+#include "base/opts.h"
+#include "cli/commands.h"
+#include "model/quant_write.h"
+
+static const char usage[] = "lorac quantize --model DIR --out DIR [OPTIONS]";
+static const char about[] =
+    "Writes the model with the matrices of its blocks in 4 or 8 bits, as bitsandbytes stores them, "
+    "so\n"
+    "that transformers loads it; embedding, head and norms stay as they are.  All other files are\n"
+    "copied.  A quantised folder is read as a frozen base by train (method qlora), eval and "
+    "generate.";
+
+typedef struct Flags {
+    const char *model, *out, *type;
+    int64_t threads;
+    bool single, quiet;
+} Flags;
+
+static void print(StrBuf *b, const QuantReport *r, const Flags *f, const QuantOpts *o)
+{
+    for (int i = 0; i < r->n_classes; i++)
+        strbuf_printf(b, "%-10s %3d matrices  %8.2f M weights  %.2f bits  error %.2f %%\n",
+                      r->classes[i].name, r->classes[i].n, (double)r->classes[i].numel / 1e6,
+                      r->classes[i].bits, 100 * r->classes[i].error);
+    strbuf_printf(b, "%s: %lld matrices as %s%s, %.2f bits a weight; the rest as it was\n", f->out,
+                  (long long)r->n_matrices, quant_type_name(o->type),
+                  o->nested ? " with double quantisation" : "", r->bits);
+}
+
+static Status run(const Flags *f, Err *err)
+{
+    TRY(command_threads(f->threads, err));
+    if (!f->model || !path_is_dir(f->model))
+        return err_set(err, E_INPUT, "--model: %s",
+                       f->model ? "is not a folder" : "needs a folder");
+    if (!f->out) return err_set(err, E_INPUT, "--out: needs a folder to write");
+    QuantOpts o = {0};
+    if (!quant_type_find(&o.type, f->type) || o.type == QUANT_FP8)
+        return err_set(err, E_INPUT, "--type: must be one of nf4, fp4, int8, is '%s'", f->type);
+    o.nested = quant_is_4bit(o.type) && !f->single;
+    if (f->single && !quant_is_4bit(o.type))
+        return err_set(err, E_INPUT, "--single: only with nf4 and fp4");
+    Log log = {.to = stderr, .level = f->quiet ? LOG_WARN : LOG_INFO};
+    Device d;
+    QuantReport r;
+    DeviceOpts opts = {.threads = (int)f->threads};
+    TRY(device_open(&d, backend_find("cpu"), &opts, DT_F32, err));
+    Status s = quant_write_folder(f->model, f->out, &o, &d, &log, &r, err);
+    device_close(&d);
+    if (s == OK && !f->quiet) {
+        StrBuf b = {0};
+        print(&b, &r, f, &o);
+        s = command_print(&b, err);
+    }
+    return s;
+}
+
+int cmd_quantize(int argc, char **argv)
+{
+    Flags f = {.type = "nf4"};
+    bool help;
+    const Opt opts[] = {
+        {"model", OPT_STRING, &f.model, "DIR", "the model's folder"},
+        {"out", OPT_STRING, &f.out, "DIR", "the folder to write; must not exist, or be empty"},
+        {"type", OPT_STRING, &f.type, "NAME", "nf4 (default), fp4 or int8"},
+        {"single", OPT_FLAG, &f.single, NULL, "nf4 and fp4 without double quantisation"},
+        {"threads", OPT_INT, &f.threads, "N", "threads (default: all that may be used)"},
+        {"quiet", OPT_FLAG, &f.quiet, NULL, "print nothing"},
+        {0},
+    };
+    Err err = {0};
+    int n_args;
+    Status s = opts_parse(opts, argc, argv, NULL, &n_args, 0, &help, &err);
+    if (s == OK && help) {
+        opts_help(stdout, usage, about, opts);
+        return EXIT_DONE;
+    }
+    if (s == OK) s = run(&f, &err);
+    return command_end(s, &err);
+}

@@ -1,0 +1,423 @@
+/* Readers of quantised checkpoints.  Sources: bitsandbytes functional.py (QuantState), nn/modules.py; GPTQModel
+ * nn_modules/qlinear, utils/model.py; AutoAWQ's gemm packing. */
+#include "model/quant_file.h"
+
+#include "base/parallel.h"
+#include "base/str.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const char *quant_method_name(QuantMethod m)
+{
+    static const char *const names[] = {"none", "bitsandbytes", "gptq", "awq"};
+    return names[m];
+}
+
+/* ---- quantization_config ------------------------------------------------------------------------ */
+
+static bool flag(const Json *q, const char *key, bool def)
+{
+    json_bool(json_get(q, key), &def);
+    return def;
+}
+
+static const char *text(const Json *q, const char *key, const char *def)
+{
+    json_str(json_get(q, key), &def, NULL);
+    return def;
+}
+
+static Status refuse(const char *name, const char *key, const char *found, const char *known,
+                     Err *err)
+{
+    return err_set(err, E_INPUT, "%s: quantization_config.%s: '%s' is not supported; %s", name, key,
+                   found, known);
+}
+
+static Status read_bnb(QuantFile *out, const Json *q, const char *name, Err *err)
+{
+    bool four = flag(q, "load_in_4bit", flag(q, "_load_in_4bit", false));
+    bool eight = flag(q, "load_in_8bit", flag(q, "_load_in_8bit", false));
+    if (four == eight)
+        return err_set(err, E_INPUT,
+                       "%s: quantization_config: neither load_in_4bit nor load_in_8bit, or both",
+                       name);
+    out->type = QUANT_INT8;
+    if (eight) return OK;
+    const char *kind = text(q, "bnb_4bit_quant_type", "fp4");
+    if (!str_eq(kind, "nf4") && !str_eq(kind, "fp4"))
+        return refuse(name, "bnb_4bit_quant_type", kind, "nf4 and fp4 are", err);
+    out->type = str_eq(kind, "nf4") ? QUANT_NF4 : QUANT_FP4;
+    out->nested = flag(q, "bnb_4bit_use_double_quant", false);
+    return OK;
+}
+
+static Status read_groups(QuantFile *out, const Json *q, const char *name, Err *err)
+{
+    int64_t bits = 0, group = 128;
+    json_int(json_get(q, "bits"), &bits);
+    json_int(json_get(q, "group_size"), &group);
+    bool gptq = out->method == QUANT_METHOD_GPTQ,
+         known = bits == 4 || (gptq && (bits == 2 || bits == 3 || bits == 8));
+    if (!known)
+        return err_set(err, E_INPUT, "%s: quantization_config.bits: must be %s, found %lld", name,
+                       gptq ? "2, 3, 4 or 8" : "4", (long long)bits);
+    if (group != -1 && (group < 8 || group > 1 << 20))
+        return err_set(err, E_INPUT, "%s: quantization_config.group_size: %lld is not supported",
+                       name, (long long)group);
+    out->bits = (int)bits;
+    out->group = group;
+    out->type = bits == 8 ? QUANT_GROUP8 : QUANT_GROUP4;
+    out->symmetric = flag(q, "sym", true);
+    if (!gptq) {
+        const char *version = text(q, "version", "gemm");
+        if (strcasecmp(version, "gemm") != 0)
+            return refuse(name, "version", version, "gemm is", err);
+        return OK;
+    }
+    out->ordered = flag(q, "desc_act", false);
+    const char *format = text(q, "checkpoint_format", "gptq");
+    if (!str_eq(format, "gptq") && !str_eq(format, "gptq_v2"))
+        return refuse(name, "checkpoint_format", format, "gptq and gptq_v2 are", err);
+    out->less_one = str_eq(format, "gptq");
+    return OK;
+}
+
+Status quant_file_read(QuantFile *out, const Json *q, const char *name, Err *err)
+{
+    QuantFile f = {0};
+    const char *method =
+        text(q, "quant_method", json_get(q, "load_in_4bit") ? "bitsandbytes" : "gptq");
+    for (int m = QUANT_METHOD_BNB; m <= QUANT_METHOD_AWQ; m++)
+        if (str_eq(method, quant_method_name(m))) f.method = (QuantMethod)m;
+    if (f.method == QUANT_METHOD_NONE)
+        return refuse(name, "quant_method", method,
+                      "bitsandbytes, gptq and awq are; take the unquantised model", err);
+    TRY(f.method == QUANT_METHOD_BNB ? read_bnb(&f, q, name, err) : read_groups(&f, q, name, err));
+    *out = f;
+    return OK;
+}
+
+/* ---- tensors ------------------------------------------------------------------------------------ */
+
+static const char *const suffixes[] = {
+    ".weight.absmax",
+    ".weight.quant_map",
+    ".weight.nested_absmax",
+    ".weight.nested_quant_map",
+    ".weight.quant_state.bitsandbytes__nf4",
+    ".weight.quant_state.bitsandbytes__fp4",
+    ".SCB",
+    ".weight_format",
+    ".qweight",
+    ".qzeros",
+    ".scales",
+    ".g_idx",
+};
+
+bool quant_file_owns(const QuantFile *f, const char *name, size_t *module_len)
+{
+    for (size_t i = 0; f->method && i < sizeof suffixes / sizeof *suffixes; i++)
+        if (str_ends(name, suffixes[i])) {
+            *module_len = strlen(name) - strlen(suffixes[i]);
+            return true;
+        }
+    return false;
+}
+
+typedef struct Load {
+    const QuantFile *f;
+    const QuantPart *q;
+    const char *module, *dir;
+    const SafeTensors *from;
+    uint8_t *packed; /* of the part, offsets relative to its codes */
+    Pool *pool;
+    Log *log;
+    Err *err;
+} Load;
+
+static uint8_t *piece(const Load *l, size_t offset)
+{
+    return l->packed + (offset - l->q->codes);
+}
+
+static const SafeTensor *look(const Load *l, const char *suffix)
+{
+    char *name = str_format("%s%s", l->module, suffix);
+    const SafeTensor *t = safetensors_find(l->from, name);
+    free(name);
+    return t;
+}
+
+/* A tensor of that many bytes; dtype ST_N: any, for bytes that were cast (quant_storage). */
+static Status take(const Load *l, const char *suffix, SafeDType dtype, size_t bytes,
+                   const SafeTensor **out)
+{
+    const SafeTensor *t = look(l, suffix);
+    if (!t)
+        return err_set(l->err, E_INPUT,
+                       "%s: tensor %s%s is missing; config.json says the model is "
+                       "quantised by %s",
+                       l->dir, l->module, suffix, quant_method_name(l->f->method));
+    if (dtype != ST_N && t->dtype != dtype)
+        return err_set(l->err, E_INPUT, "%s: %s: has dtype %s, must be %s", t->file, t->name,
+                       safe_dtype_name(t->dtype), safe_dtype_name(dtype));
+    if (t->bytes != bytes)
+        return err_set(l->err, E_INPUT, "%s: %s: has %zu bytes, the model needs %zu", t->file,
+                       t->name, t->bytes, bytes);
+    *out = t;
+    return OK;
+}
+
+static Status copy_piece(const Load *l, const char *suffix, SafeDType dtype, size_t offset,
+                         size_t bytes)
+{
+    const SafeTensor *t;
+    TRY(take(l, suffix, dtype, bytes, &t));
+    memcpy(piece(l, offset), t->data, bytes);
+    return OK;
+}
+
+/* ---- bitsandbytes ------------------------------------------------------------------------------- */
+
+static Status check_state(const Load *l, const SafeTensor *t, const Json *state)
+{
+    const QuantPart *q = l->q;
+    int64_t block = 0, nested = QUANT_NESTED_BLOCK, rows = 0, cols = 0;
+    const Json *shape = json_get(state, "shape");
+    json_int(json_get(state, "blocksize"), &block);
+    json_int(json_get(state, "nested_blocksize"), &nested);
+    json_int(json_at(shape, 0), &rows);
+    json_int(json_at(shape, 1), &cols);
+    if (rows != q->rows || cols != q->cols)
+        return err_set(l->err, E_INPUT,
+                       "%s: %s: says shape [%lld, %lld], the model needs [%lld, %lld]", t->file,
+                       t->name, (long long)rows, (long long)cols, (long long)q->rows,
+                       (long long)q->cols);
+    if (block != q->block || nested != QUANT_NESTED_BLOCK)
+        return err_set(l->err, E_INPUT,
+                       "%s: %s: blocks of %lld (nested %lld) are not supported, only "
+                       "%d and %d",
+                       t->file, t->name, (long long)block, (long long)nested, (int)QUANT_BLOCK,
+                       (int)QUANT_NESTED_BLOCK);
+    if (!!json_get(state, "nested_offset") != q->nested)
+        return err_set(l->err, E_INPUT,
+                       "%s: %s: does not agree with config.json on double quantisation", t->file,
+                       t->name);
+    double offset = 0;
+    json_number(json_get(state, "nested_offset"), &offset);
+    float value = (float)offset;
+    if (q->nested) memcpy(piece(l, q->tables) + (16 + 256) * sizeof value, &value, sizeof value);
+    return OK;
+}
+
+static Status load_state(const Load *l)
+{
+    const SafeTensor *t =
+        look(l, l->q->type == QUANT_NF4 ? ".weight.quant_state.bitsandbytes__nf4"
+                                        : ".weight.quant_state.bitsandbytes__fp4");
+    if (!t)
+        return err_set(l->err, E_INPUT,
+                       "%s: tensor %s.weight.quant_state.bitsandbytes__%s is missing", l->dir,
+                       l->module, quant_type_name(l->q->type));
+    Json *state = NULL;
+    TRY(json_parse(&state, (const char *)t->data, t->bytes, t->name, 1, 0, l->err));
+    Status s = check_state(l, t, state);
+    json_free(state);
+    return s;
+}
+
+static Status load_4bit(const Load *l)
+{
+    const QuantPart *q = l->q;
+    TRY(copy_piece(l, ".weight", ST_N, q->codes, quant_codes_bytes(q)));
+    TRY(copy_piece(l, ".weight.absmax", q->nested ? ST_U8 : ST_F32, q->scales,
+                   quant_scales_bytes(q)));
+    TRY(copy_piece(l, ".weight.quant_map", ST_F32, q->tables, 16 * sizeof(float)));
+    if (q->nested) {
+        TRY(copy_piece(l, ".weight.nested_absmax", ST_F32, q->nested_scales,
+                       quant_nested_bytes(q)));
+        TRY(copy_piece(l, ".weight.nested_quant_map", ST_F32, q->tables + 16 * sizeof(float),
+                       256 * sizeof(float)));
+    }
+    return load_state(l);
+}
+
+static Status load_int8(const Load *l)
+{
+    const SafeTensor *format = look(l, ".weight_format");
+    if (format && (format->bytes != 1 || format->data[0] != 0))
+        return err_set(l->err, E_INPUT, "%s: %s: only the row format (0) is supported",
+                       format->file, format->name);
+    TRY(copy_piece(l, ".weight", ST_I8, l->q->codes, quant_codes_bytes(l->q)));
+    return copy_piece(l, ".SCB", ST_F32, l->q->scales, quant_scales_bytes(l->q));
+}
+
+/* ---- GPTQ and AWQ ------------------------------------------------------------------------------- */
+
+static uint32_t word_at(const uint8_t *words, int64_t i)
+{
+    uint32_t w;
+    memcpy(&w, words + 4 * i, sizeof w);
+    return w;
+}
+
+/* The j-th value of `bits` in a stream of words, least significant bit first; words lie `stride` apart. */
+static uint32_t stream_value(const uint8_t *words, int64_t first, int64_t stride, int bits,
+                             int64_t j)
+{
+    int64_t at = j * bits, word = at / 32, shift = at % 32;
+    uint64_t pair = word_at(words, first + word * stride);
+    if (shift + bits > 32) pair |= (uint64_t)word_at(words, first + (word + 1) * stride) << 32;
+    return (uint32_t)(pair >> shift) & ((1u << bits) - 1);
+}
+
+/* Column 8 c + j of AWQ's word c lies in this nibble. */
+static const int awq_nibble[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+
+static uint32_t awq_value(const uint8_t *words, int64_t row, int64_t per_row, int64_t col)
+{
+    return word_at(words, row * per_row + col / 8) >> (4 * awq_nibble[col % 8]) & 15;
+}
+
+typedef struct Unpack {
+    const Load *l;
+    const uint8_t *codes;
+    int64_t in, out;
+    int bits;
+    bool awq;
+} Unpack;
+
+/* One row of the matrix: a column of the file's. */
+static void unpack_row(void *ud, int64_t o)
+{
+    const Unpack *u = ud;
+    const QuantPart *q = u->l->q;
+    int64_t row_bytes = q->type == QUANT_GROUP4 ? (u->in + 1) / 2 : u->in;
+    uint8_t *to = piece(u->l, q->codes) + o * row_bytes;
+    for (int64_t i = 0; i < u->in; i++) {
+        uint32_t code = u->awq ? awq_value(u->codes, i, u->out / 8, o)
+                               : stream_value(u->codes, o, u->out, u->bits, i);
+        if (q->type == QUANT_GROUP8)
+            to[i] = (uint8_t)code;
+        else
+            to[i / 2] = (uint8_t)(i % 2 ? to[i / 2] | code << 4 : code);
+    }
+}
+
+/* v1 stores a zero less one.  The loaders in use undo it by adding 1 to every field of a word at once, carries and all, which
+ * shows only for a field of all ones (asymmetric models that came from v2). */
+static uint32_t zero_of(const Load *l, const uint8_t *zeros, int64_t group, int64_t out, int64_t o,
+                        bool *full)
+{
+    int bits = l->f->bits;
+    int64_t per_row = out * bits / 32;
+    if (l->f->method == QUANT_METHOD_AWQ) return awq_value(zeros, group, per_row, o);
+    uint32_t most = (1u << bits) - 1, stored = stream_value(zeros, group * per_row, 1, bits, o);
+    if (!l->f->less_one) return stored;
+    *full |= stored == most;
+    if (bits == 3) return (stored + 1) & most;
+    static const uint32_t ones[9] = {[2] = 0x55555555u, [4] = 0x11111111u, [8] = 0x01010101u};
+    int64_t per_word = 32 / bits;
+    uint32_t word = word_at(zeros, group * per_row + o / per_word) + ones[bits];
+    return word >> (o % per_word * bits) & most;
+}
+
+static void load_scales(const Load *l, const uint8_t *scales, const uint8_t *zeros, int64_t groups)
+{
+    const QuantPart *q = l->q;
+    int64_t n = quant_n_scales(q);
+    bool full = false;
+    for (int64_t o = 0; o < q->rows; o++)
+        for (int64_t g = 0; g < groups; g++) {
+            memcpy(piece(l, q->scales) + 2 * (o * n + g), scales + 2 * (g * q->rows + o), 2);
+            piece(l, q->zeros)[o * n + g] = (uint8_t)zero_of(l, zeros, g, q->rows, o, &full);
+        }
+    if (full && !l->f->symmetric)
+        log_warn(
+            l->log,
+            "%s: %s.qzeros: an asymmetric model in GPTQ's first format holds a zero of all ones; "
+            "adding one carries into its neighbour, as other loaders do; a gptq_v2 file has no "
+            "such doubt",
+            l->dir, l->module);
+}
+
+static Status load_order(const Load *l)
+{
+    const QuantPart *q = l->q;
+    if (!q->ordered && !look(l, ".g_idx")) return OK;
+    const SafeTensor *t;
+    TRY(take(l, ".g_idx", ST_I32, (size_t)q->cols * 4, &t));
+    int64_t n = quant_n_scales(q);
+    for (int64_t i = 0; i < q->cols; i++) {
+        uint32_t group = word_at(t->data, i);
+        if (group >= n)
+            return err_set(l->err, E_INPUT, "%s: %s: column %lld has group %u of %lld", t->file,
+                           t->name, (long long)i, group, (long long)n);
+        if (!q->ordered && group != (uint32_t)(i / q->block))
+            return err_set(l->err, E_INPUT,
+                           "%s: %s: the columns are permuted, but config.json's "
+                           "desc_act is false",
+                           t->file, t->name);
+    }
+    if (q->ordered) memcpy(piece(l, q->groups), t->data, t->bytes);
+    return OK;
+}
+
+static Status load_groups(const Load *l)
+{
+    const QuantPart *q = l->q;
+    bool awq = l->f->method == QUANT_METHOD_AWQ;
+    int64_t in = q->cols, out = q->rows, groups = quant_n_scales(q), bits = l->f->bits;
+    if ((awq ? out * bits : in * bits) % 32 != 0 || out * bits % 32 != 0)
+        return err_set(l->err, E_INPUT, "%s: %s: %lld x %lld does not fill words of 32 bits",
+                       l->dir, l->module, (long long)out, (long long)in);
+    const SafeTensor *codes, *zeros, *scales;
+    TRY(take(l, ".qweight", ST_I32, (size_t)(in * out * bits / 8), &codes));
+    TRY(take(l, ".qzeros", ST_I32, (size_t)(groups * out * bits / 8), &zeros));
+    TRY(take(l, ".scales", ST_F16, (size_t)(groups * out * 2), &scales));
+    TRY(load_order(l));
+    Unpack u = {l, codes->data, in, out, (int)bits, awq};
+    pool_run(l->pool, out, unpack_row, &u);
+    load_scales(l, scales->data, zeros->data, groups);
+    return OK;
+}
+
+/* ------------------------------------------------------------------------------------------------- */
+
+static size_t part_bytes(const QuantPart *q)
+{
+    QuantPart copy = *q;
+    size_t bytes = 0;
+    quant_place(&copy, &bytes);
+    return bytes;
+}
+
+Status quant_file_load(const QuantFile *f, Device *d, Param *p, int slice, const char *module,
+                       const SafeTensors *from, const char *dir, Log *log, Err *err)
+{
+    const Quant *quant = p->t.quant;
+    const QuantPart *q = &quant->parts[slice];
+    int64_t bytes = (int64_t)part_bytes(q);
+    Load l = {.f = f,
+              .q = q,
+              .module = module,
+              .dir = dir,
+              .from = from,
+              .packed = xcalloc((size_t)bytes, 1),
+              .pool = d->pool,
+              .log = log,
+              .err = err};
+    Status s = f->method != QUANT_METHOD_BNB ? load_groups(&l)
+               : f->type == QUANT_INT8       ? load_int8(&l)
+                                             : load_4bit(&l);
+    if (s == OK) {
+        Tensor view = tensor_shape(DT_U8, 1, &bytes);
+        view.storage = quant->packed.storage;
+        view.offset = quant->packed.offset + q->codes;
+        tensor_write(d, &view, l.packed);
+    }
+    free(l.packed);
+    return s;
+}

@@ -1,0 +1,10 @@
+/* Writing a model folder whose blocks' matrices are quantised as bitsandbytes stores them, so that transformers loads it. */
+#pragma once
+
+#include "model/llama.h"
+
+/* Reads the plain folder `from` tensor by tensor and writes `out` (must not exist, or be empty): nf4, fp4 (nested or not) or int8,
+ * all other tensors and files as they are, quantization_config in config.json.  d: where to encode, an f32 device.  The
+ * report tells bits and errors. */
+Status quant_write_folder(const char *from, const char *out, const QuantOpts *o, Device *d,
+                          Log *log, QuantReport *report, Err *err) MUST_CHECK;

@@ -1,0 +1,31 @@
+# lorac quantize, and what reads its folders and those of others.
+. "$(dirname "$0")/lib.sh"
+
+plain=$root/tests/fixtures/quant/plain
+done_by 'nf4' quantize --model "$plain" --out "$tmp/nf4"
+said 'bits and errors' "*q_proj       1 matrices*error 9.21 %*7 matrices as nf4 with double quantisation, 6.12 bits a weight; the rest as it was"
+done_by 'int8' quantize --model "$plain" --out "$tmp/int8" --type int8 --quiet
+refused 'a type that is none' 2 "--type: must be one of nf4, fp4, int8, is 'nf5'" quantize --model "$plain" --out "$tmp/x" --type nf5
+refused 'a quantised folder again' 2 "$tmp/nf4: is quantised already (bitsandbytes)" quantize --model "$tmp/nf4" --out "$tmp/x"
+refused 'a folder that is there' 2 "$tmp/nf4 is not empty; name a new folder" quantize --model "$plain" --out "$tmp/nf4"
+
+printf '{"input_ids": [1, 5, 9, 13, 7, 2]}\n{"input_ids": [1, 8, 3, 2]}\n' >"$tmp/rows.jsonl"
+cat >"$tmp/run.yaml" <<EOF
+model: {path: $root/tests/fixtures/quant/gptq-4bit-g64-order}
+method: qlora
+lora: {rank: 2}
+data: {train: $tmp/rows.jsonl, format: tokens, max_length: 16, train_on: all}
+batch: {global: 2}
+train: {max_steps: 2}
+output: $tmp/gptq
+EOF
+done_by 'adapters on GPTQ' train "$tmp/run.yaml"
+done_by 'on our own nf4' train "$tmp/run.yaml" model.path="$tmp/nf4" output="$tmp/out2"
+done_by 'on AWQ' train "$tmp/run.yaml" model.path="$root/tests/fixtures/quant/awq-g32" output="$tmp/out3"
+done_by 'it plans' plan "$tmp/run.yaml"
+refused 'lora on a quantised checkpoint' 2 "$tmp/run.yaml:1: model.path: the checkpoint is quantised (gptq); set method: qlora" \
+    plan "$tmp/run.yaml" method=lora
+refused 'quantising again' 2 'command line: model.quantize: the checkpoint is quantised already (gptq) and is kept as it is; leave it out' \
+    plan "$tmp/run.yaml" model.quantize=nf4 output="$tmp/out4"
+
+finish

@@ -1,0 +1,207 @@
+/* Quantised checkpoints read back to the numbers that independent code decodes: layouts built with numpy (tools/make_quantised_models.py) and
+ * folders that transformers and bitsandbytes wrote.  And what is refused. */
+#include "base/fs.h"
+#include "base/str.h"
+#include "model/hf_files.h"
+#include "model/quant_write.h"
+#include "tests/support/shared.h"
+#include "tests/support/tmp.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Loaded {
+    LlamaConfig cfg;
+    Device dev;
+    Llama m;
+    Err err;
+    Status status;
+} Loaded;
+
+static void load(Loaded *l, const char *dir)
+{
+    *l = (Loaded){0};
+    cr_assert_eq(llama_config_load(&l->cfg, dir, &l->err), OK, "%s", l->err.line);
+    DeviceOpts opts = {.threads = 1, .region_bytes = (size_t)64 << 20};
+    cr_assert_eq(device_open(&l->dev, backend_find("cpu"), &opts, DT_F32, &l->err), OK);
+    llama_init(&l->m, &l->cfg, &l->dev, 16);
+    QuantOpts o = quant_opts_of(&l->cfg.quant);
+    llama_quantize(&l->m, &o);
+    llama_alloc(&l->m);
+    Log log = {.to = stderr, .level = LOG_WARN};
+    l->status = model_load_weights(&l->m, dir, &log, &l->err);
+}
+
+static void unload(Loaded *l)
+{
+    llama_clear(&l->m);
+    device_close(&l->dev);
+}
+
+static void check_values(Loaded *l, const char *name, const char *dir)
+{
+    char *path = path_join(dir, "values.safetensors");
+    SafeTensors *values;
+    cr_assert_eq(safetensors_open(&values, path, &l->err), OK, "%s", l->err.line);
+    cr_assert_eq(safetensors_count(values), 2);
+    for (int i = 0; i < 2; i++) {
+        const SafeTensor *t = safetensors_at(values, i);
+        int slice;
+        Param *p = paramset_find(&l->m.params, t->name, &slice);
+        cr_assert(p && p->t.quant, "%s", t->name);
+        float *got = xmalloc(t->bytes);
+        param_read(&l->dev, p, slice, got);
+        cr_expect_eq(memcmp(got, t->data, t->bytes), 0, "%s: %s", name, t->name);
+        free(got);
+    }
+    safetensors_close(values);
+    free(path);
+}
+
+static const char *const layouts[] = {"gptq-4bit-g32",    "gptq-4bit-g64-order",
+                                      "gptq-4bit-g-1-v2", "gptq-8bit-g32-order-v2",
+                                      "gptq-3bit-g64",    "gptq-2bit-g32-v2",
+                                      "awq-g32",          "bnb-nf4",
+                                      "bnb-fp4-double",   "bnb-int8"};
+
+Test(quant_file, reads_every_layout_to_the_same_numbers)
+{
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+        char *rel = str_format("tests/fixtures/quant/%s", layouts[i]), *dir = source_path(rel);
+        Loaded l;
+        load(&l, dir);
+        cr_assert_eq(l.status, OK, "%s", l.err.line);
+        check_values(&l, layouts[i], dir);
+        QuantReport r;
+        quant_report(&r, &l.m);
+        cr_expect_eq(r.n_matrices, 7);
+        cr_expect(r.classes[0].error < 0, "%s: nobody knows what quantising lost", layouts[i]);
+        unload(&l);
+        free(rel), free(dir);
+    }
+}
+
+/* The folder of a layout with its config.json changed. */
+static char *changed_copy(const char *layout, const char *from, const char *to)
+{
+    char *rel = str_format("tests/fixtures/quant/%s", layout), *dir = source_path(rel),
+         *out = tmp_dir();
+    Err err = {0};
+    char *data, *a = path_join(dir, "config.json"), *b = path_join(out, "config.json");
+    char *c = path_join(dir, "model.safetensors"), *d = path_join(out, "model.safetensors");
+    size_t len;
+    cr_assert_eq(file_read(&data, &len, a, &err), OK);
+    char *at = strstr(data, from);
+    cr_assert(at, "%s", from);
+    StrBuf text = {0};
+    strbuf_append(&text, data, (size_t)(at - data));
+    strbuf_puts(&text, to);
+    strbuf_puts(&text, at + strlen(from));
+    cr_assert_eq(file_write_atomic(b, text.data, text.len, &err), OK);
+    cr_assert_eq(file_copy(c, d, &err), OK);
+    strbuf_clear(&text);
+    free(data), free(a), free(b), free(c), free(d), free(rel), free(dir);
+    return out;
+}
+
+static void refused(const char *layout, const char *from, const char *to, const char *says)
+{
+    char *dir = changed_copy(layout, from, to);
+    LlamaConfig cfg;
+    Err err = {0};
+    if (llama_config_load(&cfg, dir, &err) == OK) {
+        Loaded l;
+        load(&l, dir);
+        cr_expect_eq(l.status, E_INPUT, "%s", says);
+        err = l.err;
+        unload(&l);
+    }
+    cr_expect(strstr(err.line, says), "%s: %s", says, err.line);
+    tmp_dir_remove(dir);
+}
+
+Test(quant_file, refuses_what_it_cannot_read_exactly)
+{
+    refused("awq-g32", "\"gemm\"", "\"gemv\"",
+            "quantization_config.version: 'gemv' is not supported");
+    refused("gptq-4bit-g32", "\"bits\": 4", "\"bits\": 5",
+            "quantization_config.bits: must be 2, 3, 4 or 8");
+    refused("gptq-4bit-g32", "\"gptq\",\n    \"bits\"", "\"exl2\",\n    \"bits\"",
+            "quantization_config.quant_method: 'exl2' is not supported");
+    refused("gptq-4bit-g32", "\"group_size\": 32", "\"group_size\": 16",
+            "qzeros: has 64 bytes, the model needs 128");
+    refused("gptq-4bit-g64-order", "\"desc_act\": true", "\"desc_act\": false",
+            "the columns are permuted");
+    refused("bnb-nf4", "\"bnb_4bit_quant_type\": \"nf4\"", "\"bnb_4bit_quant_type\": \"fp4\"",
+            "quant_state.bitsandbytes__fp4 is missing");
+    refused("bnb-nf4", "\"bnb_4bit_use_double_quant\": false",
+            "\"bnb_4bit_use_double_quant\": true", "weight.absmax: has dtype F32, must be U8");
+    refused("plain", "\"tie_word_embeddings\": true",
+            "\"tie_word_embeddings\": true, \"quantization_config\": {\"quant_method\": \"awq\", "
+            "\"bits\": 4}",
+            "q_proj.qweight is missing; config.json says the model is quantised by awq");
+}
+
+/* GPTQ's older place. */
+Test(quant_file, quantize_config_json)
+{
+    char *dir = changed_copy("gptq-4bit-g32", "\"quantization_config\"", "\"was\"");
+    char *path = path_join(dir, "quantize_config.json");
+    Err err = {0};
+    const char *text = "{\"bits\": 4, \"group_size\": 32, \"desc_act\": false, \"sym\": true}";
+    cr_assert_eq(file_write_atomic(path, text, strlen(text), &err), OK);
+    Loaded l;
+    load(&l, dir);
+    cr_assert_eq(l.status, OK, "%s", l.err.line);
+    char *golden = source_path("tests/fixtures/quant/gptq-4bit-g32");
+    check_values(&l, "quantize_config.json", golden);
+    unload(&l);
+    free(path), free(golden);
+    tmp_dir_remove(dir);
+}
+
+/* What is written has the package's own tensors, byte for byte, but for the spaces behind quant_state's JSON. */
+static void check_written(const char *golden, const QuantOpts *o)
+{
+    char *plain = source_path("tests/fixtures/quant/plain"), *out = tmp_dir();
+    char *rel = str_format("tests/fixtures/quant/%s", golden), *dir = source_path(rel);
+    Err err = {0};
+    Device d;
+    Log log = {0};
+    QuantReport report;
+    DeviceOpts opts = {.threads = 2, .region_bytes = (size_t)64 << 20};
+    cr_assert_eq(device_open(&d, backend_find("cpu"), &opts, DT_F32, &err), OK);
+    cr_assert_eq(quant_write_folder(plain, out, o, &d, &log, &report, &err), OK, "%s", err.line);
+    device_close(&d);
+    cr_expect_eq(report.n_matrices, 7);
+    SafeTensors *want, *got;
+    cr_assert_eq(safetensors_open(&want, dir, &err), OK, "%s", err.line);
+    cr_assert_eq(safetensors_open(&got, out, &err), OK, "%s", err.line);
+    cr_expect_eq(safetensors_count(got), safetensors_count(want));
+    for (int i = 0; i < safetensors_count(want); i++) {
+        const SafeTensor *w = safetensors_at(want, i), *g = safetensors_find(got, w->name);
+        cr_assert(g, "%s: no %s", golden, w->name);
+        cr_expect_eq(g->dtype, w->dtype, "%s: %s", golden, w->name);
+        bool state = strstr(w->name, "quant_state") != NULL;
+        cr_expect(state || (g->bytes == w->bytes && memcmp(g->data, w->data, w->bytes) == 0),
+                  "%s: %s", golden, w->name);
+        cr_expect(!state || g->bytes >= w->bytes, "%s", w->name);
+    }
+    safetensors_close(want);
+    safetensors_close(got);
+    Loaded l;
+    load(&l, out);
+    cr_assert_eq(l.status, OK, "%s", l.err.line);
+    check_values(&l, golden, dir);
+    unload(&l);
+    tmp_dir_remove(out);
+    free(plain), free(rel), free(dir);
+}
+
+Test(quant_file, writes_what_bitsandbytes_writes)
+{
+    check_written("bnb-nf4", &(QuantOpts){.type = QUANT_NF4});
+    check_written("bnb-fp4-double", &(QuantOpts){.type = QUANT_FP4, .nested = true});
+    check_written("bnb-int8", &(QuantOpts){.type = QUANT_INT8});
+}
