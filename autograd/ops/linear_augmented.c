@@ -71,6 +71,38 @@ static void linear_augmented_backward(Ctx *c, Node *n)
     operand_close(c, n->saved[SAVE_W], w);
 }
 
+/* da of all slices: one product reads x once for them; its rows then go their ways. */
+static void grads_of_a(Ctx *c, Node *n, const Tensor *du, const Tensor *x)
+{
+    const Kernels *k = c->dev->k;
+    const AugmentedArgs *args = n->args;
+    MatmulArgs product = {.trans_a = true, .alpha = 1};
+    Tensor *da[LORA_MAX_SLICES], *all = NULL;
+    float beta[LORA_MAX_SLICES];
+    for (int i = 0; i < args->n; i++)
+        da[i] = grad_into(c, n->in[A0 + 2 * i], &beta[i]);
+    if (args->n == 1) {
+        product.beta = beta[0];
+        if (da[0]) k->matmul(c->dev, da[0], du, x, product);
+        return;
+    }
+    for (int i = 0; i < args->n && !all; i++)
+        if (da[i]) all = rule_scratch(c, da[i]->dtype, args->rank, tensor_cols(x));
+    if (!all) return;
+    k->matmul(c->dev, all, du, x, product);
+    int64_t at = 0;
+    for (int i = 0; i < args->n; i++) {
+        int64_t r = tensor_rows(args->slices[i].a);
+        Tensor part = tensor_slice_rows(all, at, r);
+        at += r;
+        if (!da[i]) continue;
+        if (beta[i] == 0)
+            k->copy(c->dev, da[i], &part);
+        else
+            k->axpy(c->dev, da[i], 1, &part);
+    }
+}
+
 static void linear_augmented_finish(Ctx *c, Node *n)
 {
     const Kernels *k = c->dev->k;
@@ -83,16 +115,14 @@ static void linear_augmented_finish(Ctx *c, Node *n)
 
     const Tensor *x = tape_saved(c, n, SAVE_X);
     Tensor u = n->saved[SAVE_U] ? *n->saved[SAVE_U] : around(x, 0, rows, in, rank);
+    Tensor du = around(dy, 0, rows, out, rank);
+    grads_of_a(c, n, &du, x);
     int64_t at = 0;
     for (int i = 0; i < args->n; i++) {
         const LoraSlice *s = &args->slices[i];
         int64_t r = tensor_rows(s->a);
-        Tensor du_i = around(dy, 0, rows, out + at, r), u_i = tensor_slice_cols(&u, at, r);
+        Tensor u_i = tensor_slice_cols(&u, at, r);
         Tensor dy_i = tensor_slice_cols(dy, s->row0, tensor_rows(s->b));
-        Tensor *da = grad_into(c, n->in[A0 + 2 * i], &beta);
-        if (da)
-            k->matmul(c->dev, da, &du_i, x,
-                      (MatmulArgs){.trans_a = true, .alpha = 1, .beta = beta});
         Tensor *db_i = grad_into(c, n->in[B0 + 2 * i], &beta);
         if (db_i)
             k->matmul(c->dev, db_i, &dy_i, &u_i,
