@@ -60,6 +60,7 @@ static int train(Ranks *ranks, TrainConfig *c, bool profile, Log *log, Problems 
         profile_print(&b, &meter);
         status = command_print(&b, &err);
     }
+    if (status == OK && leads) print_memory(&s);
     if (status == OK) note_attention(&s);
     bool again = status == OK && result.stop_request;
     if (again && leads)

@@ -2,6 +2,8 @@
 
 #include "data/report.h"
 
+static const double GIB = 1024.0 * 1024.0 * 1024.0;
+
 void print_data(const Session *s, const TrainConfig *c)
 {
     if (s->log->level < LOG_INFO) return;
@@ -17,17 +19,16 @@ void print_data(const Session *s, const TrainConfig *c)
 static void print_plan(const Session *s)
 {
     const TrainConfig *c = s->cfg;
-    const double gib = 1024.0 * 1024.0 * 1024.0;
     DeviceInfo info;
     StrBuf b = {0};
     recompute_mix_text(&b, c->mix, s->shape.n_layers);
     if (c->n_recompute_layers > 0) strbuf_printf(&b, " in %d layers", c->n_recompute_layers);
     s->dev.backend->info(&s->dev, &info);
-    printf("memory: %.2f of %.2f GiB planned, recompute %s%s", (double)s->planned_bytes / gib,
-           (double)s->dev.region_bytes / gib, c->recompute == RECOMPUTE_AUTO ? "auto: " : "",
+    printf("memory: %.2f of %.2f GiB planned, recompute %s%s", (double)s->planned_bytes / GIB,
+           (double)s->dev.region_bytes / GIB, c->recompute == RECOMPUTE_AUTO ? "auto: " : "",
            b.data);
     if (info.context_bytes > 0)
-        printf("; driver and libraries took %.2f GiB before", (double)info.context_bytes / gib);
+        printf("; driver and libraries took %.2f GiB before", (double)info.context_bytes / GIB);
     printf("\n");
     strbuf_clear(&b);
 }
@@ -43,4 +44,22 @@ void print_model(const Session *s)
            (long long)trained, 100.0 * (double)trained / (double)(all > 0 ? all : 1),
            (double)s->dev.mem.live_total / (1 << 20), s->dev.backend->name);
     if (s->planned_bytes > 0) print_plan(s);
+}
+
+void print_memory(const Session *s)
+{
+    if (s->log->level < LOG_INFO) return;
+    size_t peak = s->dev.mem.peak_total;
+    DeviceInfo info;
+    s->dev.backend->info(&s->dev, &info);
+    printf("memory: peak %.3f GiB", (double)peak / GIB);
+    if (peak == s->planned_peak)
+        printf(", as planned");
+    else
+        printf(", planned %.3f", (double)s->planned_peak / GIB);
+    if (info.driver_bytes > 0)
+        printf("; %.2f GiB reserved and %.2f before that, the driver counts %.2f",
+               (double)s->dev.region_bytes / GIB, (double)info.context_bytes / GIB,
+               (double)info.driver_bytes / GIB);
+    printf("\n");
 }

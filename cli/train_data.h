@@ -7,3 +7,5 @@
 void print_data(const Session *s, const TrainConfig *c);
 /* Parameters, trained ones, memory, planned memory. */
 void print_model(const Session *s);
+/* After the run: its peak beside the planned one, what the driver counts beside what was reserved. */
+void print_memory(const Session *s);

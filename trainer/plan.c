@@ -283,6 +283,7 @@ Status plan_for_device(Session *s, Problems *problems)
     size_t bytes = s->dev.region_bytes;
     TRY(plan_run(&plan, c, s->train, s->eval, &target, bytes, NULL, s->log, problems));
     s->planned_bytes = plan.extent;
+    s->planned_peak = plan.mem.peak_total;
     if (plan.extent <= bytes) return OK;
     PlanAdvice advice[PLAN_MAX_ADVICE];
     int n = plan_advise(advice, c, s->train, s->eval, &target, bytes);

@@ -18,6 +18,7 @@ typedef struct Session {
     Comm alone;
     Device dev;
     size_t planned_bytes; /* of dev's region, by the plan of the run */
+    size_t planned_peak;  /* bytes live at the peak */
     Llama model;
     LoraSet lora;
     Comm comm; /* of tensors */

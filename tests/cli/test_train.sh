@@ -18,6 +18,7 @@ done_by 'a LoRA run' train "$tmp/run.yaml" log.every=1
 said 'its last line' '*mean loss of the last 12 steps: 5.*adapter written to '"$tmp"'/run
 12 steps  loss 5.???? *'
 said 'its last line has a hash' '*  #????????'
+said 'what it planned and took' '*memory: 0.0* GiB planned, recompute auto: none*memory: peak 0.0* GiB, as planned*'
 said 'the data are counted' 'train
   rows                       120*'
 noted 'a plain line a step' '*step 1/12  loss 5.*step 6/12  eval loss 5.*step 12/12  loss 5.*'
