@@ -101,6 +101,7 @@ Storage *storage_new(Device *d, size_t bytes, MemCategory category)
                    .category = category,
                    .block = block};
     poison(d, s->data, bytes, false);
+    if (d->backend->track) d->backend->track(d, s->data, bytes, true);
     count(d, category, region_block_bytes(block), true);
     return s;
 }
@@ -119,6 +120,7 @@ void storage_unref(Storage *s)
     Device *d = s->dev;
     size_t rounded = region_block_bytes(s->block);
     poison(d, s->data, rounded, true);
+    if (d->backend->track) d->backend->track(d, s->data, s->bytes, false);
     count(d, s->category, rounded, false);
     region_give(d->region, s->block);
     s->data = NULL;

@@ -23,6 +23,7 @@ typedef struct DeviceOpts {
     bool
         deterministic; /* cuda: the same bits every time: own attention (the library's sums dq by atomics), and
                           * products by the library's first answer instead of the fastest of a timing */
+    bool tracked; /* cuda: tells a memory checker what has an owner; slow, for tests under one */
     const void *target; /* plan: the PlanTarget (kernels/plan/plan.h) that stands for the device */
 } DeviceOpts;
 
@@ -67,6 +68,8 @@ typedef struct Backend {
     void (*info)(const Device *d, DeviceInfo *out);
     /* Begins a range of that name for the vendor's profiler, NULL ends the last; NULL where there is none. */
     void (*range)(Device *d, const char *name);
+    /* Memory of the region gets an owner or loses it; NULL where nobody is told. */
+    void (*track)(Device *d, void *p, size_t bytes, bool owned);
     const struct Kernels *kernels;
 } Backend;
 

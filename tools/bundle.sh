@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Makes a folder that runs on another x86-64 machine with glibc as new as this one's: the program, the tests that say
 # something about a GPU (tests/gpu) and the shared libraries that a GPU host may lack.  CUDA's own libraries stay out:
-# they belong to that machine's driver and toolkit (or its pip packages, which env.sh finds).
+# they belong to that machine's driver and toolkit (or its pip packages, which env.sh finds); and so do the C and C++
+# runtimes, which those need in their own version.
 #
-#   tools/bundle.sh [BUILD [OUT]]      default: build bundle
+#   tools/bundle.sh [BUILD [OUT]]      default: build bundle; OUT.tar.gz: packed, a third of the size
 #   . bundle/env.sh && bundle/bin/lorac --version
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=${1:-$root/build}
-out=${2:-$root/bundle}
+packed=${2:-$root/bundle}
+out=${packed%.tar.gz}
 rm -rf "$out"
 mkdir -p "$out/bin" "$out/lib"
 
@@ -19,7 +21,7 @@ done
 
 # every library that the programs load, but for the C library's and CUDA's
 for f in "$out"/bin/*; do ldd "$f"; done | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |
-    grep -vE '/(libc|libm|libpthread|libdl|librt|ld-linux[^/]*|libresolv|libutil)\.so' |
+    grep -vE '/(libc|libm|libpthread|libdl|librt|ld-linux[^/]*|libresolv|libutil|libgcc_s|libstdc\+\+)\.so' |
     grep -vE '/(libcuda|libcudart|libcublas|libcublasLt|libcudnn|libnccl|libnvrtc|libnvidia)[^/]*\.so' |
     while read -r lib; do cp -L "$lib" "$out/lib/"; done
 
@@ -33,4 +35,8 @@ export LD_LIBRARY_PATH="$here/lib${pip_cuda:+:$pip_cuda}${LD_LIBRARY_PATH:+:$LD_
 export PATH="$here/bin:$PATH"
 export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
 ENV
-du -sh "$out" | awk '{print "bundle: " $1}'
+if [ "$packed" != "$out" ]; then
+    tar -C "$(dirname "$out")" -czf "$packed" "$(basename "$out")"
+    rm -rf "$out"
+fi
+du -sh "$packed" | awk '{print "bundle: " $1}'

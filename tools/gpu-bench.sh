@@ -3,6 +3,8 @@
 #   tools/gpu-bench.sh [--out FILE] [--seconds S] [WORK...]      --help says more
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
+bundle=${LORAC_BUNDLE:-$root/bundle}
+[ -d "$bundle" ] || tar -C "$(dirname "$bundle")" -xzf "$bundle.tar.gz"
 # shellcheck disable=SC1091
-. "${LORAC_BUNDLE:-$root/bundle}/env.sh"
+. "$bundle/env.sh"
 exec python3 "$root/tools/gpu_bench.py" "$@"

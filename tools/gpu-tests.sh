@@ -12,10 +12,13 @@
 #   curves packed deterministic attention plan      see tools/gpu_checks.py
 #   hf         folders and adapters written by way of the GPU load in transformers and PEFT: the same logits
 #   sanitizer  compute-sanitizer memcheck and racecheck over the kernel tests
+#
+# Where there is no folder bundle, bundle.tar.gz is unpacked first.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 bundle=${LORAC_BUNDLE:-$root/bundle}
 [ $# -gt 0 ] || { sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit 2; }
+[ -d "$bundle" ] || tar -C "$(dirname "$bundle")" -xzf "$bundle.tar.gz" || exit 2
 # shellcheck disable=SC1091
 . "$bundle/env.sh" || exit 2
 mkdir -p "$1" || exit 2
@@ -104,7 +107,8 @@ hf()
     done
 }
 
-# Small shapes under the tool: the kernels' suites in fp32, and bf16's without the large products.
+# Small shapes under the tool: the kernels' suites in fp32, and bf16's without the large products.  memcheck is told where
+# each tensor ends, as all of them lie in one allocation.
 sanitizer()
 {
     local tool tests
@@ -115,6 +119,7 @@ sanitizer()
             continue
         fi
         # shellcheck disable=SC2086 # names of suites
+        if [ $tool = memcheck ]; then export LORAC_TEST_TRACKED=1; else unset LORAC_TEST_TRACKED; fi
         one "sanitizer-$tool" 150 "sanitizer: $tool" compute-sanitizer --tool $tool --error-exitcode 9 gpu_tests $tests
     done
 }

@@ -85,6 +85,7 @@ static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
                        cudaGetErrorString(e));
     }
     d->region_bytes = want;
+    if (opts->tracked) cuda_track_open(d);
     return OK;
 }
 
@@ -95,6 +96,7 @@ static void cuda_close(Device *d)
         CUDA_CHECK(cudaStreamSynchronize(impl->streams[i]));
     cuda_attention_close(d);
     cuda_matmul_close(d);
+    cuda_track_close(d);
     CUDA_CHECK(cudaFree(d->region_data));
     destroy_streams(impl);
     free(impl);
@@ -194,5 +196,6 @@ const Backend cuda_backend = {
     .host_free = cuda_host_free,
     .info = cuda_info,
     .range = cuda_range,
+    .track = cuda_track,
     .kernels = &cuda_kernels,
 };

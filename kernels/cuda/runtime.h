@@ -23,6 +23,9 @@ typedef struct CudaImpl {
     bool deterministic; /* products take no choice that was timed */
     void *matmul;       /* matmul.c */
     void *attention;    /* attention_cudnn.c */
+    /* track.c; NULL: nobody is told */
+    struct nvtxDomainRegistration_st *domain;
+    struct nvtxMemHeap_v1 *heap;
 } CudaImpl;
 
 static inline CudaImpl *cuda_impl(const Device *d)
@@ -48,6 +51,10 @@ void cuda_matmul_open(Device *d);
 void cuda_matmul_close(Device *d);
 void cuda_attention_open(Device *d);
 void cuda_attention_close(Device *d);
+void cuda_track_open(Device *d); /* only for DeviceOpts.tracked */
+void cuda_track_close(Device *d);
+/* Backend.track */
+void cuda_track(Device *d, void *p, size_t bytes, bool owned);
 
 #ifdef __cplusplus
 }

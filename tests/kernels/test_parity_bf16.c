@@ -27,7 +27,8 @@ static bool open_both(Bench *b)
     *b = (Bench){.key = 1};
     const Backend *cuda = backend_find("cuda");
     Err err = {0};
-    DeviceOpts opts = {.region_bytes = (size_t)4 << 30};
+    DeviceOpts opts = {.region_bytes = (size_t)4 << 30,
+                       .tracked = getenv("LORAC_TEST_TRACKED") != NULL};
     if (!cuda || device_open(&b->gpu, cuda, &opts, DT_BF16, &err) != OK) {
         cr_assert(!getenv("LORAC_TEST_BACKEND"), "%s", err.line); /* a GPU was asked for */
         fprintf(stderr, "skipped: %s\n", cuda ? err.line : "built without CUDA");

@@ -17,7 +17,9 @@ void test_device_open(Device *d, size_t region_bytes, int threads)
     const Backend *backend = backend_find(name ? name : "cpu");
     if (!backend) panic("no backend %s, only %s", name, backend_names());
     Err err = {0};
-    DeviceOpts opts = {.region_bytes = region_bytes, .threads = threads};
+    DeviceOpts opts = {.region_bytes = region_bytes,
+                       .threads = threads,
+                       .tracked = getenv("LORAC_TEST_TRACKED") != NULL};
     if (device_open(d, backend, &opts, test_precision(), &err) != OK) panic("%s", err.line);
 }
 

@@ -1,5 +1,6 @@
 /* The device that tests run on: $LORAC_TEST_BACKEND (cpu by default) in $LORAC_TEST_PRECISION (fp32 by default, or
- * bf16), so that every test of kernels, ops and models is a test of another column, too. */
+ * bf16), so that every test of kernels, ops and models is a test of another column, too.  $LORAC_TEST_TRACKED set: a
+ * memory checker is told of every tensor. */
 #pragma once
 
 #include "kernels/kernels.h"
