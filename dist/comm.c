@@ -12,9 +12,16 @@
 
 /* ---- tensors ---------------------------------------------------------------------------------- */
 
-/* The communication stream goes on after what was computed so far. */
-static void begin(Comm *c, Device *d, const char *op, size_t bytes, size_t sent)
+/* Who keeps the books. */
+static Comm *whole_of(Comm *c)
 {
+    return c->whole ? c->whole : c;
+}
+
+/* The communication stream goes on after what was computed so far. */
+static void begin(Comm *part, Device *d, const char *op, size_t bytes, size_t sent)
+{
+    Comm *c = whole_of(part);
     CommCall *call = &c->calls[c->n_calls % COMM_CALLS];
     *call = (CommCall){.op = op, .step = c->step, .bytes = bytes, .began = seconds_monotonic()};
     snprintf(call->of, sizeof call->of, "%s", c->of ? c->of : "");
@@ -27,8 +34,9 @@ static void begin(Comm *c, Device *d, const char *op, size_t bytes, size_t sent)
     device_await(d, d, computed);
 }
 
-static int64_t end(Comm *c, Device *d)
+static int64_t end(Comm *part, Device *d)
 {
+    Comm *c = whole_of(part);
     int64_t done = device_record(d);
     device_use_stream(d, STREAM_COMPUTE);
     c->calls[(c->n_calls - 1) % COMM_CALLS].event = done;
@@ -55,7 +63,7 @@ int64_t comm_all_reduce(Comm *c, Device *d, Tensor *t)
     ASSERT(tensor_is_dense(t), "all_reduce of a matrix with a pitch");
     size_t bytes = tensor_bytes(t);
     begin(c, d, "all-reduce", bytes, 2 * around(c, bytes));
-    if (!c->mute) c->ops->all_reduce(c, d, t);
+    if (!whole_of(c)->mute) c->ops->all_reduce(c, d, t);
     return end(c, d);
 }
 
@@ -64,7 +72,7 @@ int64_t comm_all_gather(Comm *c, Device *d, Tensor *whole, const Tensor *part)
     check_parts(c, whole, part);
     size_t bytes = tensor_bytes(whole);
     begin(c, d, "all-gather", bytes, around(c, bytes));
-    if (!c->mute) c->ops->all_gather(c, d, whole, part);
+    if (!whole_of(c)->mute) c->ops->all_gather(c, d, whole, part);
     return end(c, d);
 }
 
@@ -73,7 +81,7 @@ int64_t comm_reduce_scatter(Comm *c, Device *d, Tensor *part, const Tensor *whol
     check_parts(c, whole, part);
     size_t bytes = tensor_bytes(whole);
     begin(c, d, "reduce-scatter", bytes, around(c, bytes));
-    if (!c->mute) c->ops->reduce_scatter(c, d, part, whole);
+    if (!whole_of(c)->mute) c->ops->reduce_scatter(c, d, part, whole);
     return end(c, d);
 }
 
@@ -82,8 +90,26 @@ int64_t comm_broadcast(Comm *c, Device *d, Tensor *t, int root)
     ASSERT(root >= 0 && root < c->size && tensor_is_dense(t), "root %d of %d", root, c->size);
     size_t bytes = tensor_bytes(t);
     begin(c, d, "broadcast", bytes, around(c, bytes));
-    if (!c->mute) c->ops->broadcast(c, d, t, root);
+    if (!whole_of(c)->mute) c->ops->broadcast(c, d, t, root);
     return end(c, d);
+}
+
+static Status split(Comm *out, Comm *c, int rank, int size, int color, Err *err)
+{
+    *out = (Comm){.rank = rank, .size = size, .whole = c};
+    return c->ops->split(c, out, color, err);
+}
+
+Status comm_run(Comm *out, Comm *c, int n, Err *err)
+{
+    ASSERT(n > 0 && c->size % n == 0, "runs of %d of %d ranks", n, c->size);
+    return split(out, c, c->rank % n, n, c->rank / n, err);
+}
+
+Status comm_across(Comm *out, Comm *c, int n, Err *err)
+{
+    ASSERT(n > 0 && c->size % n == 0, "runs of %d of %d ranks", n, c->size);
+    return split(out, c, c->rank / n, c->size / n, c->rank % n, err);
 }
 
 void comm_wait(Comm *c, Device *d, int64_t call)
@@ -100,13 +126,14 @@ void comm_close(Comm *c)
 
 /* ---- hosts ------------------------------------------------------------------------------------ */
 
-void comm_exchange(Comm *c, void *all, const void *mine, size_t bytes)
+void comm_exchange(Comm *part, void *all, const void *mine, size_t bytes)
 {
+    Comm *c = whole_of(part);
     CommCall *call = &c->calls[c->n_calls % COMM_CALLS];
     *call = (CommCall){.op = "exchange of hosts", .bytes = bytes, .began = seconds_monotonic()};
     c->in_call = true;
     c->n_calls++;
-    c->ops->exchange(c, all, mine, bytes);
+    part->ops->exchange(part, all, mine, bytes);
     c->in_call = false;
 }
 

@@ -27,6 +27,8 @@ typedef struct CommOps {
     void (*broadcast)(Comm *c, Device *d, Tensor *t, int root);
     /* host memory: `all` (size, bytes), mine (bytes); done on return */
     void (*exchange)(Comm *c, void *all, const void *mine, size_t bytes);
+    /* fills in ops and impl of `out`, whose rank and size are set: those ranks of c that say the same color */
+    Status (*split)(Comm *c, Comm *out, int color, Err *err);
     void (*close)(Comm *c);
 } CommOps;
 
@@ -46,7 +48,8 @@ struct Comm {
     int local_rank, local_size; /* on this host */
     const CommOps *ops;
     void *impl;
-    bool mute; /* collectives of tensors move nothing: to see what a step takes without them */
+    Comm *whole; /* of which this is a part, or NULL: it keeps what follows for both */
+    bool mute;   /* collectives of tensors move nothing: to see what a step takes without them */
 
     int64_t step;   /* of the optimizer, set by the run: for messages */
     const char *of; /* what the next collectives move, likewise */
@@ -59,6 +62,11 @@ struct Comm {
 
 Comm comm_self(void);
 void comm_close(Comm *c); /* comm_self needs none */
+
+/* Parts of c, for runs of n ranks, a divisor of its size: the run that this rank is in, and those with the same place in their
+ * runs.  All ranks of c; closed before it, which must not move meanwhile. */
+Status comm_run(Comm *out, Comm *c, int n, Err *err) MUST_CHECK;
+Status comm_across(Comm *out, Comm *c, int n, Err *err) MUST_CHECK;
 
 /* t = sum over ranks, the same bits on each. */
 int64_t comm_all_reduce(Comm *c, Device *d, Tensor *t);

@@ -32,17 +32,22 @@ static int count_of(size_t bytes, MPI_Datatype *type)
     return (int)(bytes / 8);
 }
 
-static void gather_bytes(void *all, const void *mine, size_t bytes, int rank)
+static MPI_Comm mpi_of(const Comm *c)
+{
+    return *(const MPI_Comm *)c->impl;
+}
+
+static void gather_bytes(const Comm *c, void *all, const void *mine, size_t bytes)
 {
     MPI_Datatype type;
     int n = count_of(bytes, &type);
-    bool in_place = (char *)all + (size_t)rank * bytes == mine;
-    MPI_CHECK(MPI_Allgather(in_place ? MPI_IN_PLACE : mine, n, type, all, n, type, MPI_COMM_WORLD));
+    bool in_place = (char *)all + (size_t)c->rank * bytes == mine;
+    MPI_CHECK(MPI_Allgather(in_place ? MPI_IN_PLACE : mine, n, type, all, n, type, mpi_of(c)));
 }
 
 static void mpi_all_gather(Comm *c, Device *d, Tensor *whole, const Tensor *part)
 {
-    gather_bytes(tensor_data(whole), tensor_data(part), tensor_bytes(part), c->rank);
+    gather_bytes(c, tensor_data(whole), tensor_data(part), tensor_bytes(part));
 }
 
 /* sum = the pieces of it that lie one after the other at `pieces`, one a rank. */
@@ -60,7 +65,7 @@ static void mpi_reduce_scatter(Comm *c, Device *d, Tensor *part, const Tensor *w
     MPI_Datatype type;
     int n = count_of(tensor_bytes(part), &type);
     char *pieces = xmalloc(tensor_bytes(whole));
-    MPI_CHECK(MPI_Alltoall(tensor_data(whole), n, type, pieces, n, type, MPI_COMM_WORLD));
+    MPI_CHECK(MPI_Alltoall(tensor_data(whole), n, type, pieces, n, type, mpi_of(c)));
     add_up(c, d, part, pieces);
     free(pieces);
 }
@@ -85,10 +90,10 @@ static void mpi_all_reduce(Comm *c, Device *d, Tensor *t)
     }
     char *pieces = xmalloc(bytes * (size_t)c->size + 1);
     MPI_CHECK(MPI_Alltoallv(tensor_data(t), sizes, firsts, MPI_BYTE, pieces, mine_sizes,
-                            mine_firsts, MPI_BYTE, MPI_COMM_WORLD));
+                            mine_firsts, MPI_BYTE, mpi_of(c)));
     add_up(c, d, &mine, pieces);
     MPI_CHECK(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_BYTE, tensor_data(t), sizes, firsts, MPI_BYTE,
-                             MPI_COMM_WORLD));
+                             mpi_of(c)));
     free(pieces);
     free(sizes);
 }
@@ -97,17 +102,32 @@ static void mpi_broadcast(Comm *c, Device *d, Tensor *t, int root)
 {
     MPI_Datatype type;
     int n = count_of(tensor_bytes(t), &type);
-    MPI_CHECK(MPI_Bcast(tensor_data(t), n, type, root, MPI_COMM_WORLD));
+    MPI_CHECK(MPI_Bcast(tensor_data(t), n, type, root, mpi_of(c)));
 }
 
 static void mpi_exchange(Comm *c, void *all, const void *mine, size_t bytes)
 {
-    gather_bytes(all, mine, bytes, c->rank);
+    gather_bytes(c, all, mine, bytes);
+}
+
+static Status mpi_split(Comm *c, Comm *out, int color, Err *err)
+{
+    (void)err;
+    MPI_Comm *part = xmalloc(sizeof *part);
+    MPI_CHECK(MPI_Comm_split(mpi_of(c), color, out->rank, part));
+    out->ops = c->ops;
+    out->impl = part;
+    return OK;
 }
 
 static void mpi_close(Comm *c)
 {
-    MPI_Finalize();
+    MPI_Comm *comm = c->impl;
+    if (c->whole)
+        MPI_Comm_free(comm);
+    else
+        MPI_Finalize();
+    free(comm);
 }
 
 static const CommOps mpi_ops = {
@@ -117,6 +137,7 @@ static const CommOps mpi_ops = {
     .reduce_scatter = mpi_reduce_scatter,
     .broadcast = mpi_broadcast,
     .exchange = mpi_exchange,
+    .split = mpi_split,
     .close = mpi_close,
 };
 
@@ -131,7 +152,9 @@ Status comm_mpi(Comm *out, Err *err)
     MPI_CHECK(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
     MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &out->rank));
     MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, &out->size));
-    MPI_Comm node;
+    MPI_Comm node, *world = xmalloc(sizeof *world);
+    *world = MPI_COMM_WORLD;
+    out->impl = world;
     MPI_CHECK(
         MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, out->rank, MPI_INFO_NULL, &node));
     MPI_CHECK(MPI_Comm_rank(node, &out->local_rank));

@@ -13,8 +13,10 @@ typedef struct Nccl {
     void *lib;
     ncclComm_t comm;
     Comm *hosts;
+    Device *dev;
+    Comm part; /* of hosts, where this is a part: it is closed with it */
     ncclResult_t (*GetUniqueId)(ncclUniqueId *);
-    ncclResult_t (*CommInitRankConfig)(ncclComm_t *, int, ncclUniqueId, int, ncclConfig_t *);
+    ncclResult_t (*CommInitRank)(ncclComm_t *, int, ncclUniqueId, int);
     ncclResult_t (*CommFinalize)(ncclComm_t);
     ncclResult_t (*CommDestroy)(ncclComm_t);
     ncclResult_t (*AllReduce)(const void *, void *, size_t, ncclDataType_t, ncclRedOp_t, ncclComm_t,
@@ -84,11 +86,14 @@ static void nccl_exchange(Comm *c, void *all, const void *mine, size_t bytes)
     comm_exchange(n->hosts, all, mine, bytes);
 }
 
+static Status nccl_split(Comm *c, Comm *out, int color, Err *err);
+
 static void nccl_close(Comm *c)
 {
     Nccl *n = c->impl;
     NCCL_CHECK(n, n->CommFinalize(n->comm));
     NCCL_CHECK(n, n->CommDestroy(n->comm));
+    if (n->hosts == &n->part) comm_close(&n->part);
     free(n); /* the library stays: its threads may outlive the communicator by a moment */
 }
 
@@ -99,6 +104,7 @@ static const CommOps nccl_ops = {
     .reduce_scatter = nccl_reduce_scatter,
     .broadcast = nccl_broadcast,
     .exchange = nccl_exchange,
+    .split = nccl_split,
     .close = nccl_close,
 };
 
@@ -123,7 +129,7 @@ static Status load(Nccl *n, Err *err)
         return err_set(err, E_FAILED,
                        "several GPUs need NCCL: %s; install it, or set LD_LIBRARY_PATH", dlerror());
     TRY(find(n, &n->GetUniqueId, "ncclGetUniqueId", err));
-    TRY(find(n, &n->CommInitRankConfig, "ncclCommInitRankConfig", err));
+    TRY(find(n, &n->CommInitRank, "ncclCommInitRank", err));
     TRY(find(n, &n->CommFinalize, "ncclCommFinalize", err));
     TRY(find(n, &n->CommDestroy, "ncclCommDestroy", err));
     TRY(find(n, &n->AllReduce, "ncclAllReduce", err));
@@ -150,22 +156,45 @@ static Status share_id(Nccl *n, ncclUniqueId *id, Err *err)
     return comm_agree(h, s, err);
 }
 
+/* A communicator for the ranks of n->hosts. */
+static Status join(Nccl *n, Err *err)
+{
+    ncclUniqueId id;
+    TRY(comm_agree(n->hosts, load(n, err), err));
+    TRY(share_id(n, &id, err));
+    CUDA_CHECK(cudaSetDevice(cuda_impl(n->dev)->ordinal));
+    ncclResult_t r = n->CommInitRank(&n->comm, n->hosts->size, id, n->hosts->rank);
+    Status s = OK;
+    if (r != ncclSuccess)
+        s = err_set(err, E_FAILED, "NCCL: %s (%s)", n->GetErrorString(r), n->GetLastError(NULL));
+    return comm_agree(n->hosts, s, err);
+}
+
+static Status nccl_split(Comm *c, Comm *out, int color, Err *err)
+{
+    const Nccl *whole = c->impl;
+    Nccl *n = xcalloc(1, sizeof *n);
+    n->dev = whole->dev;
+    n->part = (Comm){.rank = out->rank, .size = out->size, .whole = whole->hosts};
+    n->hosts = &n->part;
+    Status s = whole->hosts->ops->split(whole->hosts, &n->part, color, err);
+    if (s == OK) s = join(n, err);
+    if (s != OK) {
+        comm_close(&n->part);
+        free(n);
+        return s;
+    }
+    out->ops = c->ops;
+    out->impl = n;
+    return OK;
+}
+
 Status comm_nccl(Comm *out, Comm *hosts, Device *d, Err *err)
 {
     Nccl *n = xcalloc(1, sizeof *n);
     n->hosts = hosts;
-    ncclUniqueId id;
-    Status s = comm_agree(hosts, load(n, err), err);
-    if (s == OK) s = share_id(n, &id, err);
-    if (s == OK) {
-        ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-        CUDA_CHECK(cudaSetDevice(cuda_impl(d)->ordinal));
-        ncclResult_t r = n->CommInitRankConfig(&n->comm, hosts->size, id, hosts->rank, &config);
-        if (r != ncclSuccess)
-            s = err_set(err, E_FAILED, "NCCL: %s (%s)", n->GetErrorString(r),
-                        n->GetLastError(NULL));
-        s = comm_agree(hosts, s, err);
-    }
+    n->dev = d;
+    Status s = join(n, err);
     if (s != OK) {
         free(n);
         return s;

@@ -25,6 +25,12 @@ static void plan_exchange(Comm *c, void *all, const void *mine, size_t bytes)
         memcpy((char *)all + (size_t)i * bytes, mine, bytes);
 }
 
+static Status plan_split(Comm *c, Comm *out, int color, Err *err)
+{
+    out->ops = c->ops;
+    return OK;
+}
+
 static const CommOps plan_ops = {
     .name = "plan",
     .any_memory = true,
@@ -33,6 +39,7 @@ static const CommOps plan_ops = {
     .reduce_scatter = plan_reduce_scatter,
     .broadcast = plan_broadcast,
     .exchange = plan_exchange,
+    .split = plan_split,
 };
 
 Comm comm_plan(int size)

@@ -34,6 +34,12 @@ static void self_exchange(Comm *c, void *all, const void *mine, size_t bytes)
     memcpy(all, mine, bytes);
 }
 
+static Status self_split(Comm *c, Comm *out, int color, Err *err)
+{
+    out->ops = c->ops;
+    return OK;
+}
+
 static const CommOps self_ops = {
     .name = "self",
     .any_memory = true,
@@ -42,6 +48,7 @@ static const CommOps self_ops = {
     .reduce_scatter = self_reduce_scatter,
     .broadcast = self_broadcast,
     .exchange = self_exchange,
+    .split = self_split,
 };
 
 Comm comm_self(void)

@@ -47,7 +47,7 @@ static void socket_exchange(Comm *c, void *all, const void *mine, size_t bytes)
 static void socket_all_gather(Comm *c, Device *d, Tensor *whole, const Tensor *part)
 {
     (void)d;
-    socket_exchange(c, tensor_data(whole), tensor_data(part), tensor_bytes(part));
+    c->ops->exchange(c, tensor_data(whole), tensor_data(part), tensor_bytes(part));
 }
 
 /* sum = everybody's elements from `first` on. */
@@ -55,7 +55,7 @@ static void sum_from(Comm *c, Device *d, Tensor *sum, const Tensor *mine, int64_
 {
     size_t bytes = tensor_bytes(mine), at = (size_t)first * dtype_bytes(mine->dtype);
     char *all = xmalloc(bytes * (size_t)c->size);
-    socket_exchange(c, all, tensor_data(mine), bytes);
+    c->ops->exchange(c, all, tensor_data(mine), bytes);
     d->backend->copy(d, tensor_data(sum), all + at, tensor_bytes(sum), COPY_ON_DEVICE);
     for (int i = 1; i < c->size; i++)
         comm_sum_add(d, sum, all + (size_t)i * bytes + at);
@@ -76,7 +76,7 @@ static void socket_broadcast(Comm *c, Device *d, Tensor *t, int root)
 {
     size_t bytes = tensor_bytes(t);
     char *all = xmalloc(bytes * (size_t)c->size);
-    socket_exchange(c, all, tensor_data(t), bytes);
+    c->ops->exchange(c, all, tensor_data(t), bytes);
     d->backend->copy(d, tensor_data(t), all + (size_t)root * bytes, bytes, COPY_ON_DEVICE);
     free(all);
 }
@@ -90,6 +90,54 @@ static void socket_close(Comm *c)
     free(s);
 }
 
+/* A part's exchange goes through the whole's: all parts exchange at the same time, alike. */
+typedef struct Part {
+    int *members; /* ranks of the whole */
+} Part;
+
+static void part_exchange(Comm *c, void *all, const void *mine, size_t bytes)
+{
+    const Part *p = c->impl;
+    Comm *whole = c->whole;
+    char *everything = xmalloc(bytes * (size_t)whole->size + 1);
+    whole->ops->exchange(whole, everything, mine, bytes);
+    for (int i = 0; i < c->size; i++)
+        memcpy((char *)all + (size_t)i * bytes, everything + (size_t)p->members[i] * bytes, bytes);
+    free(everything);
+}
+
+static void part_close(Comm *c)
+{
+    Part *p = c->impl;
+    free(p->members);
+    free(p);
+}
+
+static const CommOps part_ops = {
+    .name = "sockets",
+    .all_reduce = socket_all_reduce,
+    .all_gather = socket_all_gather,
+    .reduce_scatter = socket_reduce_scatter,
+    .broadcast = socket_broadcast,
+    .exchange = part_exchange,
+    .close = part_close,
+};
+
+static Status socket_split(Comm *c, Comm *out, int color, Err *err)
+{
+    (void)err;
+    int *colors = xmalloc((size_t)c->size * sizeof *colors), n = 0;
+    Part *p = xcalloc(1, sizeof *p);
+    p->members = xcalloc((size_t)c->size, sizeof *p->members);
+    socket_exchange(c, colors, &color, sizeof color);
+    for (int i = 0; i < c->size; i++)
+        if (colors[i] == color) p->members[n++] = i;
+    free(colors);
+    out->ops = &part_ops;
+    out->impl = p;
+    return OK;
+}
+
 static const CommOps socket_ops = {
     .name = "sockets",
     .all_reduce = socket_all_reduce,
@@ -97,6 +145,7 @@ static const CommOps socket_ops = {
     .reduce_scatter = socket_reduce_scatter,
     .broadcast = socket_broadcast,
     .exchange = socket_exchange,
+    .split = socket_split,
     .close = socket_close,
 };
 

@@ -132,6 +132,32 @@ static void threads_exchange(Comm *c, void *all, const void *mine, size_t bytes)
     meet(g);
 }
 
+static Group *group_new(int n)
+{
+    Group *g = xcalloc(1, sizeof *g + (size_t)n * sizeof(Slot));
+    g->size = g->open = n;
+    pthread_mutex_init(&g->lock, NULL);
+    pthread_cond_init(&g->met, NULL);
+    return g;
+}
+
+/* The first rank of each part makes its group, the others take it over. */
+static Status threads_split(Comm *c, Comm *out, int color, Err *err)
+{
+    typedef struct Offer {
+        int color;
+        Group *group;
+    } Offer;
+    Offer mine = {color, out->rank == 0 ? group_new(out->size) : NULL};
+    Offer *all = xcalloc((size_t)c->size, sizeof *all);
+    threads_exchange(c, all, &mine, sizeof mine);
+    for (int i = 0; i < c->size; i++)
+        if (all[i].color == color && all[i].group) out->impl = all[i].group;
+    out->ops = c->ops;
+    free(all);
+    return OK;
+}
+
 static void threads_close(Comm *c)
 {
     Group *g = c->impl;
@@ -152,15 +178,13 @@ static const CommOps threads_ops = {
     .reduce_scatter = threads_reduce_scatter,
     .broadcast = threads_broadcast,
     .exchange = threads_exchange,
+    .split = threads_split,
     .close = threads_close,
 };
 
 void comm_threads(Comm *ranks, int n)
 {
-    Group *g = xcalloc(1, sizeof *g + (size_t)n * sizeof(Slot));
-    g->size = g->open = n;
-    pthread_mutex_init(&g->lock, NULL);
-    pthread_cond_init(&g->met, NULL);
+    Group *g = group_new(n);
     for (int i = 0; i < n; i++)
         ranks[i] = (Comm){
             .rank = i, .size = n, .local_rank = i, .local_size = n, .ops = &threads_ops, .impl = g};

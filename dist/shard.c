@@ -158,7 +158,7 @@ enum { WHOLE_TRAINED, SPLIT_TRAINED, SPLIT_FROZEN, N_KINDS };
 
 static int kind_of(const ShardSet *s, const Param *p, int64_t trained_in_unit)
 {
-    bool split = s->comm->size > 1;
+    bool split = s->run->size > 1;
     if (!p->trained) return split && s->opts.zero == 3 && !p->t.quant ? SPLIT_FROZEN : -1;
     bool large = !p->adapter && trained_in_unit >= s->opts.least;
     return split && s->opts.zero > 0 && large ? SPLIT_TRAINED : WHOLE_TRAINED;
@@ -185,7 +185,7 @@ static void build_shard(ShardSet *s, ParamShard *sh, int unit, int kind, int *n_
         slices += ps->items[i]->n_slices;
     }
     if (n == 0) return;
-    int n_parts = kind == WHOLE_TRAINED ? 1 : s->comm->size;
+    int n_parts = kind == WHOLE_TRAINED ? 1 : s->run->size;
     *sh = (ParamShard){.unit = unit, .trained = kind != SPLIT_FROZEN, .split = n_parts > 1};
     sh->params = xcalloc((size_t)n, sizeof(Param *));
     sh->offsets = xcalloc((size_t)n, sizeof *sh->offsets);
@@ -194,7 +194,7 @@ static void build_shard(ShardSet *s, ParamShard *sh, int unit, int kind, int *n_
             append(sh, ps->items[i]);
     sh->total = round_up(sh->total, (int64_t)SHARD_ALIGN * n_parts);
     sh->numel = sh->total / n_parts;
-    sh->first = n_parts > 1 ? s->comm->rank * sh->numel : 0;
+    sh->first = n_parts > 1 ? s->run->rank * sh->numel : 0;
     alloc_shard(s, sh);
     if (sh->trained) {
         sh->ranges = xcalloc((size_t)slices, sizeof *sh->ranges);
@@ -221,6 +221,8 @@ void shards_init(ShardSet *s, Device *d, Comm *comm, const ParamSet *params, con
 {
     *s = (ShardSet){.dev = d, .comm = comm, .params = params};
     if (opts) s->opts = *opts;
+    s->run = s->opts.run ? s->opts.run : comm;
+    s->across = s->opts.across;
     s->home = (ParamHome){shard_home_open, shard_home_close, s};
     int last = -1, n_grads = 0;
     for (int i = 0; i < params->n; i++) {
@@ -289,7 +291,7 @@ const char *shard_range_name(const ShardRange *r)
 
 bool shard_counts(const ShardSet *s, const ParamShard *sh)
 {
-    return sh->split || s->comm->rank == 0;
+    return sh->split ? !s->across || s->across->rank == 0 : s->comm->rank == 0;
 }
 
 void shards_changed(ShardSet *s)
@@ -300,7 +302,7 @@ void shards_changed(ShardSet *s)
             param_changed(sh->params[k]);
         if (!sh->trained || !sh->split || shard_comes_and_goes(s, sh)) continue;
         s->comm->of = "parameters";
-        sh->gathering = comm_all_gather(s->comm, s->dev, &sh->whole, &sh->weights);
+        sh->gathering = comm_all_gather(s->run, s->dev, &sh->whole, &sh->weights);
     }
     /* whoever has no hook to wait where a unit is used waits here */
     for (int i = 0; i < s->n && s->n_uses == 0; i++)

@@ -24,6 +24,8 @@ typedef struct ShardOpts {
     int64_t least; /* trained parameters of a unit with fewer elements stay whole on every rank */
     DType grads;   /* of the flat gradients: DT_F32 or DT_BF16 */
     DType reduce;  /* in which they travel between ranks */
+    Comm *run,
+        *across; /* ranks split in runs (comm_run, comm_across), and runs have the same; NULL: all are one */
     bool
         in_backward; /* a unit's gradient is there from its backward pass until ShardSet.done took it: one pass a step */
 } ShardOpts;
@@ -84,6 +86,7 @@ typedef void ShardDone(void *ud, ParamShard *sh);
 struct ShardSet {
     Device *dev;
     Comm *comm;
+    Comm *run, *across; /* that share a split shard; that have the same part of it, or NULL */
     ShardOpts opts;
     const ParamSet *params;
     ParamShard *items; /* units ascending */

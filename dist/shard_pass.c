@@ -23,7 +23,7 @@ static void gather(ShardSet *s, ParamShard *sh, const char *name)
     if (!shard_comes_and_goes(s, sh) || sh->whole.storage) return;
     sh->whole.storage = storage_new(s->dev, tensor_bytes(&sh->whole), MEM_COMM);
     s->comm->of = name;
-    sh->gathering = comm_all_gather(s->comm, s->dev, &sh->whole, &sh->weights);
+    sh->gathering = comm_all_gather(s->run, s->dev, &sh->whole, &sh->weights);
 }
 
 void shard_await(ShardSet *s, ParamShard *sh)
@@ -101,9 +101,10 @@ static void reduce(ShardSet *s, ParamShard *sh, const char *name)
         s->dev->k->copy(s->dev, &sh->send, &sh->whole_grad);
     }
     if (!as_it_is || sh->summed) sh->received = scratch(s, travels, sh->numel);
+    Tensor *into = sh->received.storage ? &sh->received : &sh->grad;
     sh->reducing =
-        comm_reduce_scatter(s->comm, s->dev, sh->received.storage ? &sh->received : &sh->grad,
-                            as_it_is ? &sh->whole_grad : &sh->send);
+        comm_reduce_scatter(s->run, s->dev, into, as_it_is ? &sh->whole_grad : &sh->send);
+    if (s->across) sh->reducing = comm_all_reduce(s->across, s->dev, into);
 }
 
 /* Adds what came to `grad`. */
@@ -344,7 +345,7 @@ static void gather_low(ShardSet *s, ParamShard *sh)
     if (!sh->low.storage) return;
     sh->whole_low.storage = storage_new(s->dev, tensor_bytes(&sh->whole_low), MEM_COMM);
     s->comm->of = "master copies";
-    comm_wait(s->comm, s->dev, comm_all_gather(s->comm, s->dev, &sh->whole_low, &sh->low));
+    comm_wait(s->comm, s->dev, comm_all_gather(s->run, s->dev, &sh->whole_low, &sh->low));
     shard_bind_low(sh, &sh->whole_low);
 }
 

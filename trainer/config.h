@@ -67,9 +67,10 @@ typedef struct TrainConfig {
     int64_t threads;   /* 0: all that the process may use */
     char *trace;
 
-    int64_t zero;    /* stage */
-    int reduce;      /* Precision, never auto */
-    int64_t timeout; /* seconds */
+    int64_t zero;        /* stage */
+    int64_t shard_group; /* ranks; 0: all */
+    int reduce;          /* Precision, never auto */
+    int64_t timeout;     /* seconds */
 
     int64_t log_every;
     bool tensorboard;

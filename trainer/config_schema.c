@@ -220,6 +220,10 @@ const ConfigField config_fields[] = {
             "states, 2 gradients, too, 3 parameters, too; LoRA's adapters are always whole, its "
             "frozen base is "
             "split by 3; the result does not depend on it"},
+    {"parallel.shard_group", FIELD_INT, AT(shard_group), .fallback = "0", RANGE(0, 1 << 20),
+     .doc = "split in groups of so many neighbouring ranks (those of a host, say), which have the "
+            "same and sum their gradients; "
+            "a divisor of the number of ranks; 0: all ranks are one group"},
     {"parallel.reduce", FIELD_ENUM, AT(reduce), .fallback = "fp32", CHOICES("auto", "fp32", "bf16"),
      .doc = "in what gradients are summed over ranks; bf16 halves what they send"},
     {"parallel.timeout", FIELD_INT, AT(timeout), .fallback = "1800", RANGE(1, 1e9),

@@ -206,6 +206,24 @@ static Status open_trace(Session *s, Problems *p)
     return status;
 }
 
+static Status open_groups(Session *s, ShardOpts *opts, Problems *p)
+{
+    int n = (int)s->cfg->shard_group, size = s->comm.size;
+    Err err = {0};
+    if (n == 0 || n == size || size == 1) return OK;
+    if (size % n != 0) {
+        config_problem(s->cfg, p, "parallel.shard_group", "%d does not divide the %d ranks", n,
+                       size);
+        return E_INPUT;
+    }
+    Status status = comm_run(&s->run, &s->comm, n, &err);
+    if (status == OK) status = comm_across(&s->across, &s->comm, n, &err);
+    if (status != OK) problems_add(p, "%s", err.line);
+    opts->run = &s->run;
+    opts->across = &s->across;
+    return status;
+}
+
 /* Parameters with their storage, without their values. */
 static Status build_model(Session *s, Problems *problems)
 {
@@ -221,6 +239,7 @@ static Status build_model(Session *s, Problems *problems)
     apply_recompute(&s->model, s->cfg, problems);
     if (problems->n > before) return E_INPUT;
     ShardOpts opts = step_shards(s->cfg);
+    TRY(open_groups(s, &opts, problems));
     shards_init(&s->shards, &s->dev, &s->comm, &s->model.params, &opts);
     apply_shards(&s->model, &s->shards);
     return OK;
@@ -270,6 +289,8 @@ void session_close(Session *s)
     shards_clear(&s->shards);
     if (s->has_lora) lora_detach(&s->lora, &s->model);
     if (s->has_model) llama_clear(&s->model);
+    if (s->run.ops) comm_close(&s->run);
+    if (s->across.ops) comm_close(&s->across);
     if (s->hosts) launch_comm_close(&s->comm, s->hosts);
     if (s->dev.backend) device_close(&s->dev);
     dataset_free(s->train);

@@ -21,7 +21,8 @@ typedef struct Session {
     size_t planned_peak;  /* bytes live at the peak */
     Llama model;
     LoraSet lora;
-    Comm comm; /* of tensors */
+    Comm comm;        /* of tensors */
+    Comm run, across; /* its parts, with parallel.shard_group */
     ShardSet shards;
     Trace *trace;
     struct Meter *profile; /* or NULL: filled by one step, the third of the process or its last */

@@ -75,6 +75,13 @@ by_hand 3 -- train --quiet "$tmp/run.yaml" output="$tmp/hand" parallel.zero=2
 ends 'three ranks by hand' 0
 near 'three ranks by hand' "$tmp/one/metrics.jsonl" "$tmp/hand/metrics.jsonl"
 
+by_hand 4 -- train --quiet "$tmp/run.yaml" output="$tmp/groups" parallel.zero=3 parallel.shard_group=2 save.every=3
+ends 'groups of two' 0
+near 'groups of two' "$tmp/one/metrics.jsonl" "$tmp/groups/metrics.jsonl"
+by_hand 3 -- train --quiet "$tmp/run.yaml" output="$tmp/x" parallel.shard_group=2
+ends 'groups that do not come out even' 2
+noted 'groups that do not come out even' '*parallel.shard_group: 2 does not divide the 3 ranks'
+
 if command -v mpirun >/dev/null && "$lorac" --version | grep -q 'MPI'; then
     for n in 2 4; do
         mpirun --oversubscribe -n $n "$lorac" train --quiet "$tmp/run.yaml" output="$tmp/mpi$n" parallel.zero=3 >"$tmp/out" 2>"$tmp/err"
@@ -83,6 +90,11 @@ if command -v mpirun >/dev/null && "$lorac" --version | grep -q 'MPI'; then
         said "mpirun -n $n" '*6 steps  loss 5.*#*'
         near "mpirun -n $n" "$tmp/one/metrics.jsonl" "$tmp/mpi$n/metrics.jsonl"
     done
+
+    mpirun --oversubscribe -n 4 "$lorac" train --quiet "$tmp/run.yaml" output="$tmp/mpigroups" parallel.zero=2 parallel.shard_group=2 >"$tmp/out" 2>"$tmp/err"
+    rc=$?
+    ends 'groups by mpirun' 0
+    near 'groups by mpirun' "$tmp/one/metrics.jsonl" "$tmp/mpigroups/metrics.jsonl"
 
     # Saved on 4; the same number goes on to the bit, 2 and 1 within rounding; and from 1 to 2.
     for n in 4 2 1; do

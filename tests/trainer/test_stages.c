@@ -164,6 +164,30 @@ Test(stages, twenty_steps, .timeout = 300)
     training_clear(&four);
 }
 
+/* Groups of two that split, and have the same between them. */
+Test(stages, groups, .timeout = 300)
+{
+    static const Way ways[] = {
+        {"full in groups", {"method=full", "parallel.shard_group=2", NULL}},
+        {"full in groups, accumulated",
+         {"method=full", "parallel.shard_group=2", "batch.micro=1", NULL}},
+        {"lora in groups", {"lora.rank=4", "parallel.shard_group=2", NULL}},
+    };
+    for (int w = 0; w < 3; w++) {
+        Memory alone = {0};
+        Training one = run("tests/fixtures/models/llama2-d64", &ways[w], stages[0], 1, 4, &alone);
+        for (int z = 0; z < 4; z++) {
+            Memory m = {0};
+            Training t = run("tests/fixtures/models/llama2-d64", &ways[w], stages[z], 4, 4, &m);
+            expect_same(&ways[w], stages[z], 4, &one, &t);
+            cr_expect_eq(m.extent, m.planned);
+            if (w == 0 && z > 0) cr_expect_leq(m.states, alone.states / 2 + 12 * m.largest_unit);
+            training_clear(&t);
+        }
+        training_clear(&one);
+    }
+}
+
 /* Three of four ranks have nothing to do in a step of one row, and the last step of an epoch may have fewer rows than
  * ranks. */
 Test(stages, more_ranks_than_rows, .timeout = 300)
