@@ -91,7 +91,7 @@ size_t cuda_attention_plain_scratch(int64_t n_tokens, int64_t n_heads)
 
 bool cuda_attention_is_flash(bool is_bf16, int64_t head_dim)
 {
-    return is_bf16 && head_dim % 8 == 0 && head_dim <= 256;
+    return is_bf16 && head_dim % 16 == 0 && head_dim <= 256;
 }
 
 int64_t cuda_attention_capacity(int64_t n_docs)

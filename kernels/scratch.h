@@ -52,7 +52,8 @@ typedef struct AttentionScratch {
 } AttentionScratch;
 /* What cuDNN's engines want for themselves lies below this (9.19: next to nothing). */
 #define CUDNN_OWN_SCRATCH ((size_t)1 << 20)
-/* Whether cuDNN's engine takes this kind of shape at all: whole vectors of bf16. */
+/* Whether cuDNN's engine computes this kind of shape rightly.  It takes every width of whole 16-byte vectors, but its packed
+ * backward graph gives a wrong dQ where the width is an odd multiple of 8 (9.19 on an H200, by test_parity_bf16). */
 bool cuda_attention_is_flash(bool is_bf16, int64_t head_dim);
 /* Documents that a plan is made for, so that few plans serve every batch. */
 int64_t cuda_attention_capacity(int64_t n_docs);

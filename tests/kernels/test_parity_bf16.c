@@ -301,10 +301,10 @@ Test(parity_bf16, attention_packed_with_pitch)
     if (!open_both(&b)) return;
     static const int32_t one[] = {256}, even[] = {128, 128, 128},
                          odd[] = {1, 17, 200, 3, 64, 1, 129}, uneven[] = {700, 5, 333};
-    static const int widths[] = {64, 128, 80, 96, 256};
+    static const int widths[] = {64, 128, 80, 96, 256, 8, 16, 24, 32, 48, 40};
     DeviceInfo info;
     b.gpu.backend->info(&b.gpu, &info);
-    for (int w = 0; w < 5; w++) {
+    for (int w = 0; w < 11; w++) {
         for (int i = 0; i < 3; i++) {
             int pad = (const int[]){0, 16, 64}[i];
             attention(&b, one, 1, 4, 4, widths[w], pad);
