@@ -27,7 +27,7 @@ typedef struct BenchFlags {
     int64_t zero;
     int64_t rank, seq, micro, steps, threads;
     double seconds, dropout, memory;
-    bool single_quant, exact, kernels, profile, matrix, json;
+    bool single_quant, deterministic, exact, kernels, profile, matrix, json;
 } BenchFlags;
 
 static Status read_choice(int *out, const char *flag, const char *value, const char *const *names,
@@ -174,6 +174,7 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     o->micro = f->micro;
     o->recompute = recompute;
     o->own_attention = attention == 1;
+    o->deterministic = f->deterministic;
     o->exact = o->no_floor = f->exact;
     o->full = kind != 2;
     o->packed = kind != 1;
@@ -199,6 +200,7 @@ static void make_title(StrBuf *b, const BenchFlags *f, const BenchOpts *o, Recom
         strbuf_puts(b, ", recompute ");
         recompute_mix_text(b, mix, o->shape.n_layers);
     }
+    if (o->deterministic) strbuf_puts(b, ", deterministic");
     if (o->own_attention) strbuf_puts(b, ", own attention");
 }
 
@@ -353,6 +355,9 @@ int cmd_bench(int argc, char **argv)
          "of the device to take (default: all that is free)"},
         {"attention", OPT_STRING, &f.attention, "NAME",
          "library (default: cuDNN where it takes the shape) or own"},
+        {"deterministic", OPT_FLAG, &f.deterministic, NULL,
+         "as runtime.deterministic: the same bits every time; run it with and without for the "
+         "price"},
         {"exact", OPT_FLAG, &f.exact, NULL,
          "reserve what the plan says and no byte more; leaves no room for the floor"},
         {"seconds", OPT_NUMBER, &f.seconds, "S", "of steps, and of the floor (default 10)"},

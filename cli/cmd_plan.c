@@ -51,7 +51,8 @@ static Status choose_device(PlanDevice *out, const TrainConfig *c, const char *g
         strbuf_clear(&names);
         return s;
     }
-    out->target = (PlanTarget){.cuda = true, .n_sms = out->gpu->n_sms, .flash_attention = true};
+    out->target =
+        (PlanTarget){.cuda = true, .n_sms = out->gpu->n_sms, .flash_attention = !c->deterministic};
     out->bytes = out->gpu->memory - GPU_CONTEXT_BYTES - GPU_KEEP_FREE;
     size_t wanted = config_memory_bytes(c);
     if (wanted > 0 && wanted < out->bytes) out->bytes = wanted;

@@ -159,6 +159,11 @@ def check_deterministic(lorac, steps):
             out = lorac.work / "det-resumed"
             shutil.rmtree(out / f"checkpoint-{n}")
             ways["resumed"] = run("resumed", f"save.every={n // 2}", "resume=auto")
+            if method == "full":  # bf16 gradients, updated in backward or after it
+                blocks = ["train.gradients=auto", "optim.clip_by=block", "optim.clip=0.05"]
+                after = run("after", *blocks, "train.update=after")
+                got = run("in-backward", *blocks, "train.update=in_backward")
+                yield got == after, f"deterministic: {name} updated in backward", f"#{got[1]} and #{after[1]}"
             for way, got in ways.items():
                 same = got == (packed if "packed" in way else want)
                 yield same, f"deterministic: {name} {method} {way}", f"#{got[1]} and #{(packed if 'packed' in way else want)[1]}"

@@ -417,7 +417,8 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
                        backend_names());
     DeviceOpts device = {.threads = opts->threads,
                          .region_bytes = (size_t)(opts->memory_gib * 1024 * 1024 * 1024),
-                         .own_attention = opts->own_attention};
+                         .own_attention = opts->own_attention,
+                         .deterministic = opts->deterministic};
     Comm alone = comm_self(), *hosts = opts->hosts ? opts->hosts : &alone;
     device.keep_bytes = launch_keep_bytes(hosts);
     Status status = launch_ordinal(&device.ordinal, hosts, backend, err);

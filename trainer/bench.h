@@ -25,6 +25,7 @@ typedef struct BenchOpts {
     int recompute;         /* Recompute, or RECOMPUTE_AUTO */
     DType gradients;       /* train.gradients */
     bool in_backward;      /* train.update, clipping by block; else after, by global norm */
+    bool deterministic;    /* runtime.deterministic */
     bool own_attention;    /* attention by our own kernels where a library's engine would do */
     bool no_floor;         /* the steps alone */
     bool exact;            /* reserves what the plan says and no more; without floor */

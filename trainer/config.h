@@ -62,7 +62,8 @@ typedef struct TrainConfig {
     int save_dtype;          /* index into config_save_dtype */
 
     char *device;
-    int precision;     /* Precision; never auto after loading */
+    int precision; /* Precision; never auto after loading */
+    bool deterministic;
     double memory_gib; /* of the device, for tensors; 0: all that is free */
     int64_t threads;   /* 0: all that the process may use */
     char *trace;

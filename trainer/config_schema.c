@@ -211,6 +211,10 @@ const ConfigField config_fields[] = {
      .doc =
          "GiB of the device to reserve for the run, which plan and train.recompute auto then keep "
          "to; 0: all that is free"},
+    {"runtime.deterministic", FIELD_BOOL, AT(deterministic), .fallback = "false",
+     .doc = "the same bits every time, resumed and recomputed runs included, on cuda, too: own "
+            "attention and untimed products, which is slower (`lorac bench --deterministic` tells "
+            "by how much); the CPU is deterministic always"},
     {"runtime.trace", FIELD_STRING, AT(trace),
      .doc = "empty folder that receives every op's output (slow; for `lorac inspect --diff`)"},
 

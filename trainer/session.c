@@ -121,7 +121,8 @@ static Status open_device(Session *s, Problems *p)
     Err err = {0};
     DeviceOpts opts = {.threads = (int)c->threads,
                        .region_bytes = config_memory_bytes(c),
-                       .keep_bytes = launch_keep_bytes(s->hosts)};
+                       .keep_bytes = launch_keep_bytes(s->hosts),
+                       .deterministic = c->deterministic};
     Status status = launch_ordinal(&opts.ordinal, s->hosts, backend, &err);
     if (status == OK) status = device_open(&s->dev, backend, &opts, config_compute_dtype(c), &err);
     if (status != OK) config_problem(c, p, "runtime.device", "%s", err.line);

@@ -45,12 +45,14 @@ void cuda_attention_open(Device *d)
 {
     Attention *a = xcalloc(1, sizeof *a);
     cudnnStatus_t s = cudnnCreate(&a->handle);
-    if (s != CUDNN_STATUS_SUCCESS) panic("cuDNN: cudnnCreate: %s", cudnnGetErrorString(s));
+    if (s != CUDNN_STATUS_SUCCESS)
+        panic("cuDNN: cudnnCreate on GPU %d: %s", cuda_ordinal(), cudnnGetErrorString(s));
     if (cudnnGetVersion() < 91501)
         panic("cuDNN %zu is too old: its attention reads out of bounds; 9.15.1 or later is needed",
               cudnnGetVersion());
     s = cudnnSetStream(a->handle, cuda_stream(d));
-    if (s != CUDNN_STATUS_SUCCESS) panic("cuDNN: cudnnSetStream: %s", cudnnGetErrorString(s));
+    if (s != CUDNN_STATUS_SUCCESS)
+        panic("cuDNN: cudnnSetStream on GPU %d: %s", cuda_ordinal(), cudnnGetErrorString(s));
     cuda_impl(d)->attention = a;
 }
 
@@ -382,7 +384,7 @@ void cuda_attention_fwd(Device *d, Tensor *o, Tensor *lse, const Tensor *q, cons
     cudnn_bind(g, p->v, tensor_data(v));
     cudnn_bind(g, p->o, tensor_data(o));
     if (!p->shape.dense) cudnn_bind(g, p->stats, tensor_data(lse));
-    if (!cudnn_execute(g, x.own)) panic("%s", g->why);
+    if (!cudnn_execute(g, x.own)) panic("%s, on GPU %d", g->why, cuda_ordinal());
     if (p->shape.dense) /* by head, then token; ours the other way round */
         cuda_transpose_f32(d, tensor_data(lse), (float *)(x.base + x.at.stats), p->shape.b,
                            p->shape.heads, p->shape.s);
@@ -426,6 +428,6 @@ void cuda_attention_bwd(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const Ten
         cudnn_bind(g, p->dk_full, x.base + x.at.dk_full);
         cudnn_bind(g, p->dv_full, x.base + x.at.dv_full);
     }
-    if (!cudnn_execute(g, x.own)) panic("%s", g->why);
+    if (!cudnn_execute(g, x.own)) panic("%s, on GPU %d", g->why, cuda_ordinal());
     workspace_give(d);
 }

@@ -50,7 +50,8 @@ typedef struct Matmul {
     do {                                                                                           \
         cublasStatus_t lt_status_ = (call);                                                        \
         if (lt_status_ != CUBLAS_STATUS_SUCCESS)                                                   \
-            panic("cuBLASLt: %s: %s", #call, cublasLtGetStatusString(lt_status_));                 \
+            panic("cuBLASLt: %s on GPU %d: %s", #call, cuda_ordinal(),                             \
+                  cublasLtGetStatusString(lt_status_));                                            \
     } while (0)
 
 static char *choices_path(const Device *d)

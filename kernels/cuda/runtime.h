@@ -38,12 +38,21 @@ static inline cudaStream_t cuda_stream(const Device *d)
     return cuda_impl(d)->stream;
 }
 
+/* The calling thread's device, for messages; -1: not even that is known. */
+static inline int cuda_ordinal(void)
+{
+    int ordinal = -1;
+    (void)cudaGetDevice(&ordinal);
+    return ordinal;
+}
+
+/* Failures are told with the call, the place (panic adds file and line) and the device. */
 #define CUDA_CHECK(call)                                                                           \
     do {                                                                                           \
         cudaError_t cuda_error_ = (call);                                                          \
         if (cuda_error_ != cudaSuccess)                                                            \
-            panic("CUDA: %s: %s (%s)", #call, cudaGetErrorString(cuda_error_),                     \
-                  cudaGetErrorName(cuda_error_));                                                  \
+            panic("CUDA: %s on GPU %d: %s (%s)", #call, cuda_ordinal(),                            \
+                  cudaGetErrorString(cuda_error_), cudaGetErrorName(cuda_error_));                 \
     } while (0)
 
 /* Each opens and closes its part of CudaImpl. */

@@ -1,0 +1,43 @@
+/* A device whose memory ends: the report names what did not fit, what is there by category, and what to set. */
+#include "base/str.h"
+#include "kernels/kernels.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* An exit code that abort() does not give, once everything is there. */
+static void expect_report(void *ud, const char *message)
+{
+    static const char *const parts[] = {
+        "tensor/device.c:",
+        "out of memory on cpu: 1048576 bytes for activations do not fit",
+        "largest free block",
+        "memory, MiB",
+        "weights",
+        "gradients",
+        "optimizer",
+        "total",
+        "batch.micro",
+        "train.recompute"};
+    (void)ud;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (!strstr(message, parts[i])) {
+            fprintf(stderr, "no '%s' in:\n%s\n", parts[i], message);
+            _Exit(1);
+        }
+    const char *weights = strstr(message, "weights");
+    _Exit(strtod(weights + strlen("weights"), NULL) == 0.5 ? 77 : 1);
+}
+
+Test(memory, out_of_memory_tells_the_table_and_what_to_set, .exit_code = 77)
+{
+    Device d;
+    Err err = {0};
+    DeviceOpts opts = {.threads = 1, .region_bytes = 1 << 20};
+    cr_assert_eq(device_open(&d, backend_find("cpu"), &opts, DT_F32, &err), OK, "%s", err.line);
+    storage_new(&d, 1 << 19, MEM_WEIGHT);
+    panic_set_hook(expect_report, NULL);
+    storage_new(&d, 1 << 20, MEM_ACTIVATION);
+}
