@@ -3,8 +3,7 @@
 #   tools/gpu-bench.sh [--out FILE] [--seconds S] [WORK...]      --help says more
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
-bundle=${LORAC_BUNDLE:-$root/bundle}
-[ -d "$bundle" ] || tar -C "$(dirname "$bundle")" -xzf "$bundle.tar.gz"
-# shellcheck disable=SC1091
-. "$bundle/env.sh"
+# shellcheck source=tools/gpu_table.sh
+. "$root/tools/gpu_table.sh"
+bundle_env
 exec python3 "$root/tools/gpu_bench.py" "$@"

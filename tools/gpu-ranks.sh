@@ -12,27 +12,14 @@
 # LORAC_TEST_BACKEND=cpu tries the first two without a GPU; LORAC_BENCH_SECONDS: of steps for each line (10).
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
-bundle=${LORAC_BUNDLE:-$root/bundle}
-[ $# -gt 0 ] || { sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit 2; }
-# shellcheck disable=SC1091
-. "$bundle/env.sh" || exit 2
-mkdir -p "$1" || exit 2
-out=$(cd "$1" && pwd)
-shift
-export LORAC_TEST_BACKEND=${LORAC_TEST_BACKEND:-cuda}
+# shellcheck source=tools/gpu_table.sh
+. "$root/tools/gpu_table.sh"
+table_begin "comm curves bench" "$@"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-device=$LORAC_TEST_BACKEND
 seconds=${LORAC_BENCH_SECONDS:-10}
-table=$out/table.txt
-: > "$table"
 if [ "$device" = cuda ]; then gpus=$(nvidia-smi -L | grep -c '^GPU'); else gpus=4; fi
 counts=$(for n in 2 4 8; do [ $n -le "$gpus" ] && echo $n; done)
 port=$((20000 + RANDOM % 12000))
-
-line() # PASS|FAIL|SKIP WHAT [NUMBERS]
-{
-    printf '%-4s  %-52s %s\n' "$1" "$2" "${3:-}" | tee -a "$table"
-}
 
 # ranks N COMMAND...: rank 0's output; the worst exit code
 ranks()
@@ -162,12 +149,4 @@ bench()
     [ "$gpus" -ge 4 ] && speed 70b-lora-zero3 4 --model llama-2-70b --seq 2048 --micro 2 --zero 3
 }
 
-[ $# -gt 0 ] || set -- comm curves bench
-for section in "$@"; do
-    case $section in
-    comm | curves | bench) $section ;;
-    *) echo "there is no section $section; there are comm curves bench" >&2; exit 2 ;;
-    esac
-done
-echo "== $(grep -c ^PASS "$table") passed, $(grep -c ^FAIL "$table") failed, $(grep -c ^SKIP "$table") skipped: $table"
-! grep -q '^FAIL' "$table"
+table_run

@@ -16,27 +16,10 @@
 # Where there is no folder bundle, bundle.tar.gz is unpacked first.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
-bundle=${LORAC_BUNDLE:-$root/bundle}
-[ $# -gt 0 ] || { sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit 2; }
-[ -d "$bundle" ] || tar -C "$(dirname "$bundle")" -xzf "$bundle.tar.gz" || exit 2
-# shellcheck disable=SC1091
-. "$bundle/env.sh" || exit 2
-mkdir -p "$1" || exit 2
-out=$(cd "$1" && pwd)
-shift
-export LORAC_SOURCE_ROOT=$root LORAC_TEST_BACKEND=${LORAC_TEST_BACKEND:-cuda}
-device=$LORAC_TEST_BACKEND
-table=$out/table.txt
-: > "$table"
-all="kernels models golden curves packed attention deterministic plan hf sanitizer"
-for section in "$@"; do
-    case " $all " in *" $section "*) ;; *) echo "there is no section $section; there are $all" >&2; exit 2 ;; esac
-done
-
-line() # PASS|FAIL|SKIP WHAT [NUMBERS]
-{
-    printf '%-4s  %-44s %s\n' "$1" "$2" "${3:-}" | tee -a "$table"
-}
+# shellcheck source=tools/gpu_table.sh
+. "$root/tools/gpu_table.sh"
+table_begin "kernels models golden curves packed attention deterministic plan hf sanitizer" "$@"
+export LORAC_SOURCE_ROOT=$root
 
 # one LOG SECONDS WHAT COMMAND...: a line by the exit code, 77 for skipped; the log's last line beside it
 one()
@@ -118,19 +101,10 @@ sanitizer()
             line SKIP "sanitizer: $tool" "compute-sanitizer is not on this machine"
             continue
         fi
-        # shellcheck disable=SC2086 # names of suites
         if [ $tool = memcheck ]; then export LORAC_TEST_TRACKED=1; else unset LORAC_TEST_TRACKED; fi
+        # shellcheck disable=SC2086 # names of suites
         one "sanitizer-$tool" 150 "sanitizer: $tool" compute-sanitizer --tool $tool --error-exitcode 9 gpu_tests $tests
     done
 }
 
-for section in ${*:-$all}; do
-    echo "== $section"
-    "$section"
-done
-echo
-echo "== table"
-cat "$table"
-failed=$(grep -c '^FAIL' "$table")
-echo "$(grep -c '^PASS' "$table") passed, $failed failed, $(grep -c '^SKIP' "$table") skipped in $SECONDS s; logs in $out"
-[ "$failed" = 0 ] && grep -q '^PASS' "$table"
+table_run

@@ -239,10 +239,10 @@ def main():
             try:
                 for good, what, numbers in CHECKS[name](lorac, args.steps):
                     failed += good is False
-                    print("SKIP" if good is None else "PASS" if good else "FAIL", f" {what:44} {numbers}", flush=True)
+                    print("SKIP" if good is None else "PASS" if good else "FAIL", f" {what:52} {numbers}", flush=True)
             except (RuntimeError, OSError, subprocess.TimeoutExpired, KeyError, IndexError, ValueError) as e:
                 failed += 1
-                print(f"FAIL  {name:44} {e}", flush=True)
+                print(f"FAIL  {name:52} {e}", flush=True)
     return 1 if failed else 0
 
 
