@@ -78,6 +78,8 @@ int cmd_slurm(int argc, char **argv)
     status = config_load(&c, args[0], args + 1, n_args - 1, false, &problems);
     if (status != OK) return command_end_problems(status, &problems, NULL);
     if (job.gpus < 0) job.gpus = str_eq(c.device, "cpu") ? 0 : 1;
+    job.argc = argc;
+    job.argv = argv;
     job.config = args[0];
     job.overrides = args + 1;
     job.n_overrides = n_args - 1;

@@ -163,7 +163,13 @@ Status slurm_script(StrBuf *out, const SlurmJob *job, Err *err)
         out,
         "#!/bin/bash\n"
         "# Hand this to Slurm with `sbatch THIS`; `squeue --me` shows it, `scancel JOB` ends it.\n"
-        "# Paths are relative to the folder where it is handed in; the log lies there too.\n\n");
+        "# Paths are relative to the folder where it is handed in; the log lies there too.\n");
+    strbuf_puts(out, "# Made by: lorac");
+    for (int i = 0; i < job->argc; i++) {
+        strbuf_putc(out, ' ');
+        put_word(out, job->argv[i]);
+    }
+    strbuf_puts(out, "\n\n");
     put_resources(out, job);
     put_sweep(out, job);
     put_run(out, job);

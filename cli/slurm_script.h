@@ -5,6 +5,8 @@
 #include "base/str.h"
 
 typedef struct SlurmJob {
+    int argc; /* the command's own line, told in the script */
+    char **argv;
     const char *name;   /* of the job */
     const char *config; /* path, as the script is to pass it */
     const char *output; /* the config's */

@@ -9,9 +9,25 @@ done_by 'the base, two steps' train configs/quickstart/base.yaml train.max_steps
 for config in $(find configs -name '*.yaml' | sort); do
     # a config that goes on from another's output is checked against the one just made
     case $config in
+    # a recipe's model and data are not here: its plan must be what its first lines say
+    configs/llama-*)
+        plan=$(sed -n 's/^# without the weights: lorac //p' "$config")
+        peak=$(sed -n 's/^# Peak of a GPU: \([0-9.]*\) GiB.*/\1/p' "$config")
+        # shellcheck disable=SC2086 # the words of a command
+        done_by "$config" $plan
+        said "the peak of $config" "*fits h200*"
+        said "the peak of $config" "*  total *$peak *"
+        ;;
     configs/quickstart/lora.yaml) done_by "$config" check "$config" model.path="$made/base" ;;
     *) done_by "$config" check "$config" ;;
     esac
+done
+# The batch scripts are what lorac slurm prints.
+for script in configs/slurm/*.sbatch; do
+    made_by=$(sed -n 's/^# Made by: lorac //p' "$script")
+    # shellcheck disable=SC2086
+    done_by "$script" $made_by
+    same "$script" "$script" "$tmp/out"
 done
 done_by 'the adapter, two steps' train configs/quickstart/lora.yaml train.max_steps=2 model.path="$made/base" output="$made/lora"
 done_by 'the merge' merge --model "$made/base" --adapter "$made/lora" --out "$made/merged"
