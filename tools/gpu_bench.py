@@ -41,7 +41,8 @@ TINY = {
     "tiny-lora": ("--model tiny --seq 64 --micro 2 --rows both", dict(speed=(1, 1e9), floor=(1e9, 1e-9))),
     "tiny-full": ("--model tiny --seq 64 --method full --recompute full", dict(peak=(1, 1e-9))),
 }
-QUANTISED = {  # QLoRA and its bf16 twin
+MORE = {  # in no default list: the price of determinism; QLoRA and its bf16 twin
+    "8b-lora-deterministic": (f"{L8} --micro 4 --recompute none --deterministic", {}),
     "8b-lora-2048": (f"{L8} --seq 2048 --micro 2 --recompute full", {}),
     "8b-qlora": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora", {}),
     "7b-int8": ("--model llama-2-7b --seq 2048 --micro 1 --recompute full --method qlora --quantize int8", {}),
@@ -195,7 +196,7 @@ class Bench:
             print(f"kernels and profile: {self.text.name}")
 
     def run(self, name):
-        works = TINY if self.cpu else WORKS | QUANTISED
+        works = TINY if self.cpu else WORKS | MORE
         began = time.monotonic()
         try:
             if name in works:
@@ -203,7 +204,7 @@ class Bench:
             elif name in PEERS:
                 self.peer(name)
             elif name == "profile-qlora":
-                self.kernels(QUANTISED["8b-qlora"][0])
+                self.kernels(MORE["8b-qlora"][0])
             else:
                 getattr(self, name)()
         except (RuntimeError, subprocess.TimeoutExpired, KeyError, ValueError) as e:
@@ -232,7 +233,7 @@ def main():
     parser.add_argument("works", nargs="*", metavar="WORK")
     args = parser.parse_args()
     default = [*(TINY if args.device == "cpu" else WORKS), "start", "kernels", "matrix"]
-    others = ["files", "profile-qlora", *QUANTISED, *PEERS]
+    others = ["files", "profile-qlora", *MORE, *PEERS]
     if args.list:
         print(*default, *others, sep="\n")
         return 0
