@@ -1,6 +1,7 @@
 /* Attention of our own: for f32, for shapes that cuDNN refuses, and where results must be the same every time.
  * A warp a query (forward, dq) or a key (dk, dv): no atomics, no S x S buffer, sums in a fixed order.
  * Decode reads the cache the same way. */
+#include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/table.h"
 
@@ -45,20 +46,6 @@ __device__ static inline void lane_add(Lane *a, float f, const Lane &b)
 #pragma unroll
     for (int s = 0; s < MAX_STEPS; s++)
         a->v[s] += f * b.v[s];
-}
-
-/* The document of a token: the last one that starts at or before it (empty ones end before). */
-__device__ static inline int doc_of(const int32_t *cu, int n_docs, int token)
-{
-    int lo = 0, hi = n_docs - 1;
-    while (lo < hi) {
-        int mid = (lo + hi + 1) / 2;
-        if (cu[mid] <= token)
-            lo = mid;
-        else
-            hi = mid - 1;
-    }
-    return lo;
 }
 
 struct Online { /* softmax of a row as its scores come in (Milakov & Gimelshein 2018) */
@@ -108,6 +95,10 @@ void cuda_attention_fwd_plain(Device *d, Tensor *o, Tensor *lse, const Tensor *q
     int width = (int)(tensor_cols(q) / n_heads);
     ASSERT(width <= MAX_STEPS * WARP, "head width %d", width);
     if (items == 0) return;
+    if (cuda_attention_mma_takes(q, k, v, o, n_heads)) {
+        cuda_attention_fwd_mma(d, o, lse, q, k, v, n_heads, n_kv_heads, docs, scale);
+        return;
+    }
     DISPATCH(q, T, {
         attention_fwd_kernel<T><<<(unsigned)ceil_div(items, WARPS), THREADS, 0, cuda_stream(d)>>>(
             (T *)tensor_data(o), o->ld, (float *)tensor_data(lse), (const T *)tensor_data(q),
@@ -186,6 +177,7 @@ void cuda_attention_bwd_plain(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, con
     int64_t rows = tensor_rows(q), items = rows * n_heads, kv_items = rows * n_kv_heads;
     int width = (int)(tensor_cols(q) / n_heads);
     if (items == 0) return;
+    bool mma = cuda_attention_mma_takes(q, k, v, d_o, n_heads) && vectors_fit<bf16>(dq);
     float *delta = (float *)workspace_take(d, cuda_attention_plain_scratch(rows, n_heads));
     const int32_t *cu = (const int32_t *)tensor_data(docs->cu);
     const float *stats = (const float *)tensor_data(lse);
@@ -196,14 +188,19 @@ void cuda_attention_bwd_plain(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, con
                  kv_grid = (unsigned)ceil_div(kv_items, WARPS);
         attention_delta_kernel<T><<<grid, THREADS, 0, cuda_stream(d)>>>(
             delta, g, d_o->ld, (const T *)tensor_data(o), o->ld, n_heads, width, items);
-        attention_dq_kernel<T><<<grid, THREADS, 0, cuda_stream(d)>>>(
-            (T *)tensor_data(dq), g, d_o->ld, tq, tk, tv, stats, delta, n_heads, n_kv_heads, width,
-            cu, docs->n_docs, items, scale);
-        attention_dkv_kernel<T><<<kv_grid, THREADS, 0, cuda_stream(d)>>>(
-            (T *)tensor_data(dk), (T *)tensor_data(dv), g, d_o->ld, tq, tk, tv, stats, delta,
-            n_heads, n_kv_heads, width, cu, docs->n_docs, kv_items, scale);
+        if (!mma) {
+            attention_dq_kernel<T><<<grid, THREADS, 0, cuda_stream(d)>>>(
+                (T *)tensor_data(dq), g, d_o->ld, tq, tk, tv, stats, delta, n_heads, n_kv_heads,
+                width, cu, docs->n_docs, items, scale);
+            attention_dkv_kernel<T><<<kv_grid, THREADS, 0, cuda_stream(d)>>>(
+                (T *)tensor_data(dk), (T *)tensor_data(dv), g, d_o->ld, tq, tk, tv, stats, delta,
+                n_heads, n_kv_heads, width, cu, docs->n_docs, kv_items, scale);
+        }
     });
     LAUNCHED();
+    if (mma)
+        cuda_attention_bwd_mma(d, dq, dk, dv, d_o, q, k, v, lse, delta, n_heads, n_kv_heads, docs,
+                               scale);
     workspace_give(d);
 }
 

@@ -71,6 +71,17 @@ void cuda_attention_bwd_plain(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, con
                               const Tensor *lse, int n_heads, int n_kv_heads, const Docs *docs,
                               float scale);
 
+/* The own kernels' form for tensor cores (attention_mma.cu): whether it takes the shape (rows: o or d_o), and as above with
+ * delta (N,H), the row sums of dO * O. */
+bool cuda_attention_mma_takes(const Tensor *q, const Tensor *k, const Tensor *v, const Tensor *rows,
+                              int n_heads);
+void cuda_attention_fwd_mma(Device *d, Tensor *o, Tensor *lse, const Tensor *q, const Tensor *k,
+                            const Tensor *v, int n_heads, int n_kv_heads, const Docs *docs,
+                            float scale);
+void cuda_attention_bwd_mma(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const Tensor *d_o,
+                            const Tensor *q, const Tensor *k, const Tensor *v, const Tensor *lse,
+                            const float *delta, int n_heads, int n_kv_heads, const Docs *docs,
+                            float scale);
 /* lengths (b) and, for each of n <= 5 arrays, off (b + 1) = first token of the document * factor. */
 void cuda_document_offsets(Device *d, int32_t *lengths, int64_t b, const Docs *docs,
                            int64_t *const *off, const int64_t *factors, int n);

@@ -1,5 +1,6 @@
 /* The CUDA column in bf16 against the CPU's in f32, on the same numbers (rounded to bf16 first, so only the kernels'
  * own rounding remains).  Skips aloud without a GPU. */
+#include "base/hash.h"
 #include "base/str.h"
 #include "kernels/kernels.h"
 #include "tensor/convert.h"
@@ -20,15 +21,17 @@ typedef struct Bench {
     Pair *made[64];
     int n_made, n_failed;
     uint64_t key;
+    bool deterministic;
 } Bench;
 
-static bool open_both(Bench *b)
+static bool open_with(Bench *b, bool deterministic)
 {
-    *b = (Bench){.key = 1};
+    *b = (Bench){.key = 1, .deterministic = deterministic};
     const Backend *cuda = backend_find("cuda");
     Err err = {0};
     DeviceOpts opts = {.region_bytes = (size_t)4 << 30,
-                       .tracked = getenv("LORAC_TEST_TRACKED") != NULL};
+                       .tracked = getenv("LORAC_TEST_TRACKED") != NULL,
+                       .deterministic = deterministic};
     if (!cuda || device_open(&b->gpu, cuda, &opts, DT_BF16, &err) != OK) {
         cr_assert(!getenv("LORAC_TEST_BACKEND"), "%s", err.line); /* a GPU was asked for */
         fprintf(stderr, "skipped: %s\n", cuda ? err.line : "built without CUDA");
@@ -36,6 +39,11 @@ static bool open_both(Bench *b)
     }
     cr_assert_eq(device_open(&b->cpu, backend_find("cpu"), &opts, DT_F32, &err), OK);
     return true;
+}
+
+static bool open_both(Bench *b)
+{
+    return open_with(b, false);
 }
 
 static void drop_all(Bench *b)
@@ -260,6 +268,16 @@ Test(parity_bf16, products)
     close_both(&b);
 }
 
+/* The bits of a tensor on the GPU. */
+static uint64_t bits_of(Bench *b, const Tensor *t)
+{
+    void *host = xmalloc(tensor_bytes(t));
+    tensor_read(&b->gpu, t, host);
+    uint64_t h = hash64(host, (size_t)tensor_numel(t) * dtype_bytes(t->dtype), 0);
+    free(host);
+    return h;
+}
+
 static void attention(Bench *b, const int32_t *lens, int n_docs, int h, int kv, int d, int64_t pad)
 {
     char what[120];
@@ -292,6 +310,14 @@ static void attention(Bench *b, const int32_t *lens, int n_docs, int h, int kv, 
     same(b, "dq", dq, 2 * BF16);
     same(b, "dk", dk, 2 * BF16);
     same(b, "dv", dv, 2 * BF16);
+    if (b->deterministic) {
+        uint64_t before[3] = {bits_of(b, &dq->gpu), bits_of(b, &dk->gpu), bits_of(b, &dv->gpu)};
+        b->gpu.k->attention_bwd(&b->gpu, &dq->gpu, &dk->gpu, &dv->gpu, &d_o->gpu, &q->gpu, &k->gpu,
+                                &v->gpu, &o->gpu, &lse->gpu, h, kv, &on_gpu, scale);
+        cr_expect(before[0] == bits_of(b, &dq->gpu) && before[1] == bits_of(b, &dk->gpu) &&
+                      before[2] == bits_of(b, &dv->gpu),
+                  "%s: other bits the second time", what);
+    }
     drop_all(b);
 }
 
@@ -319,6 +345,25 @@ Test(parity_bf16, attention_packed_with_pitch)
         b.gpu.backend->info(&b.gpu, &info);
         cr_expect_eq(info.n_dense, 2 * 3 * 3 * 2, "%lld dense calls", (long long)info.n_dense);
     }
+    cr_assert_eq(b.n_failed, 0);
+    close_both(&b);
+}
+
+/* Our own kernels: on tensor cores for widths 64 and 128, a warp a query for the others. */
+Test(parity_bf16, deterministic_attention)
+{
+    Bench b;
+    if (!open_with(&b, true)) return;
+    static const int32_t one[] = {130}, odd[] = {1, 17, 200, 3, 64, 1, 129}, uneven[] = {300, 5};
+    static const int widths[] = {64, 128, 80};
+    for (int w = 0; w < 3; w++) {
+        attention(&b, one, 1, 4, 4, widths[w], 0);
+        attention(&b, odd, 7, 8, 2, widths[w], 16);
+        attention(&b, uneven, 2, 4, 1, widths[w], 3);
+    }
+    DeviceInfo info;
+    b.gpu.backend->info(&b.gpu, &info);
+    cr_expect(!info.flash_attention && info.n_flash == 0);
     cr_assert_eq(b.n_failed, 0);
     close_both(&b);
 }
