@@ -52,6 +52,7 @@ static void add_array(Unit *x, const AdamwArgs *args, int64_t begin, int64_t end
 static void add_arrays(Unit *x, const AdamwOpts *opts)
 {
     const ParamShard *sh = x->shard;
+    if (sh->n_ranges == 0) return; /* nothing but what lies behind the last parameter */
     AdamwArgs args = adamw_args(opts);
     int64_t begin = 0, at = 0;
     if (sh->n_ranges == 0) return; /* this rank's part of a small unit may be a gap */

@@ -185,6 +185,14 @@ static void rows_kernels(Bench *b, int64_t n, int64_t c, int64_t pad, int64_t sh
              (&b->gpu, &da->gpu, (float)beta, NULL, 0, &dy->gpu, &x->gpu, &rstd->gpu, &w->gpu));
         same(b, what, da, BF16);
     }
+    /* a gradient that is kept in bf16 */
+    Pair *dw16 = vector(b, c, DT_BF16), *db16 = vector(b, c, DT_BF16);
+    BOTH(b, rmsnorm_bwd,
+         (&b->cpu, &da->cpu, 0, &dw16->cpu, 0, &dy->cpu, &x->cpu, &rstd->cpu, &w->cpu),
+         (&b->gpu, &da->gpu, 0, &dw16->gpu, 0, &dy->gpu, &x->gpu, &rstd->gpu, &w->gpu));
+    same(b, what, dw16, BF16);
+    BOTH(b, bias_bwd, (&b->cpu, &db16->cpu, 0, &dy->cpu), (&b->gpu, &db16->gpu, 0, &dy->gpu));
+    same(b, what, db16, BF16);
     snprintf(what, sizeof what, "swiglu %lldx%lld+%lld", (long long)n, (long long)c,
              (long long)pad);
     Pair *gu = shifted(b, n, 2 * c, pad, shift), *h = shifted(b, n, c, pad, shift),
@@ -397,6 +405,12 @@ Test(parity_bf16, loss_rows_and_embedding)
     BOTH(&b, embedding_bwd, (&b.cpu, &dw->cpu, 1, &y->cpu, &id->cpu),
          (&b.gpu, &dw->gpu, 1, &y->gpu, &id->gpu));
     same(&b, "embedding gradient", dw, 1e-5);
+    Pair *dw16 = matrix(&b, 100, 72, 0);
+    for (int beta = 0; beta < 2; beta++) {
+        BOTH(&b, embedding_bwd, (&b.cpu, &dw16->cpu, (float)beta, &y->cpu, &id->cpu),
+             (&b.gpu, &dw16->gpu, (float)beta, &y->gpu, &id->gpu));
+        same(&b, "embedding gradient in bf16", dw16, 2 * BF16);
+    }
     drop_all(&b);
     cr_assert_eq(b.n_failed, 0);
     close_both(&b);

@@ -98,6 +98,11 @@ static const Way full[] = {
     {"full", {"method=full", NULL}},
     {"full, accumulated, all made again",
      {"method=full", "batch.micro=1", "train.recompute=full", NULL}},
+    {"full, clipped by block",
+     {"method=full", "optim={lr: 0.002, clip: 0.1, clip_by: block}", NULL}},
+    {"full, updated in backward",
+     {"method=full", "optim={lr: 0.002, clip: 0.1, clip_by: block}", "train.update=in_backward",
+      NULL}},
 };
 static const Way lora[] = {
     {"lora", {"lora.rank=4", NULL}},
@@ -139,7 +144,7 @@ static void every_stage(const char *model, const Way *ways, int n_ways, int64_t 
 
 Test(stages, full, .timeout = 300)
 {
-    every_stage("tests/fixtures/models/llama2-d64", full, 2, 4);
+    every_stage("tests/fixtures/models/llama2-d64", full, 4, 4);
 }
 
 Test(stages, lora, .timeout = 300)
@@ -150,8 +155,11 @@ Test(stages, lora, .timeout = 300)
 /* Embedding and head are one matrix there. */
 Test(stages, tied, .timeout = 300)
 {
-    static const Way ways[] = {{"full, tied", {"method=full", "batch.micro=2", NULL}}};
-    every_stage("tests/fixtures/models/qwen3-d64", ways, 1, 4);
+    static const Way ways[] = {
+        {"full, tied", {"method=full", "batch.micro=2", NULL}},
+        {"full, tied, updated in backward",
+         {"method=full", "optim={lr: 0.002, clip: 0}", "train.update=in_backward", NULL}}};
+    every_stage("tests/fixtures/models/qwen3-d64", ways, 2, 4);
 }
 
 Test(stages, twenty_steps, .timeout = 300)
