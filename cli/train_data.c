@@ -39,6 +39,9 @@ void print_model(const Session *s)
     int64_t all = 0;
     for (int i = 0; i < s->model.params.n; i++)
         all += tensor_numel(&s->model.params.items[i]->t);
+    if (s->comm.size > 1)
+        printf("ranks: %d, %d on this host, by %s; parallel.zero %lld\n", s->comm.size,
+               s->comm.local_size, s->comm.ops->name, (long long)s->cfg->zero);
     int64_t trained = shards_numel(&s->shards);
     printf("model: %lld parameters, %lld trained (%.2f%%), %.1f MiB on %s\n", (long long)all,
            (long long)trained, 100.0 * (double)trained / (double)(all > 0 ? all : 1),

@@ -40,6 +40,21 @@ mkdir "$cluster"
 trap 'scancel --me 2>/dev/null; bash "$root/tests/cli/one-node-slurm.sh" stop "$cluster"; rm -rf "$tmp"' EXIT
 bash "$root/tests/cli/one-node-slurm.sh" start "$cluster" || fail 'Slurm did not start'
 export SLURM_CONF="$cluster/slurm.conf"
+
+# Two ranks of a step; a batch script that starts the program itself is no rank of any.
+short="train --quiet $tmp/run.yaml train.max_steps=3 save.before_end=0 runtime.threads=1"
+cat >"$tmp/ranks.sbatch" <<END
+#!/bin/bash
+#SBATCH --ntasks=2
+"$lorac" $short output="$tmp/alone"
+srun "$lorac" $short output="$tmp/two" parallel.zero=2
+END
+checks=$((checks + 2))
+(cd "$tmp" && timeout 120 sbatch --wait --output ranks.log ranks.sbatch >/dev/null) || fail "ranks: $(cat "$tmp/ranks.log")"
+[ "$(grep -c '^3 steps  loss' "$tmp/ranks.log")" = 2 ] || fail "ranks: $(cat "$tmp/ranks.log")"
+paste -d' ' "$tmp/alone/metrics.jsonl" "$tmp/two/metrics.jsonl" | sed -E 's/.*"loss": ([0-9.]+),.*"loss": ([0-9.]+),.*/\1 \2/' |
+    awk '{ d = $1 / $2 - 1; if (d < -1e-6 || d > 1e-6) exit 1; n++ } END { exit n != 3 }' || fail 'two ranks under srun: other losses'
+
 done_by 'the run that nobody stops' train --quiet "$tmp/run.yaml" output="$tmp/whole"
 "$lorac" slurm "$tmp/run.yaml" --lorac "$lorac" --time 2 --cpus-per-task 1 --name job >"$tmp/job.sbatch"
 # Slurm looks at limits twice a minute: its signal would come anywhere, so the clock is what stops these starts

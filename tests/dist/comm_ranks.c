@@ -30,8 +30,8 @@ static int run_cases(Comm *hosts)
     Device d = {0};
     Comm c = {0};
     Err err = {0};
-    Status s = launch_ordinal(&opts.ordinal, hosts, backend, &err);
-    if (hosts->ops->any_memory) opts.ordinal = 0;
+    Status s = OK; /* threads are all on one device */
+    if (!hosts->ops->any_memory) s = launch_ordinal(&opts.ordinal, hosts, backend, &err);
     if (s == OK) s = device_open(&d, backend, &opts, cuda ? DT_BF16 : DT_F32, &err);
     s = comm_agree(hosts, s, &err);
     if (s == OK) s = launch_comm(&c, hosts, &d, &err);
