@@ -217,26 +217,33 @@ static Status one(const BenchFlags *f, const BenchOpts *o, StrBuf *b, Err *err)
     return s;
 }
 
-/* The ways of arXiv 2311.03687's dissection as far as one GPU goes.  A CPU has one attention. */
+/* The ways of arXiv 2311.03687's dissection but for its offloads; stages where there are several
+ * ranks.  A CPU has one attention. */
 typedef struct Way {
     const char *name;
     bool own_attention;
     Recompute recompute;
     QuantType base; /* of LoRA; QUANT_NONE: as it is */
+    int zero;       /* several ranks */
 } Way;
 
 static const Way ways[] = {
-    {"naive: own attention, nothing recomputed", true, RECOMPUTE_NONE, QUANT_NONE},
-    {"own attention, recompute selective", true, RECOMPUTE_SELECTIVE, QUANT_NONE},
-    {"own attention, recompute full", true, RECOMPUTE_FULL, QUANT_NONE},
-    {"library's attention", false, RECOMPUTE_NONE, QUANT_NONE},
-    {"library's attention, recompute selective", false, RECOMPUTE_SELECTIVE, QUANT_NONE},
-    {"library's attention, recompute full", false, RECOMPUTE_FULL, QUANT_NONE},
-    {"nf4 base, own attention", true, RECOMPUTE_NONE, QUANT_NF4},
-    {"nf4 base, library's attention", false, RECOMPUTE_NONE, QUANT_NF4},
-    {"nf4 base, the same, recompute full", false, RECOMPUTE_FULL, QUANT_NF4},
-    {"int8 base, library's attention", false, RECOMPUTE_NONE, QUANT_INT8},
-    {"int8 base, the same, recompute full", false, RECOMPUTE_FULL, QUANT_INT8},
+    {"naive: own attention, nothing recomputed", true, RECOMPUTE_NONE, QUANT_NONE, 0},
+    {"own attention, recompute selective", true, RECOMPUTE_SELECTIVE, QUANT_NONE, 0},
+    {"own attention, recompute full", true, RECOMPUTE_FULL, QUANT_NONE, 0},
+    {"library's attention", false, RECOMPUTE_NONE, QUANT_NONE, 0},
+    {"library's attention, recompute selective", false, RECOMPUTE_SELECTIVE, QUANT_NONE, 0},
+    {"library's attention, recompute full", false, RECOMPUTE_FULL, QUANT_NONE, 0},
+    {"ZeRO-1, library's attention", false, RECOMPUTE_NONE, QUANT_NONE, 1},
+    {"ZeRO-2, library's attention", false, RECOMPUTE_NONE, QUANT_NONE, 2},
+    {"ZeRO-2, the same, recompute full", false, RECOMPUTE_FULL, QUANT_NONE, 2},
+    {"ZeRO-3, library's attention", false, RECOMPUTE_NONE, QUANT_NONE, 3},
+    {"ZeRO-3, the same, recompute full", false, RECOMPUTE_FULL, QUANT_NONE, 3},
+    {"nf4 base, own attention", true, RECOMPUTE_NONE, QUANT_NF4, 0},
+    {"nf4 base, library's attention", false, RECOMPUTE_NONE, QUANT_NF4, 0},
+    {"nf4 base, the same, recompute full", false, RECOMPUTE_FULL, QUANT_NF4, 0},
+    {"int8 base, library's attention", false, RECOMPUTE_NONE, QUANT_INT8, 0},
+    {"int8 base, the same, recompute full", false, RECOMPUTE_FULL, QUANT_INT8, 0},
 };
 enum { N_WAYS = sizeof ways / sizeof *ways };
 
@@ -258,8 +265,10 @@ static Status matrix(const BenchFlags *f, BenchOpts *o, StrBuf *b, Err *err)
         const Way *w = &ways[i];
         if (w->own_attention && str_eq(f->device, "cpu")) continue;
         if (w->base != QUANT_NONE && o->method == METHOD_FULL) continue; /* it cannot be trained */
+        if (w->zero > 0 && f->hosts->size == 1) continue;
         BenchOpts way = *o;
         Err why = {0};
+        way.zero = w->zero;
         way.own_attention = w->own_attention;
         way.recompute = w->recompute;
         if (w->base != QUANT_NONE)
