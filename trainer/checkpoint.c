@@ -147,7 +147,7 @@ Status checkpoint_find(char **path, const TrainConfig *c, Log *log, Err *err)
         char *dir = checkpoint_path(c, steps[i]);
         Json *manifest = NULL;
         Err why = {0};
-        if (manifest_verify(&manifest, dir, true, &why) == OK) {
+        if (manifest_verify(&manifest, dir, 0, 1, &why) == OK) {
             *path = xstrdup(dir);
         } else {
             log_warn(log, "%s is not whole and passed over: %s", dir, why.line);
@@ -175,7 +175,7 @@ Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *pr
     Json *manifest = NULL;
     Err err = {0};
     int before = problems->n;
-    Status status = manifest_verify(&manifest, path, session_leads(s), &err);
+    Status status = manifest_verify(&manifest, path, s->hosts->rank, s->hosts->size, &err);
     status = comm_agree(s->hosts, status, &err);
     if (status == OK) {
         manifest_compare(s, manifest, path, problems);
@@ -194,7 +194,7 @@ Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *pr
 Status checkpoint_load_weights(Session *s, const char *path, Err *err)
 {
     Json *manifest = NULL;
-    Status status = manifest_verify(&manifest, path, session_leads(s), err);
+    Status status = manifest_verify(&manifest, path, s->hosts->rank, s->hosts->size, err);
     TRY(comm_agree(s->hosts, status, err));
     json_free(manifest);
     return state_file_read(s, path, STATE_WEIGHTS, err);

@@ -14,44 +14,130 @@ static uint64_t base_hash(Session *s);
 
 /* ---- files ------------------------------------------------------------------------------------ */
 
-static Status write_file_entry(StrBuf *b, const char *dir, const char *name, Err *err)
+/* Ranges of all files are dealt out to the ranks in turn. */
+typedef struct Share {
+    int rank, size;
+    int64_t next;
+} Share;
+
+static bool is_mine(Share *s)
 {
-    char *path = path_join(dir, name);
-    FileMap m;
-    Status s = file_map(&m, path, err);
-    free(path);
-    TRY(s);
-    json_write_string(b, name, strlen(name));
-    strbuf_printf(b, ": {\"bytes\": %zu, \"crc32c\": [", m.len);
-    for (size_t at = 0; at < m.len; at += RANGE_BYTES) {
-        size_t n = m.len - at < RANGE_BYTES ? m.len - at : RANGE_BYTES;
-        strbuf_printf(b, "%s%u", at ? ", " : "", crc32c(0, m.data + at, n));
-    }
-    strbuf_puts(b, "]}");
-    file_unmap(&m);
-    return OK;
+    return s->next++ % s->size == s->rank;
 }
 
-static Status write_files(StrBuf *b, const char *dir, Err *err)
+static size_t count_ranges(size_t bytes)
+{
+    return (bytes + RANGE_BYTES - 1) / RANGE_BYTES;
+}
+
+static uint32_t sum_range(const FileMap *m, size_t i)
+{
+    size_t at = i * RANGE_BYTES, n = m->len - at < RANGE_BYTES ? m->len - at : RANGE_BYTES;
+    return crc32c(0, m->data + at, n);
+}
+
+/* A file of the checkpoint and its checksums. */
+typedef struct Sums {
+    char *name;
+    size_t bytes, first; /* of the sums of all files, its first */
+} Sums;
+
+typedef struct SumList {
+    Sums *files;
+    int n;
+    uint32_t *sums;
+    size_t n_sums;
+} SumList;
+
+static void sums_clear(SumList *l)
+{
+    for (int i = 0; i < l->n; i++)
+        free(l->files[i].name);
+    free(l->files);
+    free(l->sums);
+    *l = (SumList){0};
+}
+
+static Status list_files(SumList *l, const char *dir, Err *err)
 {
     char **names;
     int n;
     TRY(dir_list(&names, &n, dir, err));
     Status s = OK;
-    int written = 0;
+    l->files = xcalloc((size_t)n + 1, sizeof *l->files);
     for (int i = 0; i < n && s == OK; i++) {
         char *path = path_join(dir, names[i]);
+        FileMap m;
         if (!path_is_dir(path)) {
-            strbuf_puts(b, written++ ? ",\n    " : "\n    ");
-            s = write_file_entry(b, dir, names[i], err);
+            s = file_map(&m, path, err);
+            if (s == OK) {
+                l->files[l->n++] = (Sums){xstrdup(names[i]), m.len, l->n_sums};
+                l->n_sums += count_ranges(m.len);
+                file_unmap(&m);
+            }
         }
         free(path);
     }
     dir_list_free(names, n);
+    l->sums = xcalloc(l->n_sums + 1, sizeof *l->sums);
     return s;
 }
 
-static Status verify_file(const char *dir, const char *name, const Json *entry, Err *err)
+static Status sum_files(SumList *l, const char *dir, Share share, Err *err)
+{
+    Status s = OK;
+    for (int i = 0; i < l->n && s == OK; i++) {
+        char *path = path_join(dir, l->files[i].name);
+        FileMap m;
+        s = file_map(&m, path, err);
+        if (s == OK && m.len != l->files[i].bytes)
+            s = err_set(err, E_FAILED, "%s: has changed while it was summed up", path);
+        for (size_t k = 0; s == OK && k < count_ranges(m.len); k++)
+            if (is_mine(&share)) l->sums[l->files[i].first + k] = sum_range(&m, k);
+        if (s == OK) file_unmap(&m);
+        free(path);
+    }
+    return s;
+}
+
+/* All ranks: each reads its share, every one has all sums. */
+static Status sum_up(SumList *l, Comm *ranks, const char *dir, Err *err)
+{
+    TRY(comm_agree(ranks, list_files(l, dir, err), err));
+    Share share = {.rank = ranks->rank, .size = ranks->size};
+    int64_t n = (int64_t)l->n_sums, *counts = xcalloc((size_t)ranks->size, sizeof *counts);
+    comm_exchange(ranks, counts, &n, sizeof n);
+    Status s = OK;
+    for (int i = 0; i < ranks->size; i++)
+        if (counts[i] != counts[0])
+            s = err_set(err, E_FAILED, "%s: ranks see other files there", dir);
+    free(counts);
+    TRY(s);
+    TRY(comm_agree(ranks, sum_files(l, dir, share, err), err));
+    size_t bytes = l->n_sums * sizeof *l->sums;
+    uint32_t *all = xmalloc(bytes * (size_t)ranks->size + 1);
+    comm_exchange(ranks, all, l->sums, bytes);
+    for (size_t k = 0; k < l->n_sums; k++)
+        l->sums[k] = all[k % (size_t)ranks->size * l->n_sums + k];
+    free(all);
+    return OK;
+}
+
+static void write_files(StrBuf *b, const SumList *l)
+{
+    for (int i = 0; i < l->n; i++) {
+        const Sums *f = &l->files[i];
+        strbuf_puts(b, i ? ",\n    " : "\n    ");
+        json_write_string(b, f->name, strlen(f->name));
+        strbuf_printf(b, ": {\"bytes\": %zu, \"crc32c\": [", f->bytes);
+        for (size_t k = 0; k < count_ranges(f->bytes); k++)
+            strbuf_printf(b, "%s%u", k ? ", " : "", l->sums[f->first + k]);
+        strbuf_puts(b, "]}");
+    }
+}
+
+static Status verify_file(const char *dir, const char *name, const Json *entry, Share *share,
+                          Err *err)
 {
     int64_t bytes = -1, crc = -1;
     char *path = path_join(dir, name);
@@ -60,14 +146,15 @@ static Status verify_file(const char *dir, const char *name, const Json *entry, 
     free(path);
     TRY(s);
     const Json *sums = json_get(entry, "crc32c");
-    size_t n_ranges = (m.len + RANGE_BYTES - 1) / RANGE_BYTES;
+    size_t n_ranges = count_ranges(m.len);
     if (!json_int(json_get(entry, "bytes"), &bytes) || (size_t)bytes != m.len ||
         json_size(sums) != n_ranges)
         s = err_set(err, E_INPUT, "%s/%s: has %zu bytes, the manifest says %lld", dir, name, m.len,
                     (long long)bytes);
     for (size_t i = 0; i < n_ranges && s == OK; i++) {
+        if (!is_mine(share)) continue;
         size_t at = i * RANGE_BYTES, n = m.len - at < RANGE_BYTES ? m.len - at : RANGE_BYTES;
-        if (!json_int(json_at(sums, i), &crc) || crc != (int64_t)crc32c(0, m.data + at, n))
+        if (!json_int(json_at(sums, i), &crc) || crc != (int64_t)sum_range(&m, i))
             s = err_set(err, E_INPUT, "%s/%s: checksum differs in bytes %zu to %zu", dir, name, at,
                         at + n - 1);
     }
@@ -105,8 +192,8 @@ static void write_run(StrBuf *b, const RunState *r)
     strbuf_puts(b, "],\n");
 }
 
-static Status write_manifest(const Session *s, const RunState *run, uint64_t base, const char *dir,
-                             Err *err)
+static Status write_manifest(const Session *s, const RunState *run, uint64_t base,
+                             const SumList *sums, const char *dir, Err *err)
 {
     StrBuf b = {0};
     strbuf_printf(&b, "{\n  \"format\": \"lorac checkpoint\",\n  \"version\": %d,\n", VERSION);
@@ -116,10 +203,10 @@ static Status write_manifest(const Session *s, const RunState *run, uint64_t bas
     strbuf_puts(&b, "  \"config\": {");
     config_visit_math(s->cfg, write_config_key, &b);
     strbuf_puts(&b, "\n  },\n  \"files\": {");
-    Status status = write_files(&b, dir, err);
+    write_files(&b, sums);
     strbuf_puts(&b, "\n  }\n}\n");
     char *path = path_join(dir, "manifest.json");
-    if (status == OK) status = file_write_atomic(path, b.data, b.len, err);
+    Status status = file_write_atomic(path, b.data, b.len, err);
     free(path);
     strbuf_clear(&b);
     return status;
@@ -128,14 +215,18 @@ static Status write_manifest(const Session *s, const RunState *run, uint64_t bas
 Status manifest_write(Session *s, const RunState *run, const char *dir, Err *err)
 {
     uint64_t base = base_hash(s);
-    Status status = session_leads(s) ? write_manifest(s, run, base, dir, err) : OK;
+    SumList sums = {0};
+    Status status = sum_up(&sums, s->hosts, dir, err);
+    if (status == OK && session_leads(s)) status = write_manifest(s, run, base, &sums, dir, err);
+    sums_clear(&sums);
     return comm_agree(s->hosts, status, err);
 }
 
 /* ---- reading ---------------------------------------------------------------------------------- */
 
-Status manifest_verify(Json **out, const char *dir, bool contents, Err *err)
+Status manifest_verify(Json **out, const char *dir, int rank, int size, Err *err)
 {
+    Share share = {.rank = rank, .size = size};
     char *path = path_join(dir, "manifest.json");
     Json *root = NULL;
     Status s = json_parse_file(&root, path, err);
@@ -149,8 +240,8 @@ Status manifest_verify(Json **out, const char *dir, bool contents, Err *err)
                     (long long)version, VERSION);
     free(path);
     const Json *files = json_get(root, "files");
-    for (void *it = json_first(files); it && s == OK && contents; it = json_next(files, it))
-        s = verify_file(dir, json_iter_key(it), json_iter_value(it), err);
+    for (void *it = json_first(files); it && s == OK; it = json_next(files, it))
+        s = verify_file(dir, json_iter_key(it), json_iter_value(it), &share, err);
     if (s == OK && !json_get(files, "state.safetensors"))
         s = err_set(err, E_INPUT, "%s: the manifest names no state.safetensors", dir);
     if (s == OK)
