@@ -94,16 +94,18 @@ hf()
 # each tensor ends, as all of them lie in one allocation.
 sanitizer()
 {
-    local tool tests
+    local tool tests checked="env LORAC_TEST_TRACKED=1 compute-sanitizer --target-processes all --error-exitcode 9 --tool" program
+    program=$(command -v gpu_tests)
     tests="$(gpu_tests --list | grep -E '^kernel_') parity_bf16.rows parity_bf16.split_and_rotate parity_bf16.optimizer_and_sums"
     for tool in memcheck racecheck; do
         if ! command -v compute-sanitizer > /dev/null; then
             line SKIP "sanitizer: $tool" "compute-sanitizer is not on this machine"
-            continue
+        elif $checked "$tool" "$program" kernel_swiglu 2>&1 < /dev/null | grep -q 'not supported'; then
+            line SKIP "sanitizer: $tool" "compute-sanitizer does not support this machine"
+        else
+            # shellcheck disable=SC2086 # names of suites
+            one "sanitizer-$tool" "${LORAC_SANITIZER_SECONDS:-150}" "sanitizer: $tool" $checked "$tool" "$program" $tests
         fi
-        if [ $tool = memcheck ]; then export LORAC_TEST_TRACKED=1; else unset LORAC_TEST_TRACKED; fi
-        # shellcheck disable=SC2086 # names of suites
-        one "sanitizer-$tool" 150 "sanitizer: $tool" compute-sanitizer --tool $tool --error-exitcode 9 gpu_tests $tests
     done
 }
 

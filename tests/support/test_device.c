@@ -11,15 +11,23 @@ DType test_precision(void)
     return DT_BF16;
 }
 
+DeviceOpts test_device_opts(size_t region_bytes, int threads)
+{
+    /* what times candidates takes minutes under a checker */
+    bool tracked = getenv("LORAC_TEST_TRACKED") != NULL;
+    return (DeviceOpts){.region_bytes = region_bytes,
+                        .threads = threads,
+                        .tracked = tracked,
+                        .deterministic = tracked};
+}
+
 void test_device_open(Device *d, size_t region_bytes, int threads)
 {
     const char *name = getenv("LORAC_TEST_BACKEND");
     const Backend *backend = backend_find(name ? name : "cpu");
     if (!backend) panic("no backend %s, only %s", name, backend_names());
     Err err = {0};
-    DeviceOpts opts = {.region_bytes = region_bytes,
-                       .threads = threads,
-                       .tracked = getenv("LORAC_TEST_TRACKED") != NULL};
+    DeviceOpts opts = test_device_opts(region_bytes, threads);
     if (device_open(d, backend, &opts, test_precision(), &err) != OK) panic("%s", err.line);
 }
 
