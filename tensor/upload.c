@@ -82,11 +82,17 @@ static void convert_piece(void *ud, int64_t i)
     }
 }
 
+/* A copy takes milliseconds.  What does not happen in seconds is left to sync, which tells why if the device failed. */
 static void await_buffer(Upload *u)
 {
     int64_t event = u->copied[u->filling];
-    while (event > 0 && !device_happened(u->d, event))
+    for (int i = 0; event > 0 && !device_happened(u->d, event); i++) {
+        if (i == 100000) {
+            u->d->backend->sync(u->d);
+            return;
+        }
         nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+    }
 }
 
 static size_t to_bytes(const Piece *p)

@@ -23,6 +23,8 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     done_by "full, updated in backward" bench --model tiny-qwen3 --method full --update in_backward --rows full $fast
     said "says so" "tiny-qwen3 full fp32, 2 x 16, updated in backward on CPU*"
     refused "bf16 gradients in fp32" 2 "--gradients: bf16 is for --method full in bf16" bench --model tiny --gradients bf16 $fast
+    done_by "deterministic" bench --model tiny --deterministic --rows full $fast
+    said "says so" "tiny lora*, deterministic on CPU*"
     done_by "full rows alone" bench --model tiny --rows full $fast
     said "says nothing of packed ones" "*a row is a document*" && case $(cat "$tmp/out") in *packed*) fail "packed rows, too" ;; esac
     # 178 tokens a dialogue: 16 rows of 1024 hold about 92
