@@ -8,7 +8,8 @@
 #   curves   losses of 1, 2, 4, ... GPUs against one GPU's, every stage, full and LoRA, fp32 and bf16
 #   bench    Llama-3-8B, LoRA and full, on 1, 2, 4, ... GPUs: s/step, tokens/s in all, exposed communication, peak
 #
-# Ranks are started by mpirun where there is one, else by the environment (RANK, WORLD_SIZE, ...).
+# Ranks are started by the environment (RANK, WORLD_SIZE, ...); with LORAC_MPIRUN=1 by mpirun, which must be of the Open MPI
+# that the bundle was built with.
 # LORAC_TEST_BACKEND=cpu tries the first two without a GPU; LORAC_BENCH_SECONDS: of steps for each line (10).
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -27,7 +28,7 @@ ranks()
     local n=$1 pids=() rc=0 r
     shift
     if [ "$n" = 1 ]; then "$@"; return; fi
-    if command -v mpirun > /dev/null; then
+    if [ -n "${LORAC_MPIRUN:-}" ]; then
         timeout 300 mpirun --oversubscribe --bind-to none -n "$n" "$@"
         return
     fi
