@@ -144,7 +144,7 @@ __device__ static inline int col_of(int t, int e)
 }
 
 template <int D>
-__global__ void __launch_bounds__(THREADS) fwd_kernel(const __grid_constant__ Args a)
+__global__ void __launch_bounds__(THREADS) attention_mma_fwd_kernel(const __grid_constant__ Args a)
 {
     extern __shared__ uint4 shared[];
     bf16 *own = (bf16 *)shared, *k = own + OWN * Rows<D>::PITCH, *v = k + TILE * Rows<D>::PITCH;
@@ -207,7 +207,7 @@ __device__ static inline float score_grad(float p, float dp, float delta)
 }
 
 template <int D>
-__global__ void __launch_bounds__(THREADS) dq_kernel(const __grid_constant__ Args a)
+__global__ void __launch_bounds__(THREADS) attention_mma_dq_kernel(const __grid_constant__ Args a)
 {
     extern __shared__ uint4 shared[];
     bf16 *own_q = (bf16 *)shared, *own_g = own_q + OWN * Rows<D>::PITCH,
@@ -248,7 +248,7 @@ __global__ void __launch_bounds__(THREADS) dq_kernel(const __grid_constant__ Arg
 
 /* Scores lie the other way round here: a row is a key. */
 template <int D>
-__global__ void __launch_bounds__(THREADS) dkv_kernel(const __grid_constant__ Args a)
+__global__ void __launch_bounds__(THREADS) attention_mma_dkv_kernel(const __grid_constant__ Args a)
 {
     extern __shared__ uint4 shared[];
     __shared__ float lse[TILE], delta[TILE];
@@ -307,13 +307,13 @@ static void launch(Device *d, void (*kernel)(const Args), const Args &a, int hea
 
 template <int D> static void forward(Device *d, const Args &a)
 {
-    launch(d, fwd_kernel<D>, a, a.n_heads, shared_bytes<D>(OWN + 2 * TILE));
+    launch(d, attention_mma_fwd_kernel<D>, a, a.n_heads, shared_bytes<D>(OWN + 2 * TILE));
 }
 
 template <int D> static void backward(Device *d, const Args &a)
 {
-    launch(d, dkv_kernel<D>, a, a.n_kv_heads, shared_bytes<D>(2 * (OWN + TILE)));
-    launch(d, dq_kernel<D>, a, a.n_heads, shared_bytes<D>(2 * (OWN + TILE)));
+    launch(d, attention_mma_dkv_kernel<D>, a, a.n_kv_heads, shared_bytes<D>(2 * (OWN + TILE)));
+    launch(d, attention_mma_dq_kernel<D>, a, a.n_heads, shared_bytes<D>(2 * (OWN + TILE)));
 }
 
 /* rows: o or d_o, the matrix that may have a pitch. */

@@ -4,69 +4,117 @@
 
 enum { THREADS = 256 };
 
-/* One vector a thread where rows allow it, else one element. */
+/* A block is columns by rows, so that no thread divides; `each`: elements a thread. */
+struct Launch {
+    dim3 grid, block;
+};
+
+static Launch launch_for(int64_t rows, int64_t cols, int each)
+{
+    dim3 block = rows < THREADS / WARP ? dim3(THREADS) : dim3(WARP, THREADS / WARP);
+    int64_t down = ceil_div(rows, block.y), most = 65535;
+    return {dim3((unsigned)ceil_div(cols, (int64_t)block.x * each),
+                 (unsigned)(down < most ? down : most)),
+            block};
+}
+
+__device__ static inline int64_t first_col(int each)
+{
+    return (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) * each;
+}
+__device__ static inline int64_t first_row(void)
+{
+    return blockIdx.y * (int64_t)blockDim.y + threadIdx.y;
+}
+__device__ static inline int64_t row_step(void)
+{
+    return (int64_t)gridDim.y * blockDim.y;
+}
+
 template <typename To, typename From>
-__global__ void copy_kernel(To *y, const From *x, int64_t rows, int cols, int64_t ld_y,
+__global__ void copy_kernel(To *y, const From *x, int64_t rows, int64_t cols, int64_t ld_y,
                             int64_t ld_x)
 {
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < rows * cols;
-         i += (int64_t)gridDim.x * THREADS) {
-        int64_t row = i / cols, col = i % cols;
+    int64_t col = first_col(1);
+    for (int64_t row = first_row(); col < cols && row < rows; row += row_step())
         y[row * ld_y + col] = from_f32<To>(to_f32(x[row * ld_x + col]));
+}
+
+/* N elements of T a thread. */
+template <typename T, int N>
+__global__ void copy_same_kernel(T *y, const T *x, int64_t rows, int64_t cols, int64_t ld_y,
+                                 int64_t ld_x)
+{
+    int64_t col = first_col(N);
+    for (int64_t row = first_row(); col < cols && row < rows; row += row_step()) {
+        const T *from = x + row * ld_x + col;
+        T *to = y + row * ld_y + col;
+        if (N == 1)
+            *to = *from;
+        else
+            bits_store(to, bits_load(from));
     }
 }
 
 template <typename T>
-__global__ void axpy_kernel(T *y, float alpha, const T *x, int64_t rows, int cols, int64_t ld_y,
+__global__ void axpy_kernel(T *y, float alpha, const T *x, int64_t rows, int64_t cols, int64_t ld_y,
                             int64_t ld_x)
 {
-    int vecs = cols / Vec<T>::N;
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < rows * vecs;
-         i += (int64_t)gridDim.x * THREADS) {
-        int64_t row = i / vecs, col = i % vecs * Vec<T>::N;
-        Vec<T> a = vec_load(y + row * ld_y + col), b = vec_load(x + row * ld_x + col);
-        for (int j = 0; j < Vec<T>::N; j++)
-            a.v[j] = from_f32<T>(to_f32(a.v[j]) + alpha * to_f32(b.v[j]));
-        vec_store(y + row * ld_y + col, a);
+    enum { N = Vec<T>::N };
+    int64_t col = first_col(N);
+    for (int64_t row = first_row(); col < cols && row < rows; row += row_step()) {
+        T *to = y + row * ld_y + col;
+        float a[N], b[N];
+        bits_to_f32(a, bits_load(to));
+        bits_to_f32(b, bits_load(x + row * ld_x + col));
+        for (int j = 0; j < N; j++)
+            a[j] += alpha * b[j];
+        bits_store(to, bits_from_f32(a));
     }
 }
 
 template <typename T>
-__global__ void axpy_plain_kernel(T *y, float alpha, const T *x, int64_t rows, int cols,
+__global__ void axpy_plain_kernel(T *y, float alpha, const T *x, int64_t rows, int64_t cols,
                                   int64_t ld_y, int64_t ld_x)
 {
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < rows * cols;
-         i += (int64_t)gridDim.x * THREADS) {
-        int64_t row = i / cols, col = i % cols;
+    int64_t col = first_col(1);
+    for (int64_t row = first_row(); col < cols && row < rows; row += row_step()) {
         T *to = y + row * ld_y + col;
         *to = from_f32<T>(to_f32(*to) + alpha * to_f32(x[row * ld_x + col]));
     }
 }
 
-static unsigned grid_for(const Device *d, int64_t n)
+template <typename T> static void copy_same(Device *d, Tensor *y, const Tensor *x)
 {
-    int64_t most = 16 * (int64_t)cuda_impl(d)->n_sms, need = ceil_div(n, THREADS);
-    return (unsigned)(need < most ? need : most);
+    int64_t rows = tensor_rows(x), cols = tensor_cols(x);
+    bool fits = vectors_fit<T>(x) && vectors_fit<T>(y);
+    Launch l = launch_for(rows, cols, fits ? Vec<T>::N : 1);
+    auto kernel = fits ? copy_same_kernel<T, Vec<T>::N> : copy_same_kernel<T, 1>;
+    kernel<<<l.grid, l.block, 0, cuda_stream(d)>>>((T *)tensor_data(y), (const T *)tensor_data(x),
+                                                   rows, cols, y->ld, x->ld);
 }
 
-/* A dense pair of one dtype is a copy of bytes. */
+/* Bytes where both are dense and of one dtype, whatever it is. */
 void cuda_copy(Device *d, Tensor *y, const Tensor *x)
 {
     int64_t rows = tensor_rows(x), cols = tensor_cols(x);
     ASSERT(rows == tensor_rows(y) && cols == tensor_cols(y), "copy: shapes differ");
     if (rows * cols == 0) return;
-    if (x->dtype == y->dtype) {
-        size_t e = dtype_bytes(x->dtype);
-        CUDA_CHECK(cudaMemcpy2DAsync(tensor_data(y), (size_t)y->ld * e, tensor_data(x),
-                                     (size_t)x->ld * e, (size_t)cols * e, (size_t)rows,
-                                     cudaMemcpyDeviceToDevice, cuda_stream(d)));
+    if (x->dtype == y->dtype && tensor_is_dense(x) && tensor_is_dense(y)) {
+        CUDA_CHECK(cudaMemcpyAsync(tensor_data(y), tensor_data(x), tensor_bytes(x),
+                                   cudaMemcpyDeviceToDevice, cuda_stream(d)));
         return;
     }
-    unsigned grid = grid_for(d, rows * cols);
+    if (x->dtype == y->dtype) {
+        DISPATCH(x, T, { copy_same<T>(d, y, x); });
+        LAUNCHED();
+        return;
+    }
+    Launch l = launch_for(rows, cols, 1);
     DISPATCH(y, To, {
         DISPATCH(x, From, {
-            copy_kernel<To, From><<<grid, THREADS, 0, cuda_stream(d)>>>(
-                (To *)tensor_data(y), (const From *)tensor_data(x), rows, (int)cols, y->ld, x->ld);
+            copy_kernel<To, From><<<l.grid, l.block, 0, cuda_stream(d)>>>(
+                (To *)tensor_data(y), (const From *)tensor_data(x), rows, cols, y->ld, x->ld);
         });
     });
     LAUNCHED();
@@ -80,22 +128,36 @@ void cuda_axpy(Device *d, Tensor *y, float alpha, const Tensor *x)
     DISPATCH(y, T, {
         T *to = (T *)tensor_data(y);
         const T *from = (const T *)tensor_data(x);
-        if (vectors_fit<T>(y) && vectors_fit<T>(x))
-            axpy_kernel<T><<<grid_for(d, rows * cols / Vec<T>::N), THREADS, 0, cuda_stream(d)>>>(
-                to, alpha, from, rows, (int)cols, y->ld, x->ld);
-        else
-            axpy_plain_kernel<T><<<grid_for(d, rows * cols), THREADS, 0, cuda_stream(d)>>>(
-                to, alpha, from, rows, (int)cols, y->ld, x->ld);
+        bool fits = vectors_fit<T>(y) && vectors_fit<T>(x);
+        Launch l = launch_for(rows, cols, fits ? Vec<T>::N : 1);
+        auto kernel = fits ? axpy_kernel<T> : axpy_plain_kernel<T>;
+        kernel<<<l.grid, l.block, 0, cuda_stream(d)>>>(to, alpha, from, rows, cols, y->ld, x->ld);
     });
     LAUNCHED();
 }
 
 template <typename T>
-__global__ void bias_fwd_kernel(T *y, const T *bias, int64_t rows, int cols, int64_t ld)
+__global__ void bias_fwd_kernel(T *y, const T *bias, int64_t rows, int64_t cols, int64_t ld)
 {
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < rows * cols;
-         i += (int64_t)gridDim.x * THREADS) {
-        int64_t row = i / cols, col = i % cols;
+    enum { N = Vec<T>::N };
+    int64_t col = first_col(N);
+    if (col >= cols) return;
+    float b[N], v[N];
+    bits_to_f32(b, bits_load(bias + col));
+    for (int64_t row = first_row(); row < rows; row += row_step()) {
+        T *to = y + row * ld + col;
+        bits_to_f32(v, bits_load(to));
+        for (int j = 0; j < N; j++)
+            v[j] += b[j];
+        bits_store(to, bits_from_f32(v));
+    }
+}
+
+template <typename T>
+__global__ void bias_fwd_plain_kernel(T *y, const T *bias, int64_t rows, int64_t cols, int64_t ld)
+{
+    int64_t col = first_col(1);
+    for (int64_t row = first_row(); col < cols && row < rows; row += row_step()) {
         T *to = y + row * ld + col;
         *to = from_f32<T>(to_f32(*to) + to_f32(bias[col]));
     }
@@ -106,8 +168,11 @@ void cuda_bias_fwd(Device *d, Tensor *y, const Tensor *bias)
     int64_t rows = tensor_rows(y), cols = tensor_cols(y);
     if (rows * cols == 0) return;
     DISPATCH(y, T, {
-        bias_fwd_kernel<T><<<grid_for(d, rows * cols), THREADS, 0, cuda_stream(d)>>>(
-            (T *)tensor_data(y), (const T *)tensor_data(bias), rows, (int)cols, y->ld);
+        bool fits = vectors_fit<T>(y) && vectors_fit<T>(bias);
+        Launch l = launch_for(rows, cols, fits ? Vec<T>::N : 1);
+        auto kernel = fits ? bias_fwd_kernel<T> : bias_fwd_plain_kernel<T>;
+        kernel<<<l.grid, l.block, 0, cuda_stream(d)>>>(
+            (T *)tensor_data(y), (const T *)tensor_data(bias), rows, cols, y->ld);
     });
     LAUNCHED();
 }
