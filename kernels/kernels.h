@@ -169,6 +169,14 @@ typedef struct Kernels {
      * or more. */
     void (*write_adapters)(Device *d, Tensor *w, const AdapterPart *parts, int n);
 
+    /* DoRA (Liu et al. 2024).  norm (O) f32 = Euclidean norms of w's (O,I) rows; pitch: w.
+     * y (N,O) = z * m / norm, column by column; m (O).     dz = beta * dz + dy * m / norm;  dm (O) f32 =
+     * dm_beta * dm + sum over rows of dy z / norm; either may be NULL; pitch: y, z, dz, dy. */
+    void (*row_norms)(Device *d, Tensor *norm, const Tensor *w);
+    void (*dora_fwd)(Device *d, Tensor *y, const Tensor *z, const Tensor *m, const Tensor *norm);
+    void (*dora_bwd)(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_beta, const Tensor *dy,
+                     const Tensor *z, const Tensor *m, const Tensor *norm);
+
     /* Quantised matrices (tensor/quant.h), one checkpoint tensor `q` of `packed` at a time.
      * quantize: packed = the codes of src (rows, cols); pitch.  4 bits: code of x * (1 / absmax); the offset is the mean
      * of the absmax, summed in f64 and divided in f32.

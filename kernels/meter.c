@@ -323,6 +323,26 @@ static void m_write_adapters(Device *d, Tensor *w, const AdapterPart *parts, int
     end(d, ID(write_adapters), 0, bytes);
 }
 
+static void m_row_norms(Device *d, Tensor *norm, const Tensor *w)
+{
+    RUN(d, row_norms, (d, norm, w));
+    end(d, ID(row_norms), 2 * (double)tensor_numel(w), size(norm) + size(w));
+}
+
+static void m_dora_fwd(Device *d, Tensor *y, const Tensor *z, const Tensor *m, const Tensor *norm)
+{
+    RUN(d, dora_fwd, (d, y, z, m, norm));
+    end(d, ID(dora_fwd), (double)tensor_numel(z), size(y) + size(z));
+}
+
+static void m_dora_bwd(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_beta,
+                       const Tensor *dy, const Tensor *z, const Tensor *m, const Tensor *norm)
+{
+    RUN(d, dora_bwd, (d, dz, beta, dm, dm_beta, dy, z, m, norm));
+    end(d, ID(dora_bwd), 3 * (double)tensor_numel(z),
+        size_out(dz, beta) + size(dy) + (dm ? size(dy) + size(z) : 0));
+}
+
 static double size_packed(const QuantPart *q)
 {
     return quant_bits(q) / 8 * (double)quant_numel(q);
@@ -406,6 +426,9 @@ static const Kernels meter_kernels = {
     .dropout_bwd = m_dropout_bwd,
     .fill_normal = m_fill_normal,
     .write_adapters = m_write_adapters,
+    .row_norms = m_row_norms,
+    .dora_fwd = m_dora_fwd,
+    .dora_bwd = m_dora_bwd,
     .quantize = m_quantize,
     .dequantize = m_dequantize,
     .quant_matvec = m_quant_matvec,

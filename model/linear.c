@@ -1,6 +1,7 @@
 /* A fused matrix and its product, through the adapters of its slices. */
 #include "model/linear.h"
 
+#include "autograd/operand.h"
 #include "base/str.h"
 #include "model/llama.h"
 #include "model/lora.h"
@@ -73,6 +74,7 @@ void fused_linear_params(FusedLinear *l, ParamSet *set)
         if (!l->lora[i]) continue;
         paramset_add(set, &l->lora[i]->a);
         paramset_add(set, &l->lora[i]->b);
+        if (l->lora[i]->has_m) paramset_add(set, &l->lora[i]->m);
     }
 }
 
@@ -103,6 +105,31 @@ int64_t fused_linear_pad(const FusedLinear *l)
     return l->augmented ? lora_pad(total_rank(l)) : 0;
 }
 
+static bool has_magnitudes(const FusedLinear *l)
+{
+    for (int i = 0; i < l->n_slices; i++)
+        if (l->lora[i] && l->lora[i]->has_m) return true;
+    return false;
+}
+
+/* The norms are of this pass: A and B have changed since the last. */
+static Tensor *with_magnitudes(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual,
+                               const LoraSlice *slices, int n, uint64_t version)
+{
+    DoraSlice dora[LORA_MAX_SLICES];
+    Tensor *norms[LORA_MAX_SLICES];
+    for (int i = 0, k = 0; i < l->n_slices; i++) {
+        if (!l->lora[i]) continue;
+        norms[k] = tensor_new(c, DT_F32, 1, &l->rows[i]);
+        dora[k] = (DoraSlice){&l->lora[i]->m.t, norms[k], l->row0[i]};
+        k++;
+    }
+    dora_norms(c, &l->w.t, slices, norms, n);
+    Tensor *z = l->augmented ? op_linear_augmented(c, x, &l->w.t, NULL, NULL, slices, n, version)
+                             : op_linear_lora(c, x, &l->w.t, NULL, NULL, slices, n, NULL, NULL);
+    return op_dora(c, z, l->has_bias ? &l->bias.t : NULL, residual, dora, n);
+}
+
 Tensor *fused_linear(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual, const Batch *batch)
 {
     Tensor *bias = l->has_bias ? &l->bias.t : NULL;
@@ -121,6 +148,9 @@ Tensor *fused_linear(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual, const 
                                   .site = l->site + (uint64_t)i};
     }
     if (n == 0) return op_linear(c, x, &l->w.t, bias, residual);
+    if (has_magnitudes(l)) return with_magnitudes(c, l, x, residual, slices, n, version);
+    if (operand_is_direct(c, &l->w.t, tensor_rows(x)))
+        return op_linear_lora(c, x, &l->w.t, bias, residual, slices, n, NULL, NULL);
     if (l->augmented) return op_linear_augmented(c, x, &l->w.t, bias, residual, slices, n, version);
     return op_linear_lora(c, x, &l->w.t, bias, residual, slices, n, batch->samples,
                           batch->positions);

@@ -85,6 +85,17 @@ static Lora *lora_new(const FusedLinear *l, int slice, const LoraOpts *o, const 
     param_init(&x->b, b, dtype, l->rows[slice], x->rank, l->w.unit);
     free(a);
     free(b);
+    x->linear = (FusedLinear *)(uintptr_t)l;
+    x->slice = slice;
+    x->has_m = o->dora;
+    if (x->has_m) {
+        char *m = str_format("%s.lora_magnitude_vector", x->module);
+        param_init(&x->m, m, dtype, l->rows[slice], 0, l->w.unit);
+        free(m);
+        x->m.adapter = true;
+        param_set_trained(&x->m, true);
+    }
+    if (o->b_lr_ratio > 0) x->b.lr_scale = (float)o->b_lr_ratio;
     x->a.adapter = x->b.adapter = true;
     param_set_trained(&x->a, true);
     param_set_trained(&x->b, true);
@@ -95,6 +106,7 @@ static void lora_free(Lora *x)
 {
     param_clear(&x->a);
     param_clear(&x->b);
+    if (x->has_m) param_clear(&x->m);
     free(x->module);
     free(x);
 }
@@ -202,6 +214,28 @@ void lora_detach(LoraSet *s, Llama *m)
     *s = (LoraSet){0};
 }
 
+/* The row norms of W, since B is 0. */
+static void init_magnitudes(Device *d, Lora *x)
+{
+    Param *w = &x->linear->w;
+    int64_t rows = x->linear->rows[x->slice], in = x->linear->in;
+    float *host = xmalloc((size_t)(rows * in) * sizeof *host),
+          *m = xmalloc((size_t)rows * sizeof *m);
+    param_open(w);
+    param_read(d, w, x->slice, host);
+    param_close(w, false);
+    for (int64_t r = 0; r < rows; r++) {
+        double sum = 0;
+        for (int64_t i = 0; i < in; i++)
+            sum += (double)host[r * in + i] * (double)host[r * in + i];
+        m[r] = (float)sqrt(sum);
+    }
+    param_write(d, &x->m, 0, m);
+    param_changed(&x->m);
+    free(host);
+    free(m);
+}
+
 void lora_init_weights(LoraSet *s, Device *d, uint64_t seed)
 {
     for (int i = 0; i < s->n; i++) {
@@ -215,5 +249,6 @@ void lora_init_weights(LoraSet *s, Device *d, uint64_t seed)
         if (x->b.low.storage) tensor_zero(d, &x->b.low);
         param_changed(&x->a);
         param_changed(&x->b);
+        if (x->has_m) init_magnitudes(d, x);
     }
 }

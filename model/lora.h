@@ -16,6 +16,9 @@ typedef struct LoraOpts {
     int64_t rank;
     double alpha, dropout;
     bool rslora;
+    bool dora;
+    double
+        b_lr_ratio; /* LoRA+ (Hayou et al. 2024): B learns so many times faster than A; 0: alike */
     char **targets; /* module names or dotted suffixes ("q_proj"), or one "all-linear" */
     int n_targets;
     char *target_pattern; /* instead: a regular expression for the whole path; or NULL */
@@ -36,6 +39,10 @@ typedef struct LoraOpts {
 struct Lora {
     char *module; /* "model.layers.0.self_attn.q_proj" */
     Param a, b;   /* (r, in), (rows, r) */
+    Param m;      /* (rows) DoRA's magnitudes; has_m */
+    bool has_m;
+    FusedLinear *linear; /* it sits on this matrix */
+    int slice;
     int64_t rank;
     double alpha;
     float scale;   /* alpha / rank, or alpha / sqrt(rank) for rsLoRA */

@@ -29,6 +29,7 @@ typedef struct Job {
     DType dtype, source_dtype, whole_dtype;
     int64_t rows, cols, rank;
     const float *left, *right; /* delta = scale * left (rows, rank) right (rank, cols) */
+    const float *magnitudes;   /* DoRA: rows of W + delta get this length; or NULL */
     uint8_t *out;
     Sums *blocks;
 } Job;
@@ -51,6 +52,13 @@ static void delta_row(const Job *j, int64_t row, const float *w, float *delta)
     }
     for (int64_t i = 0; i < j->cols; i++)
         delta[i] *= j->c->scale;
+    if (!j->magnitudes) return;
+    double sum = 0;
+    for (int64_t i = 0; i < j->cols; i++)
+        sum += ((double)w[i] + (double)delta[i]) * ((double)w[i] + (double)delta[i]);
+    float factor = (float)((double)j->magnitudes[row] / sqrt(sum));
+    for (int64_t i = 0; i < j->cols; i++)
+        delta[i] = factor * (w[i] + delta[i]) - w[i];
 }
 
 /* What replaces a tensor is taken as it is: w + (new - w) would round twice. */
@@ -133,10 +141,11 @@ static Status write_merged(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     safe_dtype_to_tensor(t->dtype, &j.dtype);
     safe_dtype_to_tensor(c->source->dtype, &j.source_dtype);
     if (c->whole) safe_dtype_to_tensor(c->whole->dtype, &j.whole_dtype);
-    float *a = NULL, *b = NULL;
+    float *a = NULL, *b = NULL, *magnitudes = NULL;
     if (c->a) {
         a = weight_read_f32(c->a, m->pool);
         b = weight_read_f32(c->b, m->pool);
+        if (c->m) magnitudes = weight_read_f32(c->m, m->pool);
         j.rank = c->a->shape[0];
         if (c->transposed) { /* (B A)^T = A^T B^T */
             float *at = transpose(a, j.rank, j.rows);
@@ -146,6 +155,7 @@ static Status write_merged(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     }
     j.left = b;
     j.right = a;
+    j.magnitudes = magnitudes;
     int64_t n_blocks = (j.rows + ROWS - 1) / ROWS;
     j.out = xmalloc(t->bytes);
     j.blocks = xcalloc((size_t)n_blocks, sizeof *j.blocks);
@@ -162,6 +172,7 @@ static Status write_merged(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     }
     free(a);
     free(b);
+    free(magnitudes);
     free(j.out);
     free(j.blocks);
     if (s.n_bad == 0) return OK;

@@ -71,13 +71,18 @@ static Status plan_adapter(Builder *b, const LoraModule *x, const LoraOpts *opts
     bool embedding = str_eq(x->name, "model.embed_tokens");
     const SafeTensor *a = take(b, x->name, embedding ? "lora_embedding_A" : "lora_A.weight", true);
     const SafeTensor *bb = take(b, x->name, embedding ? "lora_embedding_B" : "lora_B.weight", true);
+    const SafeTensor *m = opts->dora ? take(b, x->name, "lora_magnitude_vector", true) : NULL;
+    if (opts->dora && embedding)
+        return err_set(b->err, E_INPUT, "%s: DoRA on the embedding is not supported", x->name);
     const SafeTensor *copy = take(b, x->name, "base_layer.weight", false), *source;
     TRY(source_of(b, x, name, &source));
-    if (!a || !bb) return OK; /* told with the other missing ones */
+    if (!a || !bb || (opts->dora && !m)) return OK; /* told with the other missing ones */
     if (copy) TRY(check_matrix(copy, x->rows, x->in, b->err));
     TRY(check_matrix(a, x->rank, embedding ? x->rows : x->in, b->err));
     TRY(check_matrix(bb, embedding ? x->in : x->rows, x->rank, b->err));
+    if (m) TRY(check_matrix(m, x->rows, 0, b->err));
     MergeChange *c = add(b, name, copy ? copy : source);
+    c->m = m;
     c->a = a;
     c->b = bb;
     c->transposed = embedding;

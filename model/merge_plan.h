@@ -9,6 +9,7 @@ typedef struct MergeChange {
     const SafeTensor
         *source; /* W: of the base (of the adapter, where that brought a copy of its own) */
     const SafeTensor *a, *b; /* or NULL */
+    const SafeTensor *m;     /* DoRA's magnitudes, or NULL */
     const SafeTensor *whole; /* replaces W; or NULL */
     bool transposed;         /* an embedding's adapter: a (r, rows), b (in, r), delta = (b a)^T */
     float scale;

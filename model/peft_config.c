@@ -132,13 +132,19 @@ static Status check_init(const Reader *r, LoraOpts *o)
 static Status check_variants(const Reader *r)
 {
     static const char *const variants[] = {
-        "use_dora",          "use_qalora",
-        "use_bdlora",        "lora_bias",
-        "layer_replication", "target_parameters",
-        "megatron_config",   "trainable_token_indices",
-        "arrow_config",      "alora_invocation_tokens",
-        "lora_ga_config",    "velora_config",
-        "monteclora_config", "kasa_config",
+        "use_qalora",
+        "use_bdlora",
+        "lora_bias",
+        "layer_replication",
+        "target_parameters",
+        "megatron_config",
+        "trainable_token_indices",
+        "arrow_config",
+        "alora_invocation_tokens",
+        "lora_ga_config",
+        "velora_config",
+        "monteclora_config",
+        "kasa_config",
         "corda_config",
     };
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
@@ -147,7 +153,8 @@ static Status check_variants(const Reader *r)
     }
     for (void *it = json_first(r->root); it; it = json_next(r->root, it)) {
         const char *key = json_iter_key(it);
-        if (str_starts(key, "use_") && !str_eq(key, "use_rslora") && !is_falsy(json_iter_value(it)))
+        if (str_starts(key, "use_") && !str_eq(key, "use_rslora") && !str_eq(key, "use_dora") &&
+            !is_falsy(json_iter_value(it)))
             return refuse(r, key, NULL);
     }
     const Json *bias = value_of(r, "bias");
@@ -254,6 +261,7 @@ static Status read_all(const Reader *r, LoraOpts *o)
         return err_set(r->err, E_INPUT, "%s: lora_dropout: must be below 1, found %g", r->name,
                        o->dropout);
     TRY(read_bool(r, "use_rslora", &o->rslora));
+    TRY(read_bool(r, "use_dora", &o->dora));
     TRY(read_targets(r, o));
     TRY(read_layers(r, o));
     TRY(read_patterns(r, "rank_pattern", &o->ranks, &o->n_ranks));
@@ -396,5 +404,6 @@ void peft_config_write(StrBuf *b, const LoraSet *s, const char *base)
     put_patterns(b, "rank_pattern", o->ranks, o->n_ranks);
     put_targets(b, s);
     put_string(b, "task_type", "CAUSAL_LM");
+    if (o->dora) strbuf_puts(b, "  \"use_dora\": true,\n");
     strbuf_printf(b, "  \"use_rslora\": %s\n}\n", o->rslora ? "true" : "false");
 }

@@ -34,11 +34,13 @@ static void check_model(TrainConfig *c, Problems *p)
 
 static void check_method(TrainConfig *c, Problems *p)
 {
-    static const char *const keys[] = {"lora.rank",         "lora.alpha",  "lora.rslora",
-                                       "lora.targets",      "lora.layers", "lora.dropout",
-                                       "lora.save_modules", "lora.init",   "lora.adapter"};
+    static const char *const keys[] = {"lora.rank",   "lora.alpha",      "lora.rslora",
+                                       "lora.dora",   "lora.b_lr_ratio", "lora.targets",
+                                       "lora.layers", "lora.dropout",    "lora.save_modules",
+                                       "lora.init",   "lora.adapter"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        bool shape = !str_eq(keys[i], "lora.adapter") && !str_eq(keys[i], "lora.dropout");
+        bool shape = !str_eq(keys[i], "lora.b_lr_ratio") && !str_eq(keys[i], "lora.adapter") &&
+                     !str_eq(keys[i], "lora.dropout");
         if (c->method == METHOD_FULL)
             refuse(c, p, keys[i], "only with method lora or qlora, and method is full");
         else if (c->lora_adapter && shape)
@@ -54,6 +56,8 @@ static void check_method(TrainConfig *c, Problems *p)
     }
     if (c->lora.n_targets == 0)
         config_problem(c, p, "lora.targets", "the list is empty; name modules, or all-linear");
+    if (c->lora.dora && c->lora.dropout > 0)
+        config_problem(c, p, "lora.dropout", "must be 0 with lora.dora");
     c->lora.gaussian_init = c->lora_init == LORA_INIT_GAUSSIAN;
 }
 

@@ -96,7 +96,8 @@ static bool is_idle(const TrainConfig *c, const char *key)
 {
     if (str_starts(key, "lora."))
         return c->method == METHOD_FULL ||
-               (c->lora_adapter && !str_eq(key, "lora.adapter") && !str_eq(key, "lora.dropout"));
+               (c->lora_adapter && !str_eq(key, "lora.adapter") && !str_eq(key, "lora.dropout") &&
+                !str_eq(key, "lora.b_lr_ratio"));
     if (str_eq(key, "model.quantize")) return c->method != METHOD_QLORA;
     if (str_eq(key, "model.double_quant")) return !quant_is_4bit(config_quant(c).type);
     if (str_eq(key, "optim.min_lr_ratio")) return c->schedule == SCHEDULE_CONSTANT;

@@ -169,6 +169,21 @@ static void p_write_adapters(Device *d, Tensor *w, const AdapterPart *parts, int
 {
 }
 
+static void p_row_norms(Device *d, Tensor *norm, const Tensor *w)
+{
+}
+
+static void p_dora_fwd(Device *d, Tensor *y, const Tensor *z, const Tensor *m, const Tensor *norm)
+{
+}
+
+static void p_dora_bwd(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_beta,
+                       const Tensor *dy, const Tensor *z, const Tensor *m, const Tensor *norm)
+{
+    if (plan_target(d)->cuda && dm && tensor_rows(z) > 0)
+        scratch(d, cuda_bias_scratch(tensor_rows(z), tensor_cols(z)));
+}
+
 static void p_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src)
 {
     if (q->nested) scratch(d, quant_encode_scratch(q));
@@ -224,6 +239,9 @@ const Kernels plan_kernels = {
     .dropout_bwd = p_dropout_bwd,
     .fill_normal = p_fill_normal,
     .write_adapters = p_write_adapters,
+    .row_norms = p_row_norms,
+    .dora_fwd = p_dora_fwd,
+    .dora_bwd = p_dora_bwd,
     .quantize = p_quantize,
     .dequantize = p_dequantize,
     .quant_matvec = p_quant_matvec,

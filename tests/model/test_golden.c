@@ -198,9 +198,9 @@ Test(golden, recompute_changes_no_bit)
 
 Test(golden, adapters_of_peft)
 {
-    static const char *const kinds[] = {"lora", "rslora"};
+    static const char *const kinds[] = {"lora", "rslora", "dora"};
     for (int i = 0; i < N_GOLDEN; i++)
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < 3; k++) {
             ModelRun r;
             char *final = str_format("%s_final", kinds[k]);
             char *file = str_format("%s_logits.safetensors", kinds[k]);

@@ -129,7 +129,7 @@ Test(lora, what_is_refused_in_files)
         {"{}", "peft_type: is missing"},
         {"{\"peft_type\": \"IA3\"}", "peft_type: \"IA3\" is not supported"},
         {"{\"peft_type\": \"LORA\", \"task_type\": \"SEQ_CLS\"}", "task_type: \"SEQ_CLS\" is not"},
-        {"{\"peft_type\": \"LORA\", \"use_dora\": true}", "use_dora: true is not supported"},
+        {"{\"peft_type\": \"LORA\", \"use_qalora\": true}", "use_qalora: true is not supported"},
         {"{\"peft_type\": \"LORA\", \"use_qalora\": true}", "use_qalora: true is not supported"},
         {"{\"peft_type\": \"LORA\", \"use_nonsense\": 1}", "use_nonsense: 1 is not supported"},
         {"{\"peft_type\": \"LORA\", \"lora_bias\": true}", "lora_bias: true is not supported"},
@@ -391,6 +391,7 @@ Test(lora, config_text_reads_back)
                           .alpha = 24.5,
                           .dropout = 0.05,
                           .rslora = true,
+                          .dora = true,
                           .targets = words,
                           .n_targets = 1,
                           .exclude = &words[K],
@@ -412,7 +413,7 @@ Test(lora, config_text_reads_back)
     cr_expect_eq(o.rank, 12);
     cr_expect_eq(o.alpha, 24.5);
     cr_expect_eq(o.dropout, 0.05);
-    cr_expect(o.rslora && o.gaussian_init);
+    cr_expect(o.rslora && o.dora && o.gaussian_init);
     cr_expect(o.n_targets == 1 && str_eq(o.targets[0], "q_proj"));
     cr_expect(o.n_exclude == 1 && str_eq(o.exclude[0], "k_proj"));
     cr_expect(o.n_layers == 2 && o.layers[1] == 1);

@@ -57,9 +57,9 @@ Test(merge, equals_peft)
 {
     static const char *const folders[] = {"golden/llama2-tiny", "golden/llama3-tiny",
                                           "golden/qwen2-tiny"};
-    static const char *const kinds[] = {"lora", "rslora"};
+    static const char *const kinds[] = {"lora", "rslora", "dora"};
     for (int i = 0; i < 3; i++)
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < 3; k++) {
             char *dir = fixture(folders[i], ""), *tmp = tmp_dir(), *out = path_join(tmp, "merged");
             char *final = str_format("%s/%s_final", dir, kinds[k]);
             char *merged = str_format("%s_merged.safetensors", kinds[k]);

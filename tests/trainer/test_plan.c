@@ -32,6 +32,9 @@ static const PlanCase cases[] = {
      "method: full\ntrain: {update: in_backward, recompute: full}\noptim: {clip: 0}\n"},
     {"lora, recompute in one layer, a trained norm", "llama3-tiny",
      "lora: {rank: 2, save_modules: [norm]}\ntrain: {recompute: full, recompute_layers: [1]}\n"},
+    {"dora, biases", "qwen2-tiny",
+     "lora: {rank: 4, dora: true, targets: [q_proj, v_proj, up_proj]}\n"},
+    {"qlora, nf4, dora", "llama2-tiny", "method: qlora\nlora: {rank: 4, dora: true}\n"},
     {"qlora, nf4", "llama3-tiny", "method: qlora\nlora: {rank: 4}\nbatch: {global: 4, micro: 2}\n"},
     {"qlora, int8, recompute, dropout", "qwen2-tiny",
      "method: qlora\nlora: {rank: 2, dropout: 0.1, targets: [q_proj, v_proj]}\ntrain: {recompute: "

@@ -1,5 +1,6 @@
 /* Training on a quantised base: as good as on the fp32 base, the same however much is made again, and told at the start. */
 #include "base/str.h"
+#include "tensor/safetensors.h"
 #include "tests/support/shared.h"
 #include "tests/support/tmp.h"
 #include "tests/trainer/training.h"
@@ -75,6 +76,37 @@ Test(qlora, nf4_trains_as_well_as_fp32, .timeout = 200)
     }
 }
 
+/* LoRA+: B starts at 0 and A's first gradient is 0, so after one step of AdamW, which moves each element by its rate, B is
+ * ratio times as large and A the same; decay aside. */
+Test(qlora, b_learns_faster_in_lora_plus)
+{
+    double norms[2];
+    for (int k = 0; k < 2; k++) {
+        char *out = tmp_dir();
+        Training t =
+            train("golden/llama2-tiny", NULL, out,
+                  (const char *const[]){"method=lora", "lora.rank=4", "train.max_steps=1",
+                                        "optim.weight_decay=0", "optim.warmup_steps=0",
+                                        k ? "lora.b_lr_ratio=16" : "lora.b_lr_ratio=0", NULL});
+        char *path = str_format("%s/adapter_model.safetensors", out);
+        SafeTensors *f;
+        Err err = {0};
+        cr_assert_eq(safetensors_open(&f, path, &err), OK, "%s", err.line);
+        norms[k] = 0;
+        for (int i = 0; i < safetensors_count(f); i++) {
+            const SafeTensor *b = safetensors_at(f, i);
+            const float *x = (const float *)(const void *)b->data;
+            for (int64_t j = 0; strstr(b->name, "lora_B") && j < safe_numel(b); j++)
+                norms[k] += (double)x[j] * (double)x[j];
+        }
+        safetensors_close(f);
+        training_clear(&t);
+        tmp_dir_remove(out);
+        free(path);
+    }
+    cr_expect_float_eq(sqrt(norms[1] / norms[0]), 16, 1e-3, "%g", sqrt(norms[1] / norms[0]));
+}
+
 static void check_bits(const char *quantize)
 {
     char *a = tmp_dir(), *b = tmp_dir();
@@ -102,6 +134,7 @@ Test(qlora, recompute_changes_no_bit, .timeout = 100)
     check_bits("model.quantize=nf4");
     check_bits("model.quantize=int8");
     check_bits("model.quantize=fp8");
+    check_bits("lora.dora=true");
 }
 
 static void open_and_report(QuantReport *r, const char *quantize)

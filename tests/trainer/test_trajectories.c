@@ -38,6 +38,11 @@ static const Case golden_cases[] = {
      ADAPTER,
      "batches.jsonl",
      {"train.max_steps=6", "method=lora", "lora.adapter=rslora_init"}},
+    {"dora",
+     "dora_final/" ADAPTER,
+     ADAPTER,
+     "batches.jsonl",
+     {"train.max_steps=6", "method=lora", "lora.adapter=dora_init"}},
     {0}};
 
 /* Packed: six documents of unequal length a step. */

@@ -1,0 +1,107 @@
+/* DoRA (Liu et al. 2024; peft tuners/lora/dora.py): the rows of V = W + s B A keep their direction, and their length is a
+ * parameter m.  With z = x V^T and the norms n of V's rows, which no gradient goes through:
+ *
+ *   y[:, slice] = z m / n,   dz = dy m / n,   dm = sum over rows of dy z / n */
+#include "autograd/operand.h"
+#include "autograd/ops.h"
+
+enum { Z, BIAS, RESIDUAL, M0 };
+enum { SAVE_Z, SAVE_SLICE }; /* m and norm of each slice follow */
+
+typedef struct DoraArgs {
+    DoraSlice slices[LORA_MAX_SLICES];
+    int n;
+} DoraArgs;
+
+/* Calls fn for what lies between the slices, which passes unchanged. */
+static void pass_gaps(Ctx *c, const DoraArgs *args, Tensor *to, const Tensor *from, float beta)
+{
+    int64_t at = 0, cols = tensor_cols(from);
+    for (int i = 0; i <= args->n; i++) {
+        int64_t end = i < args->n ? args->slices[i].row0 : cols;
+        if (end > at) {
+            Tensor a = tensor_slice_cols(to, at, end - at),
+                   b = tensor_slice_cols(from, at, end - at);
+            if (beta != 0)
+                c->dev->k->axpy(c->dev, &a, 1, &b);
+            else
+                c->dev->k->copy(c->dev, &a, &b);
+        }
+        if (i < args->n) at = end + tensor_numel(args->slices[i].m);
+    }
+}
+
+static void dora_backward(Ctx *c, Node *n)
+{
+    const Kernels *k = c->dev->k;
+    const DoraArgs *args = n->args;
+    Tensor *dy = grad_of(n, 0), *z = tape_saved(c, n, SAVE_Z);
+    float beta, dm_beta;
+    Tensor *dz = grad_into(c, n->in[Z], &beta);
+    for (int i = 0; i < args->n; i++) {
+        const DoraSlice *s = &args->slices[i];
+        int64_t rows = tensor_numel(s->m);
+        Tensor dy_i = tensor_slice_cols(dy, s->row0, rows),
+               z_i = tensor_slice_cols(z, s->row0, rows);
+        Tensor dz_i = dz ? tensor_slice_cols(dz, s->row0, rows) : (Tensor){0};
+        Tensor *dm = grad_into(c, n->in[M0 + i], &dm_beta);
+        k->dora_bwd(c->dev, dz ? &dz_i : NULL, beta, dm, dm_beta, &dy_i, &z_i,
+                    n->saved[SAVE_SLICE + 2 * i], n->saved[SAVE_SLICE + 2 * i + 1]);
+    }
+    if (dz) pass_gaps(c, args, dz, dy, beta);
+    Tensor *db = grad_into(c, n->in[BIAS], &beta);
+    if (db) k->bias_bwd(c->dev, db, beta, dy);
+    grad_pass(c, n, 0, n->in[RESIDUAL]);
+}
+
+static const Op dora_op = {.name = "dora", .backward = dora_backward};
+
+Tensor *op_dora(Ctx *c, Tensor *z, Tensor *bias, Tensor *residual, const DoraSlice *slices,
+                int n_slices)
+{
+    ASSERT(n_slices >= 1 && n_slices <= LORA_MAX_SLICES, "dora: %d slices", n_slices);
+    const Kernels *k = c->dev->k;
+    DoraArgs *args = arena_alloc(c->arena, sizeof *args);
+    *args = (DoraArgs){.n = n_slices};
+    Tensor *y = tensor_new_matrix(c, tensor_rows(z), tensor_cols(z));
+    Tensor *in[NODE_MAX_IN] = {z, bias, residual};
+    for (int i = 0; i < n_slices; i++) {
+        const DoraSlice *s = &slices[i];
+        int64_t rows = tensor_numel(s->m);
+        Tensor y_i = tensor_slice_cols(y, s->row0, rows), z_i = tensor_slice_cols(z, s->row0, rows);
+        k->dora_fwd(c->dev, &y_i, &z_i, s->m, s->norm);
+        args->slices[i] = *s;
+        in[M0 + i] = s->m;
+    }
+    pass_gaps(c, args, y, z, 0);
+    if (bias) k->bias_fwd(c->dev, y, bias);
+    if (residual) k->axpy(c->dev, y, 1, residual);
+    Node *n = tape_record(c, &dora_op, 1, (Tensor *[]){y}, M0 + n_slices, in);
+    if (n) {
+        n->args = args;
+        tape_save(n, SAVE_Z, z);
+        for (int i = 0; i < n_slices; i++) {
+            tape_save(n, SAVE_SLICE + 2 * i, slices[i].m);
+            tape_save(n, SAVE_SLICE + 2 * i + 1, slices[i].norm);
+        }
+    }
+    return y;
+}
+
+void dora_norms(Ctx *c, Tensor *w, const LoraSlice *lora, Tensor *const *norms, int n)
+{
+    const Kernels *k = c->dev->k;
+    Tensor *values = operand_open(c, w), *v = values;
+    if (values == w) { /* not to be written to */
+        v = rule_scratch(c, w->dtype, tensor_rows(w), tensor_cols(w));
+        k->copy(c->dev, v, w);
+    }
+    for (int i = 0; i < n; i++) {
+        Tensor rows = tensor_slice_rows(v, lora[i].row0, tensor_rows(lora[i].b));
+        k->matmul(c->dev, &rows, lora[i].b, lora[i].a,
+                  (MatmulArgs){.alpha = lora[i].scale, .beta = 1});
+        k->row_norms(c->dev, norms[i], &rows);
+    }
+    if (v != values) scope_drop(c->scope, v);
+    operand_close(c, w, values);
+}
