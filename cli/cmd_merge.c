@@ -3,12 +3,15 @@
 #include "base/json.h"
 #include "base/opts.h"
 #include "cli/commands.h"
+#include "cli/merge_compare.h"
 #include "model/merge.h"
+#include "model/quant_write.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-static const char usage[] = "lorac merge --model DIR --adapter DIR --out DIR";
+static const char usage[] = "lorac merge --model DIR --adapter DIR --out DIR [--original DIR]";
 static const char about[] =
     "Writes the model with the adapter folded into its weights: W + scale * B A, summed in fp32 "
     "and\n"
@@ -16,17 +19,29 @@ static const char about[] =
     "\n"
     "  lorac merge --model llama --adapter out --out merged\n"
     "\n"
+    "A quantised model is merged into what --original names, the model that it was quantised from, "
+    "or\n"
+    "else into bf16 weights that its codes decode to.\n"
+    "\n"
     "Then it tells how many tensors were merged and how much of each change survived the "
     "rounding:\n"
     "of a small change to bf16 weights a part is lost, which the unmerged adapter does not lose.";
 
 typedef struct Flags {
-    const char *model, *adapter, *out;
-    int64_t threads;
+    const char *model, *adapter, *out, *original;
+    int64_t threads, sample;
     bool quiet, json;
 } Flags;
 
-static void print_text(StrBuf *b, const MergeReport *r, const char *out)
+enum { SAMPLE = 64 };
+
+/* As print_text and print_json tell it; negative: not measured. */
+typedef struct Compared {
+    double kl;
+    int64_t n;
+} Compared;
+
+static void print_text(StrBuf *b, const MergeReport *r, const Compared *k, const char *out)
 {
     int width = 0;
     for (int i = 0; i < r->n; i++)
@@ -42,16 +57,30 @@ static void print_text(StrBuf *b, const MergeReport *r, const char *out)
     strbuf_printf(b, "%s: %d of %d tensors merged", out, r->n_merged, r->n_tensors);
     if (r->n_replaced) strbuf_printf(b, ", %d replaced whole", r->n_replaced);
     strbuf_printf(b, "; %.3f%% of the change survived the rounding\n", 100 * r->kept);
+    if (r->measure_again)
+        strbuf_printf(b, "quantised to nf4 again, %.3f%% of it would\n", 100 * r->again);
+    if (k->n > 0)
+        strbuf_printf(
+            b, "divergence from the unmerged model: %.3g nats a token, over %lld drawn tokens\n",
+            k->kl, (long long)k->n);
     if (r->untied)
         strbuf_puts(b, "lm_head.weight is now a tensor of its own, untied from the embedding\n");
 }
 
-static void print_json(StrBuf *b, const MergeReport *r)
+static void print_json(StrBuf *b, const MergeReport *r, const Compared *k)
 {
     strbuf_printf(
         b, "{\"tensors\": %d, \"merged\": %d, \"replaced\": %d, \"untied\": %s, \"survived\": ",
         r->n_tensors, r->n_merged, r->n_replaced, r->untied ? "true" : "false");
     json_write_number(b, r->kept);
+    if (r->measure_again) {
+        strbuf_puts(b, ", \"survived_nf4\": ");
+        json_write_number(b, r->again);
+    }
+    if (k->n > 0) {
+        strbuf_puts(b, ", \"divergence\": ");
+        json_write_number(b, k->kl);
+    }
     strbuf_puts(b, ", \"changes\": [");
     for (int i = 0; i < r->n; i++) {
         const MergedTensor *t = &r->items[i];
@@ -64,6 +93,36 @@ static void print_json(StrBuf *b, const MergeReport *r)
         strbuf_putc(b, '}');
     }
     strbuf_puts(b, "]}\n");
+}
+
+/* What a quantised model decodes to, merged; the plain folder between is removed. */
+static Status merge_decoded(const Flags *f, Pool *pool, Log *log, MergeReport *report, Err *err)
+{
+    char *base = str_format("%s.base", f->out);
+    Device d;
+    DeviceOpts opts = {.threads = (int)f->threads};
+    Status s = path_exists(base) ? err_set(err, E_INPUT, "%s is in the way; remove it", base) : OK;
+    if (s == OK) s = device_open(&d, backend_find("cpu"), &opts, DT_F32, err);
+    if (s == OK) {
+        s = quant_write_plain(f->model, base, &d, log, err);
+        device_close(&d);
+        if (s == OK) s = merge_adapter(base, f->adapter, f->out, pool, log, report, err);
+        Err ignored = {0};
+        Status removed = dir_remove(base, s == OK ? err : &ignored);
+        if (s == OK) s = removed;
+    }
+    free(base);
+    return s;
+}
+
+static Status merge(const Flags *f, bool coded, Log *log, MergeReport *report, Err *err)
+{
+    Pool *pool = pool_new((int)f->threads);
+    Status s = coded && !f->original ? merge_decoded(f, pool, log, report, err)
+                                     : merge_adapter(f->original ? f->original : f->model,
+                                                     f->adapter, f->out, pool, log, report, err);
+    pool_free(pool);
+    return s;
 }
 
 static Status run(const Flags *f, Err *err)
@@ -81,16 +140,32 @@ static Status run(const Flags *f, Err *err)
     }
     if (!f->out) return err_set(err, E_INPUT, "--out: needs a folder to write");
     Log log = {.to = stderr, .level = f->quiet ? LOG_WARN : LOG_INFO};
-    MergeReport report = {0};
-    Pool *pool = pool_new((int)f->threads);
-    Status s = merge_adapter(f->model, f->adapter, f->out, pool, &log, &report, err);
-    pool_free(pool);
+    LlamaConfig cfg;
+    TRY(llama_config_load(&cfg, f->model, err));
+    bool coded = cfg.quant.method != QUANT_METHOD_NONE;
+    if (f->original && !coded)
+        return err_set(err, E_INPUT, "--original: %s is not quantised; it is the original",
+                       f->model);
+    MergeReport report = {.measure_again = coded};
+    Status s = merge(f, coded, &log, &report, err);
+    if (s == OK && report.measure_again && report.again < 0.5)
+        log_warn(&log,
+                 "quantised again the merged model would keep %.0f %% of what was learned; keep it "
+                 "in 16 bits, or the adapter beside the quantised model",
+                 100 * report.again);
+    Compared k = {.n = f->sample >= 0 ? f->sample : coded ? SAMPLE : 0};
+    if (s == OK && k.n > 0) {
+        ModelFlags unmerged = {.model = f->model, .adapter = f->adapter, .threads = f->threads};
+        int64_t most = model_context(&cfg);
+        k.n = k.n < most ? k.n : most;
+        s = merge_compare(&k.kl, &unmerged, f->out, k.n, &log, err);
+    }
     if (s == OK && (!f->quiet || f->json)) {
         StrBuf b = {0};
         if (f->json)
-            print_json(&b, &report);
+            print_json(&b, &report, &k);
         else
-            print_text(&b, &report, f->out);
+            print_text(&b, &report, &k, f->out);
         s = command_print(&b, err);
     }
     merge_report_clear(&report);
@@ -99,12 +174,17 @@ static Status run(const Flags *f, Err *err)
 
 int cmd_merge(int argc, char **argv)
 {
-    Flags f = {0};
+    Flags f = {.sample = -1};
     bool help;
     const Opt opts[] = {
         {"model", OPT_STRING, &f.model, "DIR", "the base model's folder"},
         {"adapter", OPT_STRING, &f.adapter, "DIR", "the adapter's folder, in PEFT's layout"},
         {"out", OPT_STRING, &f.out, "DIR", "the folder to write; must not exist, or be empty"},
+        {"original", OPT_STRING, &f.original, "DIR",
+         "of a quantised model: the unquantised one, to merge into"},
+        {"sample", OPT_INT, &f.sample, "N",
+         "tokens to compare merged and unmerged model on (default 64 for a quantised model, else "
+         "0)"},
         {"threads", OPT_INT, &f.threads, "N", "threads (default: all that may be used)"},
         {"json", OPT_FLAG, &f.json, NULL, "print one JSON object"},
         {"quiet", OPT_FLAG, &f.quiet, NULL, "print nothing"},

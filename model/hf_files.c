@@ -283,7 +283,7 @@ Status weight_source(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     Param *p = paramset_find(s->params, t->name + strlen(s->prefix), &slice);
     ASSERT(p, "%s is no parameter", t->name);
     param_open(p);
-    ASSERT(p->t.storage, "%s has no weights to save", t->name);
+    ASSERT(param_is_there(p), "%s has no weights to save", t->name);
     int64_t n = param_slice_numel(p, slice);
     float *host = xmalloc((size_t)n * sizeof *host);
     param_read(s->dev, p, slice, host);

@@ -8,6 +8,7 @@
 #include "model/merge_plan.h"
 #include "model/weights.h"
 #include "tensor/convert.h"
+#include "tensor/quant.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@ enum { ROWS = 64 }; /* a block's, for one thread */
 
 typedef struct Sums {
     double dot, delta2; /* <W' - W, delta>, <delta, delta> */
+    double again;       /* <Q(W') - W, delta>, Q nf4 */
     int64_t n_bad;      /* finite weights that became infinite or NaN */
 } Sums;
 
@@ -32,7 +34,22 @@ typedef struct Job {
     const float *magnitudes;   /* DoRA: rows of W + delta get this length; or NULL */
     uint8_t *out;
     Sums *blocks;
+    bool measure_again;
 } Job;
+
+/* A row as nf4 in blocks of 64 gives it back; the last block may be short. */
+static void coded_row(float *out, const float *x, int64_t cols)
+{
+    const float *table = quant_table(QUANT_NF4);
+    for (int64_t first = 0; first < cols; first += QUANT_BLOCK) {
+        int64_t end = first + QUANT_BLOCK < cols ? first + QUANT_BLOCK : cols;
+        float most = 1e-38f;
+        for (int64_t i = first; i < end; i++)
+            most = fmaxf(most, fabsf(x[i]));
+        for (int64_t i = first; i < end; i++)
+            out[i] = table[quant_encode4(QUANT_NF4, table, x[i] / most)] * most;
+    }
+}
 
 static void delta_row(const Job *j, int64_t row, const float *w, float *delta)
 {
@@ -77,8 +94,8 @@ static void new_row(const Job *j, int64_t row, const float *w, const float *delt
 static void merge_block(void *ud, int64_t block)
 {
     Job *j = ud;
-    float *w = xmalloc(3 * (size_t)j->cols * sizeof *w), *delta = w + j->cols,
-          *to = delta + j->cols;
+    float *w = xmalloc(4 * (size_t)j->cols * sizeof *w), *delta = w + j->cols,
+          *to = delta + j->cols, *again = to + j->cols;
     size_t row_bytes = (size_t)j->cols * dtype_bytes(j->dtype);
     size_t source_bytes = (size_t)j->cols * dtype_bytes(j->source_dtype);
     int64_t end = (block + 1) * ROWS < j->rows ? (block + 1) * ROWS : j->rows;
@@ -91,9 +108,11 @@ static void merge_block(void *ud, int64_t block)
         new_row(j, row, w, delta, to);
         convert_from_f32(out, j->dtype, to, j->cols);
         convert_to_f32(to, out, j->dtype, j->cols);
+        if (j->measure_again) coded_row(again, to, j->cols);
         for (int64_t i = 0; i < j->cols; i++) {
             s.dot += ((double)to[i] - (double)w[i]) * (double)delta[i];
             s.delta2 += (double)delta[i] * (double)delta[i];
+            if (j->measure_again) s.again += ((double)again[i] - (double)w[i]) * (double)delta[i];
             s.n_bad += !isfinite(to[i]) && isfinite(w[i]);
         }
     }
@@ -115,7 +134,7 @@ typedef struct Merge {
     const MergePlan *plan;
     Pool *pool;
     MergeReport *report;
-    double dot, delta2;
+    double dot, delta2, again;
 } Merge;
 
 static void report_add(Merge *m, const MergeChange *c, int64_t rank, Sums s)
@@ -125,10 +144,12 @@ static void report_add(Merge *m, const MergeChange *c, int64_t rank, Sums s)
     r->items[r->n++] = (MergedTensor){.name = xstrdup(c->name),
                                       .rank = rank,
                                       .delta_norm = sqrt(s.delta2),
+                                      .again = s.delta2 > 0 ? s.again / s.delta2 : 1,
                                       .kept = s.delta2 > 0 ? s.dot / s.delta2 : 1};
     r->n_merged += c->a != NULL;
     r->n_replaced += c->whole != NULL;
     m->dot += s.dot;
+    m->again += s.again;
     m->delta2 += s.delta2;
 }
 
@@ -156,6 +177,7 @@ static Status write_merged(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     j.left = b;
     j.right = a;
     j.magnitudes = magnitudes;
+    j.measure_again = m->report->measure_again;
     int64_t n_blocks = (j.rows + ROWS - 1) / ROWS;
     j.out = xmalloc(t->bytes);
     j.blocks = xcalloc((size_t)n_blocks, sizeof *j.blocks);
@@ -163,6 +185,7 @@ static Status write_merged(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     Sums s = {0};
     for (int64_t i = 0; i < n_blocks; i++) {
         s.dot += j.blocks[i].dot;
+        s.again += j.blocks[i].again;
         s.delta2 += j.blocks[i].delta2;
         s.n_bad += j.blocks[i].n_bad;
     }
@@ -321,13 +344,14 @@ static Status merge_into(const char *base_dir, const char *out, const MergePlan 
     report->untied = plan->untied;
     report->delta_norm = sqrt(m.delta2);
     report->kept = m.delta2 > 0 ? m.dot / m.delta2 : 1;
+    report->again = m.delta2 > 0 ? m.again / m.delta2 : 1;
     return s;
 }
 
 Status merge_adapter(const char *base, const char *adapter, const char *out, Pool *pool, Log *log,
                      MergeReport *report, Err *err)
 {
-    *report = (MergeReport){0};
+    *report = (MergeReport){.measure_again = report->measure_again};
     TRY(check_out(base, out, err));
     LlamaConfig cfg;
     LoraOpts opts;

@@ -11,6 +11,8 @@ typedef struct MergedTensor {
     int64_t rank;      /* 0: replaced whole (modules_to_save) */
     double delta_norm; /* Frobenius norm of scale * B A, or of what replaced minus what was there */
     double
+        again; /* the same share if W' were quantised to nf4: <Q(W') - W, delta> / <delta, delta>; only of linear adapters, and on request */
+    double
         kept; /* share of the delta that survived rounding: <W' - W, delta> / <delta, delta>; 1 for a delta of 0 */
 } MergedTensor;
 
@@ -22,6 +24,8 @@ typedef struct MergeReport {
     bool untied;       /* lm_head.weight was written beside the embedding that it was tied to */
     double delta_norm; /* of all changes together */
     double kept;
+    bool measure_again; /* in: fill in `again` */
+    double again;       /* of all */
 } MergeReport;
 
 /* Writes the folder `out`: the base's shards with the adapter in them, config.json changed only where a tied pair came

@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/str.h"
 #include "model/folder.h"
+#include "model/hf_files.h"
 #include "model/weights.h"
 
 #include <math.h>
@@ -320,5 +321,29 @@ Status quant_write_folder(const char *from, const char *out, const QuantOpts *o,
     free(w.tensors), free(w.pieces), free(w.packed), free(w.square), free(w.lost);
     llama_clear(&w.m);
     safetensors_close(w.from);
+    return s;
+}
+
+/* ---- the other way ------------------------------------------------------------------------------ */
+
+static Status write_plain(Llama *m, const char *from, const char *out, Log *log, Err *err)
+{
+    llama_alloc(m);
+    TRY(model_load_weights(m, from, log, err));
+    TRY(dir_make(out, err));
+    TRY(model_save(m, out, DT_BF16, (uint64_t)MAX_SHARD_GIB << 30, err));
+    return folder_copy_rest(from, out, log, err);
+}
+
+Status quant_write_plain(const char *from, const char *out, Device *d, Log *log, Err *err)
+{
+    LlamaConfig cfg;
+    TRY(llama_config_load(&cfg, from, err));
+    Llama m;
+    llama_init(&m, &cfg, d, 1);
+    QuantOpts o = quant_opts_of(&cfg.quant);
+    llama_quantize(&m, &o);
+    Status s = write_plain(&m, from, out, log, err);
+    llama_clear(&m);
     return s;
 }

@@ -8,3 +8,8 @@
  * report tells bits and errors. */
 Status quant_write_folder(const char *from, const char *out, const QuantOpts *o, Device *d,
                           Log *log, QuantReport *report, Err *err) MUST_CHECK;
+
+/* The quantised folder `from` as plain bf16 weights in `out`: what its codes decode to.  All quantised at once in d's memory, decoded
+ * tensor by tensor. */
+Status quant_write_plain(const char *from, const char *out, Device *d, Log *log,
+                         Err *err) MUST_CHECK;

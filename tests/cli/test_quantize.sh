@@ -28,4 +28,12 @@ refused 'lora on a quantised checkpoint' 2 "$tmp/run.yaml:1: model.path: the che
 refused 'quantising again' 2 'command line: model.quantize: the checkpoint is quantised already (gptq) and is kept as it is; leave it out' \
     plan "$tmp/run.yaml" model.quantize=nf4 output="$tmp/out4"
 
+done_by 'merged into what the codes decode to' merge --model "$tmp/nf4" --adapter "$tmp/out2" --out "$tmp/m1"
+said 'what is kept, again, and how far off' '*7 of 11 tensors merged; *of the change survived the rounding*quantised to nf4 again, *% of it would*divergence from the unmerged model: * nats a token, over 64 drawn tokens*'
+[ -e "$tmp/m1.base" ] && fail 'left the decoded base'
+done_by 'merged into the original' merge --model "$tmp/nf4" --adapter "$tmp/out2" --original "$plain" --out "$tmp/m2" --json
+said 'the same as JSON' '{"tensors": 11, "merged": 7, *"survived_nf4": *"divergence": *'
+refused 'an original of a plain model' 2 "--original: $plain is not quantised; it is the original" \
+    merge --model "$plain" --adapter "$tmp/out2" --original "$plain" --out "$tmp/m3"
+
 finish
