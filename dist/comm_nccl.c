@@ -41,9 +41,10 @@ typedef struct Nccl {
 
 static ncclDataType_t type_of(const Tensor *t)
 {
-    ASSERT(t->dtype == DT_F32 || t->dtype == DT_BF16 || t->dtype == DT_I16, "a collective of %s",
-           dtype_name(t->dtype));
+    ASSERT(t->dtype == DT_F32 || t->dtype == DT_BF16 || t->dtype == DT_I16 || t->dtype == DT_U8,
+           "a collective of %s", dtype_name(t->dtype));
     if (t->dtype == DT_F32) return ncclFloat32;
+    if (t->dtype == DT_U8) return ncclUint8;
     return t->dtype == DT_BF16 ? ncclBfloat16 : ncclFloat16; /* i16 is moved, never summed */
 }
 

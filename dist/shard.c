@@ -22,10 +22,17 @@ static int64_t slice_cols(const Param *p)
     return p->t.n_dims == 1 ? 1 : tensor_cols(&p->t);
 }
 
+/* Where p's values lie: a quantised one's as bytes. */
+static Tensor *kept_in(Param *p)
+{
+    return p->t.quant ? &p->t.quant->packed : &p->t;
+}
+
 /* Elements of p's storage: the pitch and the room of a frozen matrix belong to it, so that a gathered one is at once
  * what its adapters need. */
 static int64_t param_numel(const Param *p)
 {
+    if (p->t.quant) return tensor_numel(&p->t.quant->packed);
     return tensor_rows(&p->t) * p->t.ld + p->room * p->t.ld;
 }
 
@@ -81,11 +88,12 @@ static void alloc_shard(ShardSet *s, ParamShard *sh)
 {
     Device *d = s->dev;
     MemCategory weights = sh->params[0]->adapter ? MEM_ADAPTER : MEM_WEIGHT;
+    DType dtype = kept_in(sh->params[0])->dtype;
     if (shard_comes_and_goes(s, sh)) {
-        sh->whole = tensor_shape(d->compute, 1, &sh->total);
-        sh->weights = flat_array(d, d->compute, sh->numel, weights);
+        sh->whole = tensor_shape(dtype, 1, &sh->total);
+        sh->weights = flat_array(d, dtype, sh->numel, weights);
     } else {
-        sh->whole = flat_array(d, d->compute, sh->total, weights);
+        sh->whole = flat_array(d, dtype, sh->total, weights);
         sh->weights = part_of(&sh->whole, sh->first, sh->numel);
     }
     if (!sh->trained) return;
@@ -108,11 +116,11 @@ static void alloc_shard(ShardSet *s, ParamShard *sh)
 void shard_bind(ParamShard *sh)
 {
     for (int i = 0; i < sh->n_params; i++) {
-        Param *p = sh->params[i];
-        p->t.storage = sh->whole.storage;
-        p->t.offset = sh->whole.offset + (size_t)sh->offsets[i] * dtype_bytes(p->t.dtype);
-        p->room_version = 0;
-        storage_ref(p->t.storage);
+        Tensor *t = kept_in(sh->params[i]);
+        t->storage = sh->whole.storage;
+        t->offset = sh->whole.offset + (size_t)sh->offsets[i] * dtype_bytes(t->dtype);
+        sh->params[i]->room_version = 0;
+        storage_ref(t->storage);
     }
     sh->bound = true;
 }
@@ -120,8 +128,9 @@ void shard_bind(ParamShard *sh)
 void shard_unbind(ParamShard *sh)
 {
     for (int i = 0; i < sh->n_params && sh->bound; i++) {
-        storage_unref(sh->params[i]->t.storage);
-        sh->params[i]->t.storage = NULL;
+        Tensor *t = kept_in(sh->params[i]);
+        storage_unref(t->storage);
+        t->storage = NULL;
     }
     sh->bound = false;
 }
@@ -154,12 +163,13 @@ void shard_bind_grads(ParamShard *sh)
 /* ---- building --------------------------------------------------------------------------------- */
 
 /* Which of a unit's shards a parameter belongs to; -1: none, it keeps a storage of its own. */
-enum { WHOLE_TRAINED, SPLIT_TRAINED, SPLIT_FROZEN, N_KINDS };
+enum { WHOLE_TRAINED, SPLIT_TRAINED, SPLIT_FROZEN, SPLIT_CODES, N_KINDS };
 
 static int kind_of(const ShardSet *s, const Param *p, int64_t trained_in_unit)
 {
     bool split = s->run->size > 1;
-    if (!p->trained) return split && s->opts.zero == 3 && !p->t.quant ? SPLIT_FROZEN : -1;
+    if (!p->trained && !(split && s->opts.zero == 3)) return -1;
+    if (!p->trained) return p->t.quant ? SPLIT_CODES : SPLIT_FROZEN;
     bool large = !p->adapter && trained_in_unit >= s->opts.least;
     return split && s->opts.zero > 0 && large ? SPLIT_TRAINED : WHOLE_TRAINED;
 }
@@ -186,7 +196,7 @@ static void build_shard(ShardSet *s, ParamShard *sh, int unit, int kind, int *n_
     }
     if (n == 0) return;
     int n_parts = kind == WHOLE_TRAINED ? 1 : s->run->size;
-    *sh = (ParamShard){.unit = unit, .trained = kind != SPLIT_FROZEN, .split = n_parts > 1};
+    *sh = (ParamShard){.unit = unit, .trained = kind<SPLIT_FROZEN, .split = n_parts> 1};
     sh->params = xcalloc((size_t)n, sizeof(Param *));
     sh->offsets = xcalloc((size_t)n, sizeof *sh->offsets);
     for (int i = 0; i < ps->n; i++)
@@ -202,7 +212,7 @@ static void build_shard(ShardSet *s, ParamShard *sh, int unit, int kind, int *n_
     }
     for (int i = 0; i < n; i++) {
         Param *p = sh->params[i];
-        ASSERT(!p->t.storage && (!p->trained || tensor_is_dense(&p->t)),
+        ASSERT(!param_is_there(p) && (!p->trained || tensor_is_dense(&p->t)),
                "%s has a storage or a pitch", p->name);
         if (sh->split) p->home = &s->home;
         if (!sh->trained) continue;

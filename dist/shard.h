@@ -2,8 +2,8 @@
  * table of ranges, one a checkpoint tensor.  Optimizer, gradient reduction and checkpoints walk the ranges
  * and know neither model nor layout.
  *
- * A unit has up to three shards: what is trained and small (adapters), whole on every rank; what is trained and split; and
- * at stage 3 what is frozen, which is split and only gathered.  Stages as in Rajbhandari et al. 2020 (ZeRO):
+ * A unit has up to four shards: what is trained and small (adapters), whole on every rank; what is trained and split; and
+ * at stage 3 what is frozen, which is split and only gathered: as values, and as the codes of what is quantised.  Stages as in Rajbhandari et al. 2020 (ZeRO):
  *
  *   0  every rank has everything; gradients are summed once a step
  *   1  master copies and AdamW's states are split; gradients are summed into parts once a step, parameters gathered after it
@@ -52,7 +52,8 @@ typedef struct ParamShard {
         total; /* elements of all ranks, a multiple of SHARD_ALIGN; what lies between parameters is 0 */
     int64_t first, numel; /* this rank's elements of it; all where it is not split */
 
-    Tensor whole;      /* (total) of the compute dtype; storage NULL: not gathered now */
+    Tensor
+        whole; /* (total) of the compute dtype, or u8 for codes; storage NULL: not gathered now */
     Tensor whole_low;  /* (total) i16, likewise; while parameters are open for reading or writing */
     Tensor whole_grad; /* (total) of opts.grads; storage NULL: none now */
     Tensor weights;    /* (numel) this rank's part of `whole` */

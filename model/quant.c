@@ -84,9 +84,12 @@ void quant_report(QuantReport *out, const Llama *m)
     *out = (QuantReport){0};
     Sums sums[QUANT_MAX_CLASSES] = {0};
     FusedLinear *l;
-    for (int64_t i = 0; (l = llama_linear((Llama *)(uintptr_t)m, i)) != NULL; i++)
-        for (int k = 0; l->w.t.quant && k < l->n_slices; k++)
+    for (int64_t i = 0; (l = llama_linear((Llama *)(uintptr_t)m, i)) != NULL && l->w.t.quant; i++) {
+        param_open(&l->w);
+        for (int k = 0; k < l->n_slices; k++)
             add_part(out, sums, m, l->w.t.quant, k, l->modules[k]);
+        param_close(&l->w, false);
+    }
     for (int i = 0; i < out->n_classes; i++) {
         QuantClass *c = &out->classes[i];
         c->bits = sums[i].bits / (double)c->numel;

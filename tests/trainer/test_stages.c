@@ -113,6 +113,12 @@ static const Way lora[] = {
      {"lora={rank: 4, layers: [1], save_modules: [lm_head, norm]}", "batch.micro=2", NULL}},
 };
 
+static const Way qlora[] = {
+    {"qlora, nf4", {"method=qlora", "lora.rank=4", "batch.micro=1", NULL}},
+    {"qlora, int8, all made again",
+     {"method=qlora", "model.quantize=int8", "lora.rank=4", "train.recompute=full", NULL}},
+};
+
 static void every_stage(const char *model, const Way *ways, int n_ways, int64_t steps)
 {
     for (int w = 0; w < n_ways; w++) {
@@ -150,6 +156,28 @@ Test(stages, full, .timeout = 300)
 Test(stages, lora, .timeout = 300)
 {
     every_stage("tests/fixtures/models/llama3-d64", lora, 4, 4);
+}
+
+/* At stage 3 the codes are what is split and gathered. */
+Test(stages, qlora, .timeout = 300)
+{
+    for (int w = 0; w < 2; w++) {
+        Memory alone = {0};
+        Training one = run("tests/fixtures/models/llama3-d64", &qlora[w], stages[0], 1, 4, &alone);
+        for (int z = 0; z < 4; z += 3) {
+            Memory m = {0};
+            Training t = run("tests/fixtures/models/llama3-d64", &qlora[w], stages[z], 3, 4, &m);
+            expect_same(&qlora[w], stages[z], 3, &one, &t);
+            cr_expect_eq(m.gathered, 0);
+            cr_expect_eq(m.extent, m.planned, "%s, %s: took %lld bytes, planned %lld",
+                         qlora[w].name, stages[z], (long long)m.extent, (long long)m.planned);
+            if (z == 3)
+                cr_expect_leq(m.weights, alone.weights / 3 + 16384, "%s: %lld of %lld bytes",
+                              qlora[w].name, (long long)m.weights, (long long)alone.weights);
+            training_clear(&t);
+        }
+        training_clear(&one);
+    }
 }
 
 /* Embedding and head are one matrix there. */
