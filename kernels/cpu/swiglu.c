@@ -36,7 +36,7 @@ VECTORISED static void bwd_rows(void *args, int64_t row0, int64_t row1)
         const float *gate = a->gu + r * a->ldgu, *up = gate + a->width, *dh = a->dh + r * a->ldh;
         float *dgate = a->dgu + r * a->lddgu, *dup = dgate + a->width;
         float *h = a->h ? a->h + r * a->ldh : NULL;
-#pragma GCC ivdep
+        INDEPENDENT
         for (int64_t i = 0; i < a->width; i++) {
             float s = sigmoid_f32(gate[i]), silu = gate[i] * s, u = up[i], d = dh[i];
             float dg = d * u * (s + silu * (1.0f - s)), du = d * silu;

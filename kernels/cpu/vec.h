@@ -17,6 +17,13 @@ enum { LANES = 16 };
 #    define VECTORISED
 #endif
 
+/* Before a loop: what an iteration writes, no other reads. */
+#ifdef __clang__
+#    define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#    define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 /* Into each of the variants. */
 #define INLINED static inline __attribute__((always_inline))
 

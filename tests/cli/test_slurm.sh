@@ -1,6 +1,8 @@
 # lorac slurm: the scripts, and one on a real Slurm of one node: stopped before its time limit, requeued, and at its end
 # the bytes of a run that nobody stopped.
 . "$(dirname "$0")/lib.sh"
+case $lorac in /*) ;; *) lorac=$PWD/$lorac ;; esac # a job runs in a folder of its own
+root=$(cd "$root" && pwd)
 
 model=$root/tests/fixtures/models/qwen3-d64
 cat >"$tmp/run.yaml" <<END
