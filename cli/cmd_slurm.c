@@ -33,6 +33,42 @@ static Status check_counts(const SlurmJob *j, Err *err)
     return OK;
 }
 
+/* What stands in a line for sbatch must be one word there. */
+static Status check_words(const SlurmJob *j, Err *err)
+{
+    const struct {
+        const char *flag, *value;
+    } words[] = {{"--name", j->name},
+                 {"--time", j->time},
+                 {"--partition", j->partition},
+                 {"--account", j->account}};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (words[i].value && (!words[i].value[0] || strpbrk(words[i].value, " \t\r\n\"'#\\")))
+            return err_set(err, E_INPUT, "%s: must be one word without quotes or #, is '%s'",
+                           words[i].flag, words[i].value);
+    return OK;
+}
+
+/* Each value of a sweep is read as the run will read it: an unknown key or a wrong value is told now. */
+static Status check_sweep(const SlurmJob *j, const char **args, int n_args, Problems *problems)
+{
+    for (int i = 0; i < j->sweep->n; i++) {
+        const char *item = j->sweep->items[i], *at = strchr(item, '=');
+        for (const char *p = at + 1; *p;) {
+            size_t len = strcspn(p, ",");
+            char *one = str_format("%.*s%.*s", (int)(at + 1 - item), item, (int)len, p);
+            TrainConfig c;
+            args[n_args] = one;
+            Status s = config_load(&c, args[0], args + 1, n_args, false, problems);
+            if (s == OK) config_clear(&c);
+            free(one);
+            TRY(s);
+            p += len + (p[len] == ',');
+        }
+    }
+    return OK;
+}
+
 int cmd_slurm(int argc, char **argv)
 {
     bool help = false;
@@ -58,7 +94,7 @@ int cmd_slurm(int argc, char **argv)
          "one run for each value, as a job array (several: each combination)"},
         {"lorac", OPT_STRING, &job.lorac, "PATH", "the program on the nodes; default lorac"},
         {0}};
-    const char *args[MAX_ARGS];
+    const char *args[MAX_ARGS + 1]; /* and a value of a sweep */
     int n_args = 0;
     Err err = {0};
     Status status = opts_parse(opts, argc, argv, args, &n_args, MAX_ARGS, &help, &err);
@@ -89,10 +125,12 @@ int cmd_slurm(int argc, char **argv)
     if (!job.name) job.name = name;
     StrBuf b = {0};
     status = check_counts(&job, &err);
+    if (status == OK) status = check_words(&job, &err);
     if (status == OK) status = slurm_script(&b, &job, &err);
+    if (status == OK) status = check_sweep(&job, args, n_args, &problems);
     if (status == OK) status = command_print(&b, &err);
     strbuf_clear(&b);
     free(name);
     config_clear(&c);
-    return command_end(status, &err);
+    return command_end_problems(status, &problems, &err);
 }

@@ -19,6 +19,9 @@ refused 'no config' 2 '*name a config file*' slurm
 refused 'a config that is none' 2 '*nothing.yaml*' slurm "$tmp/nothing.yaml"
 refused 'half a node' 2 '*--gpus: 12 do not fill nodes of 8*' slurm "$tmp/run.yaml" --gpus 12
 refused 'a sweep without values' 2 "*--sweep: must be KEY=VALUE,VALUE*'optim.lr='*" slurm "$tmp/run.yaml" --sweep optim.lr=
+refused 'a sweep of no key' 2 '*optim.lrr: unknown key*' slurm "$tmp/run.yaml" --sweep optim.lrr=1,2
+refused 'a sweep with a wrong value' 2 '*lora.rank*' slurm "$tmp/run.yaml" --sweep lora.rank=4,many
+refused 'two words' 2 "*--account: must be one word*'a b'*" slurm "$tmp/run.yaml" --account 'a b'
 done_by 'sixteen GPUs' slurm "$tmp/run.yaml" --gpus 16 --partition long optim.lr=1e-3
 said 'sixteen GPUs' '#!/bin/bash*--nodes=2 *--ntasks-per-node=8 *--partition=long*--signal=USR1@108*train *optim.lr=1e-3 "$@"*'
 checks=$((checks + 1))
