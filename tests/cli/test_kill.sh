@@ -14,12 +14,6 @@ eval: {every: 7}
 save: {every: 1, keep: 2, best: true}
 END
 
-# what must be equal: no times, no speeds
-losses()
-{
-    sed -E 's/, "(tokens_per_s|step_time|eval_time|peak_bytes|allocated_bytes)": [^,}]*//g' "$1"
-}
-
 done_by 'the run without a kill' train --quiet "$tmp/run.yaml" output="$tmp/whole"
 
 kills=0

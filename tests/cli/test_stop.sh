@@ -13,11 +13,6 @@ train: {max_steps: 240}
 eval: {every: 2, tokens: 1}
 END
 
-losses()
-{
-    sed -E 's/, "(tokens_per_s|step_time|eval_time|peak_bytes|allocated_bytes)": [^,}]*//g' "$1"
-}
-
 # again NAME: the last run must have stopped on request
 again()
 {
