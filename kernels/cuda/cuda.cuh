@@ -31,7 +31,7 @@ template <typename T> __device__ inline void vec_store(T *p, const Vec<T> &x)
 }
 
 /* The same sixteen bytes as they lie in memory, for what waits in registers: of an array of bf16 each element would take
- * a register.  `last`: nobody reads it again soon, so it leaves the caches first. */
+ * a register.  `last`: nobody needs it soon, so it leaves the caches first. */
 typedef uint4 Bits;
 
 template <typename T> __device__ inline Bits bits_load(const T *p)
@@ -45,6 +45,10 @@ template <typename T> __device__ inline Bits bits_load_last(const T *p)
 template <typename T> __device__ inline void bits_store(T *p, Bits b)
 {
     *reinterpret_cast<Bits *>(p) = b;
+}
+template <typename T> __device__ inline void bits_store_last(T *p, Bits b)
+{
+    __stcs(reinterpret_cast<Bits *>(p), b);
 }
 __device__ inline Bits bits_zero(void)
 {

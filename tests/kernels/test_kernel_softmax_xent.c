@@ -7,6 +7,18 @@
 #include <math.h>
 #include <stdlib.h>
 
+/* Around what one block of a GPU holds of a row, and eight. */
+static const RowsCase long_cases[] = {
+    {"one block", 3, 8192, 0},
+    {"one block and a vector", 3, 8196, 4},
+    {"three blocks", 9, 20000, 0},
+    {"eight blocks", 2, 65536, 0},
+    {"eight larger blocks", 2, 65540, 0},
+    {"beyond blocks", 2, 131076, 0},
+    {"long, no vectors", 2, 20001, 0},
+};
+enum { N_LONG_CASES = sizeof long_cases / sizeof *long_cases };
+
 static void check(Bed *b, const RowsCase *t, double sigma, float grad_scale)
 {
     int64_t R = t->rows, V = t->cols;
@@ -46,10 +58,11 @@ Test(kernel_softmax_xent, equals_formulas)
     static const double sigmas[] = {1, 100, 20000}; /* exp overflows, then almost all underflow */
     Bed b;
     bed_open(&b, 2);
-    for (int i = 0; i < n_rows_cases; i++) {
+    for (int i = 0; i < n_rows_cases + N_LONG_CASES; i++) {
+        const RowsCase *t = i < n_rows_cases ? &rows_cases[i] : &long_cases[i - n_rows_cases];
         for (int s = 0; s < 3; s++) {
-            check(&b, &rows_cases[i], sigmas[s], 0.125f);
-            check(&b, &rows_cases[i], sigmas[s], 0);
+            check(&b, t, sigmas[s], 0.125f);
+            check(&b, t, sigmas[s], 0);
         }
     }
     bed_close(&b);
