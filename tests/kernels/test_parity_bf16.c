@@ -380,8 +380,9 @@ Test(parity_bf16, loss_rows_and_embedding)
 {
     Bench b;
     if (!open_both(&b)) return;
-    static const int64_t shapes[][2] = {{3, 7}, {64, 1000}, {17, 32000}, {5, 128256}};
-    for (size_t i = 0; i < 4; i++) {
+    static const int64_t shapes[][2] = {{3, 7},     {64, 1000},  {17, 32000}, {5, 128256},
+                                        {2, 16384}, {2, 151936}, {2, 262152}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         int64_t m = shapes[i][0], v = shapes[i][1];
         int32_t targets[64];
         for (int64_t j = 0; j < m; j++)
@@ -412,6 +413,34 @@ Test(parity_bf16, loss_rows_and_embedding)
         same(&b, "embedding gradient in bf16", dw16, 2 * BF16);
     }
     drop_all(&b);
+    cr_assert_eq(b.n_failed, 0);
+    close_both(&b);
+}
+
+/* Ranks that are whole vectors and some that are not; rows of nobody. */
+Test(parity_bf16, adapters_around_a_matrix)
+{
+    Bench b;
+    if (!open_both(&b)) return;
+    static const int64_t ranks[][3] = {{16, 0, 0}, {8, 16, 8}, {3, 5, 0}, {4, 8, 1}};
+    for (size_t t = 0; t < sizeof ranks / sizeof *ranks; t++) {
+        AdapterPart cpu[3], gpu[3];
+        int64_t sum = 0, in = 264, rows = 150;
+        int n = 0;
+        for (; n < 3 && ranks[t][n]; n++)
+            sum += ranks[t][n];
+        Pair *m = matrix(&b, 3 * rows + 20 + sum, in + sum, (8 - sum % 8) % 8), whole = *m;
+        for (int k = 0; k < n; k++) {
+            Pair *a = matrix(&b, ranks[t][k], in, 0), *lora_b = matrix(&b, rows, ranks[t][k], 0);
+            cpu[k] = (AdapterPart){&a->cpu, &lora_b->cpu, rows * k, 0.5f + (float)k};
+            gpu[k] = (AdapterPart){&a->gpu, &lora_b->gpu, rows * k, 0.5f + (float)k};
+        }
+        m->cpu.shape[0] = m->gpu.shape[0] = 3 * rows + 20;
+        m->cpu.shape[1] = m->gpu.shape[1] = in;
+        BOTH(&b, write_adapters, (&b.cpu, &m->cpu, cpu, n), (&b.gpu, &m->gpu, gpu, n));
+        same(&b, "a matrix with its adapters", &whole, BF16);
+        drop_all(&b);
+    }
     cr_assert_eq(b.n_failed, 0);
     close_both(&b);
 }
