@@ -11,6 +11,7 @@
 #   golden     20 steps of every fixture against transformers' losses, fp32 and bf16
 #   curves packed deterministic attention plan      see tools/gpu_checks.py
 #   hf         folders and adapters written by way of the GPU load in transformers and PEFT: the same logits
+#   nvtx       Nsight Compute finds an op's kernels by the op's range
 #   sanitizer  compute-sanitizer memcheck and racecheck over the kernel tests
 #
 # Where there is no folder bundle, bundle.tar.gz is unpacked first.
@@ -18,7 +19,7 @@ set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 # shellcheck source=tools/gpu_table.sh
 . "$root/tools/gpu_table.sh"
-table_begin "kernels models golden curves packed attention deterministic plan hf sanitizer" "$@"
+table_begin "kernels models golden curves packed attention deterministic plan hf nvtx sanitizer" "$@"
 export LORAC_SOURCE_ROOT=$root
 
 # one LOG SECONDS WHAT COMMAND...: a line by the exit code, 77 for skipped; the log's last line beside it
@@ -88,6 +89,28 @@ hf()
         LORAC_TEST_PRECISION=$p one "hf-$p" 200 "hf: transformers and PEFT load what was written, $p" \
             python3 "$root/tools/check_peft.py" "$bundle"
     done
+}
+
+nvtx()
+{
+    local found log=$out/nvtx.log
+    if [ "$device" != cuda ] || ! command -v ncu > /dev/null; then
+        line SKIP "nvtx: ranges by op" "needs a GPU and ncu"
+        return
+    fi
+    timeout 120 ncu --clock-control none --nvtx --nvtx-include "rmsnorm/" --section LaunchStats \
+        lorac bench --model tiny --seq 64 --rows full --seconds 0 --steps 1 > "$log" 2>&1 < /dev/null
+    if grep -q 'ERR_NVGPUCTRPERM\|LibraryNotLoaded' "$log"; then
+        line SKIP "nvtx: ranges by op" "ncu does not support this machine"
+        return
+    fi
+    # the headings of what was profiled: all of them, and those of the op
+    found=$(grep -cE '^  [a-z_]+.*Context [0-9]+, Stream [0-9]+' "$log")
+    if [ "$found" -gt 0 ] && [ "$(grep -cE '^  .*rmsnorm_[a-z_]*kernel.*Context' "$log")" = "$found" ]; then
+        line PASS "nvtx: ranges by op" "$found kernels in ranges 'rmsnorm', all of rmsnorm.cu"
+    else
+        line FAIL "nvtx: ranges by op" "$found kernels, see nvtx.log"
+    fi
 }
 
 # Small shapes under the tool: the kernels' suites in fp32, and bf16's without the large products.  memcheck is told where
