@@ -155,8 +155,7 @@ static void step(Bench *b, int64_t t)
         clip_by_global_norm(d, &b->scalars, &b->sum_squares, &b->loss_sum, 1);
         AdamwArray all = {.weights = sh->weights,
                           .grad = sh->grad,
-                          .m = sh->m,
-                          .v = sh->v,
+                          .states = states_view(&sh->states, 0, sh->numel),
                           .args = adamw_args(&opts)};
         adamw_add_range(&all.args, &opts, sh->numel, 1, true);
         adamw_update(d, &all, &b->scalars);

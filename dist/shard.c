@@ -109,8 +109,7 @@ static void alloc_shard(ShardSet *s, ParamShard *sh)
         sh->whole_grad = flat_array(d, s->opts.grads, sh->total, MEM_GRAD);
         sh->grad = part_of(&sh->whole_grad, sh->first, sh->numel);
     }
-    sh->m = flat_array(d, DT_F32, sh->numel, MEM_OPTIMIZER);
-    sh->v = flat_array(d, DT_F32, sh->numel, MEM_OPTIMIZER);
+    states_init(&sh->states, d, sh->numel);
 }
 
 void shard_bind(ParamShard *sh)
@@ -271,8 +270,7 @@ void shards_clear(ShardSet *s)
         tensor_clear(&sh->low);
         tensor_clear(&sh->whole_grad);
         tensor_clear(&sh->grad);
-        tensor_clear(&sh->m);
-        tensor_clear(&sh->v);
+        states_clear(&sh->states);
         free(sh->params);
         free(sh->offsets);
         free(sh->ranges);

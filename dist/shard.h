@@ -16,6 +16,7 @@
 #include "autograd/param.h"
 #include "autograd/segment.h"
 #include "dist/comm.h"
+#include "dist/states.h"
 
 enum { SHARD_ALIGN = 128 }; /* elements: a parameter begins at a multiple of 256 bytes in bf16 */
 
@@ -59,8 +60,8 @@ typedef struct ParamShard {
     Tensor weights;    /* (numel) this rank's part of `whole` */
     Tensor
         low; /* (numel) i16 beside trained bf16 weights, else without storage: bits = (weights << 16) + low */
-    Tensor grad; /* (numel) of opts.grads; trained only, as m and v */
-    Tensor m, v; /* (numel) f32 */
+    Tensor grad;   /* (numel) of opts.grads; trained only, as states */
+    States states; /* of numel elements */
 
     int64_t gathering, reducing; /* calls under way, or 0 */
     bool bound;                  /* the parameters' storage is `whole` */
@@ -123,7 +124,7 @@ void shards_changed(ShardSet *s);
 void shards_begin_step(ShardSet *s);
 void shards_finish_grads(ShardSet *s);
 
-/* A range of one of this rank's flat arrays (weights, low, grad, m, v). */
+/* A range of one of this rank's flat arrays (weights, low, grad). */
 Tensor shard_view(const Tensor *flat, const ShardRange *r);
 const char *shard_range_name(const ShardRange *r);
 /* Trained elements of all ranks, gaps not counted. */

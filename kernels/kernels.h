@@ -70,6 +70,11 @@ typedef struct AdamwRange {
 
 enum { ADAMW_MAX_RANGES = 32 };
 
+/* AdamW's mean of gradients and mean of their squares: f32 (n) each. */
+typedef struct AdamwStates {
+    Tensor m, v;
+} AdamwStates;
+
 typedef struct AdamwArgs {
     float beta1, beta2, eps;
     int n_ranges;
@@ -199,15 +204,15 @@ typedef struct Kernels {
     void (*step_scalars)(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
                          float clip);
 
-    /* Decoupled weight decay as torch.optim.AdamW (Loshchilov & Hutter 2019); dense, n elements; m, v f32; grad f32 or
-     * bf16; per range of args, in one pass:
+    /* Decoupled weight decay as torch.optim.AdamW (Loshchilov & Hutter 2019); dense, n elements; grad f32 or bf16; per
+     * range of args, in one pass:
      *   g = grad * step[GRAD_SCALE];  lr = step[LR] * lr_scale;  w -= lr * weight_decay * w
      *   m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
      *   w -= lr * (m / step[BIAS1]) / (sqrt(v / step[BIAS2]) + eps),   BIASi = 1 - beta_i^t
      * w is f32 and low NULL; or w is the bf16 working copy and low (i16) what it lacks of the f32 master, whose bits are
      * (w << 16) + low: the master is put together, updated and split again (convert_split), so that it takes 16 bits
      * beside the working copy and not one bit of it is lost.  Nothing happens when step[SKIP] != 0. */
-    void (*adamw)(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+    void (*adamw)(Device *d, Tensor *w, Tensor *low, AdamwStates *states, const Tensor *grad,
                   const Tensor *step, const AdamwArgs *args);
 } Kernels;
 

@@ -393,12 +393,12 @@ static void m_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, c
     end(d, ID(step_scalars), 0, size(step));
 }
 
-static void m_adamw(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+static void m_adamw(Device *d, Tensor *w, Tensor *low, AdamwStates *states, const Tensor *grad,
                     const Tensor *step, const AdamwArgs *args)
 {
-    RUN(d, adamw, (d, w, low, m, v, grad, step, args));
+    RUN(d, adamw, (d, w, low, states, grad, step, args));
     end(d, ID(adamw), 14 * (double)tensor_numel(w),
-        2 * (size(w) + size(low) + size(m) + size(v)) + size(grad));
+        2 * (size(w) + size(low) + size(&states->m) + size(&states->v)) + size(grad));
 }
 
 static const Kernels meter_kernels = {

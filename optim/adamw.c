@@ -35,6 +35,6 @@ bool adamw_add_range(AdamwArgs *a, const AdamwOpts *opts, int64_t n, float lr_sc
 
 void adamw_update(Device *d, AdamwArray *a, const Tensor *step)
 {
-    d->k->adamw(d, &a->weights, a->low.storage ? &a->low : NULL, &a->m, &a->v, &a->grad, step,
+    d->k->adamw(d, &a->weights, a->low.storage ? &a->low : NULL, &a->states, &a->grad, step,
                 &a->args);
 }

@@ -12,7 +12,8 @@ typedef struct AdamwOpts {
 /* A flat array that is updated in one go: views of the weights, of what they lack of their master copies (storage NULL on
  * an f32 device), of gradient and states; all dense (n), the ranges end at n. */
 typedef struct AdamwArray {
-    Tensor weights, low, grad, m, v;
+    Tensor weights, low, grad;
+    AdamwStates states;
     AdamwArgs args;
 } AdamwArray;
 

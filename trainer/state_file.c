@@ -120,20 +120,20 @@ static void write_master(Device *d, ParamShard *sh, const ShardRange *r, const f
 
 static void read_array(Device *d, const ParamShard *sh, const ShardRange *r, int a, float *host)
 {
-    Tensor view = shard_view(a == 1 ? &sh->m : &sh->v, r);
+    AdamwStates states = states_view(&sh->states, r->offset, r->numel);
     if (a == 0)
         read_master(d, sh, r, host);
     else
-        tensor_read(d, &view, host);
+        tensor_read(d, a == 1 ? &states.m : &states.v, host);
 }
 
 static void write_array(Device *d, ParamShard *sh, const ShardRange *r, int a, const float *host)
 {
-    Tensor view = shard_view(a == 1 ? &sh->m : &sh->v, r);
+    AdamwStates states = states_view(&sh->states, r->offset, r->numel);
     if (a == 0)
         write_master(d, sh, r, host);
     else
-        tensor_write(d, &view, host);
+        tensor_write(d, a == 1 ? &states.m : &states.v, host);
 }
 
 /* ---- writing ---------------------------------------------------------------------------------- */

@@ -42,8 +42,7 @@ static void add_array(Unit *x, const AdamwArgs *args, int64_t begin, int64_t end
     x->arrays[x->n_arrays++] = (AdamwArray){.weights = flat_part(&sh->weights, begin, end),
                                             .low = flat_part(&sh->low, begin, end),
                                             .grad = shard_view(&sh->grad, &part),
-                                            .m = flat_part(&sh->m, begin, end),
-                                            .v = flat_part(&sh->v, begin, end),
+                                            .states = states_view(&sh->states, begin, end - begin),
                                             .args = *args};
 }
 

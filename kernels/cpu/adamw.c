@@ -57,9 +57,10 @@ static void adamw_part(void *args, int64_t first, int64_t end)
     }
 }
 
-void cpu_adamw(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+void cpu_adamw(Device *d, Tensor *w, Tensor *low, AdamwStates *states, const Tensor *grad,
                const Tensor *step, const AdamwArgs *args)
 {
+    Tensor *m = &states->m, *v = &states->v;
     int64_t n = tensor_numel(w), begin = 0;
     ASSERT(tensor_numel(m) == n && tensor_numel(v) == n && tensor_numel(grad) == n &&
                (!low || tensor_numel(low) == n) && tensor_numel(step) >= STEP_N,

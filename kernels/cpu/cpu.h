@@ -108,5 +108,5 @@ void cpu_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x);
 
 void cpu_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
                       float clip);
-void cpu_adamw(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+void cpu_adamw(Device *d, Tensor *w, Tensor *low, AdamwStates *states, const Tensor *grad,
                const Tensor *step, const AdamwArgs *args);

@@ -144,9 +144,10 @@ static void check_aligned(const Tensor *t)
     ASSERT((uintptr_t)tensor_data(t) % 16 == 0, "adamw: an array does not begin at 16 bytes");
 }
 
-void cuda_adamw(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+void cuda_adamw(Device *d, Tensor *w, Tensor *low, AdamwStates *states, const Tensor *grad,
                 const Tensor *step, const AdamwArgs *args)
 {
+    Tensor *m = &states->m, *v = &states->v;
     int64_t n = tensor_numel(w);
     if (n == 0) return;
     ASSERT(args->n_ranges > 0 && args->ranges[args->n_ranges - 1].end == n,

@@ -63,7 +63,7 @@ void cuda_sum_squares(Device *d, Tensor *out, float beta, const Tensor *x);
 void cuda_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x);
 void cuda_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
                        float clip);
-void cuda_adamw(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+void cuda_adamw(Device *d, Tensor *w, Tensor *low, AdamwStates *states, const Tensor *grad,
                 const Tensor *step, const AdamwArgs *args);
 
 /* Attention of our own (attention.cu) and cuDNN's (attention_cudnn.c), of which attention.c chooses. */

@@ -209,7 +209,7 @@ static void p_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, c
 {
 }
 
-static void p_adamw(Device *d, Tensor *w, Tensor *low, Tensor *m, Tensor *v, const Tensor *grad,
+static void p_adamw(Device *d, Tensor *w, Tensor *low, AdamwStates *states, const Tensor *grad,
                     const Tensor *step, const AdamwArgs *args)
 {
 }

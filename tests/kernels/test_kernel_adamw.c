@@ -46,7 +46,7 @@ Test(kernel_adamw, three_steps_equal_the_formulas)
             s->v[i] = (double)args.beta2 * s->v[i] + (1 - (double)args.beta2) * gi * gi;
             s->w[i] -= rate * (s->m[i] / bias1) / (sqrt(s->v[i] / bias2) + (double)args.eps);
         }
-        b.dev.k->adamw(&b.dev, w, NULL, m, v, grad, step, &args);
+        b.dev.k->adamw(&b.dev, w, NULL, &(AdamwStates){*m, *v}, grad, step, &args);
         const struct {
             const char *name;
             Tensor *got;
@@ -99,8 +99,8 @@ static void split_against_whole(DType grad_dtype)
                                  [STEP_GRAD_SCALE] = 0.75f};
         tensor_write(&b.dev, step, scalars);
         bed_fill(&b, grad, (uint64_t)(100 + t), 0.3, 0);
-        b.dev.k->adamw(&b.dev, w, NULL, m[0], v[0], grad, step, &args);
-        b.dev.k->adamw(&b.dev, hi, low, m[1], v[1], grad, step, &args);
+        b.dev.k->adamw(&b.dev, w, NULL, &(AdamwStates){*m[0], *v[0]}, grad, step, &args);
+        b.dev.k->adamw(&b.dev, hi, low, &(AdamwStates){*m[1], *v[1]}, grad, step, &args);
         tensor_read(&b.dev, hi, hi_host);
         tensor_read(&b.dev, low, low_host);
         convert_join(joined, hi_host, low_host, M);
@@ -143,7 +143,7 @@ Test(kernel_adamw, skip_changes_nothing)
         before[i] = bed_read(&b, t[i]);
     }
     const AdamwArgs args = {0.9f, 0.9f, 1e-8f, 1, {{10, 1, 0}}};
-    b.dev.k->adamw(&b.dev, t[0], NULL, t[1], t[2], t[3], step, &args);
+    b.dev.k->adamw(&b.dev, t[0], NULL, &(AdamwStates){*t[1], *t[2]}, t[3], step, &args);
     for (int i = 0; i < 4; i++) {
         float *after = bed_read(&b, t[i]);
         cr_expect_arr_eq(after, before[i], 10 * sizeof(float));

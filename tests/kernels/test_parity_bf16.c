@@ -557,10 +557,10 @@ static void optimizer(Bench *b, int64_t n, DType w_dtype, DType grad_dtype)
     if (half > 0) args = (AdamwArgs){0.9f, 0.95f, 1e-8f, 2, {{half, 0.5f, 0}, {n, 1, 0.1f}}};
     Pair *weights = halves ? hi : w;
     BOTH(b, adamw,
-         (&b->cpu, &weights->cpu, halves ? &low->cpu : NULL, &m->cpu, &v->cpu, &g->cpu, &step->cpu,
-          &args),
-         (&b->gpu, &weights->gpu, halves ? &low->gpu : NULL, &m->gpu, &v->gpu, &g->gpu, &step->gpu,
-          &args));
+         (&b->cpu, &weights->cpu, halves ? &low->cpu : NULL, &(AdamwStates){m->cpu, v->cpu},
+          &g->cpu, &step->cpu, &args),
+         (&b->gpu, &weights->gpu, halves ? &low->gpu : NULL, &(AdamwStates){m->gpu, v->gpu},
+          &g->gpu, &step->gpu, &args));
     if (halves) {
         join(&b->cpu, &hi->cpu, &low->cpu, &w->cpu, n);
         join(&b->gpu, &hi->gpu, &low->gpu, &w->gpu, n);

@@ -52,8 +52,7 @@ static AdamwArray array(Device *d, int64_t n, const float *w, bool decay)
 {
     AdamwArray a = {.weights = vector(d, n, w),
                     .grad = vector(d, n, NULL),
-                    .m = vector(d, n, NULL),
-                    .v = vector(d, n, NULL),
+                    .states = {.m = vector(d, n, NULL), .v = vector(d, n, NULL)},
                     .args = adamw_args(&options)};
     adamw_add_range(&a.args, &options, n, 1, decay);
     return a;
@@ -63,8 +62,8 @@ static void array_clear(AdamwArray *a)
 {
     tensor_clear(&a->weights);
     tensor_clear(&a->grad);
-    tensor_clear(&a->m);
-    tensor_clear(&a->v);
+    tensor_clear(&a->states.m);
+    tensor_clear(&a->states.v);
 }
 
 static void expect_values(Device *d, const Tensor *t, const float *want, int n, const char *what)
@@ -134,8 +133,8 @@ Test(adamw, skips_what_is_not_finite)
         tensor_read(&d, &scalars, host);
         cr_expect_eq(host[STEP_SKIP], 1.0f);
         expect_values(&d, &r.weights, w0, NW, "w");
-        expect_values(&d, &r.m, zero, NW, "m");
-        expect_values(&d, &r.v, zero, NW, "v");
+        expect_values(&d, &r.states.m, zero, NW, "m");
+        expect_values(&d, &r.states.v, zero, NW, "v");
         array_clear(&r);
         tensor_clear(&scalars);
         tensor_clear(&squares);

@@ -50,8 +50,7 @@ static void step(Session *s)
         AdamwArray a = {.weights = sh->weights,
                         .low = sh->low,
                         .grad = sh->grad,
-                        .m = sh->m,
-                        .v = sh->v,
+                        .states = states_view(&sh->states, 0, sh->numel),
                         .args = adamw_args(&opts)};
         adamw_add_range(&a.args, &opts, sh->numel, 1, true);
         adamw_update(d, &a, &scalars);
