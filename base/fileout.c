@@ -1,4 +1,5 @@
 /* Writing files so that a crash or a full disk never leaves half of one under its final name. */
+#define _GNU_SOURCE /* fallocate */
 #include "base/fs.h"
 #include "base/hash.h"
 
@@ -108,6 +109,38 @@ Status file_write_atomic(const char *path, const void *data, size_t len, Err *er
     }
     free(tmp);
     return s;
+}
+
+Status file_write_at(int fd, const void *data, size_t n, uint64_t at, const char *path, Err *err)
+{
+    for (const char *from = data; n > 0;) {
+        ssize_t k = pwrite(fd, from, n, (off_t)at);
+        if (k < 0 && errno == EINTR) continue;
+        if (k <= 0)
+            return err_set(err, E_FAILED, "%s: cannot write: %s", path,
+                           strerror(k < 0 ? errno : ENOSPC));
+        from += k;
+        at += (uint64_t)k;
+        n -= (size_t)k;
+    }
+    return OK;
+}
+
+Status file_create_sized(int *fd, const char *path, uint64_t bytes, Err *err)
+{
+    *fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (*fd < 0)
+        return err_set(err, E_FAILED, "%s: cannot open for writing: %s", path, strerror(errno));
+    int failed = ftruncate(*fd, (off_t)bytes) != 0 ? errno : 0;
+    /* other reasons than a full disk: a file system without */
+    if (!failed && bytes > 0 && fallocate(*fd, 0, 0, (off_t)bytes) != 0 &&
+        (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
+        failed = errno;
+    if (!failed) return OK;
+    close(*fd);
+    *fd = -1;
+    return err_set(err, E_FAILED, "%s: no room for %llu bytes: %s", path, (unsigned long long)bytes,
+                   strerror(failed));
 }
 
 Status file_copy(const char *from, const char *to, Err *err)

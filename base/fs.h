@@ -41,6 +41,13 @@ Status file_write_atomic(const char *path, const void *data, size_t len, Err *er
 Status file_copy(const char *from, const char *to,
                  Err *err) MUST_CHECK; /* bytes and mode, fsynced */
 
+/* Bytes at a place of an open file; threads may write different places. */
+Status file_write_at(int fd, const void *data, size_t n, uint64_t at, const char *path,
+                     Err *err) MUST_CHECK;
+/* Makes or empties `path` and gives it its size, in blocks of the disk where the file system can: a disk that is too small for
+ * it is told now.  *fd is the caller's to close. */
+Status file_create_sized(int *fd, const char *path, uint64_t bytes, Err *err) MUST_CHECK;
+
 /* A sequential writer with a CRC-32C of all that went through it; used for large files.  Write
  * errors (disk full) are kept and told once by file_out_close, which fsyncs.  After file_out_close
  * or file_out_abort (which also unlinks) the struct is empty. */

@@ -82,6 +82,28 @@ uint32_t crc32c(uint32_t crc, const void *data, size_t len)
                                    : crc_by_table(~crc, data, len));
 }
 
+/* Polynomials over GF(2) modulo that of the checksum, bits reversed: the highest bit is x^0. */
+static uint32_t multiply(uint32_t a, uint32_t b)
+{
+    uint32_t product = 0;
+    for (uint32_t bit = 1u << 31; bit; bit >>= 1) {
+        if (a & bit) product ^= b;
+        b = b & 1 ? b >> 1 ^ 0x82F63B78u : b >> 1;
+    }
+    return product;
+}
+
+/* crc times x^(8 n) */
+uint32_t crc32c_shift(uint32_t crc, uint64_t n)
+{
+    uint32_t power = 1u << 23; /* x^8 */
+    for (; n > 0; n >>= 1) {
+        if (n & 1) crc = multiply(crc, power);
+        power = multiply(power, power);
+    }
+    return crc;
+}
+
 static const uint64_t P1 = 0x9E3779B185EBCA87ull, P2 = 0xC2B2AE3D27D4EB4Full,
                       P3 = 0x165667B19E3779F9ull, P4 = 0x85EBCA77C2B2AE63ull,
                       P5 = 0x27D4EB2F165667C5ull;

@@ -5,8 +5,10 @@
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -218,4 +220,34 @@ Test(fs, copy)
     cr_assert_str_eq(text, "bytes", "copying onto itself emptied it");
     cr_assert_eq(file_copy(dir, to, &err), E_INPUT);
     free(text), free(from), free(to);
+}
+
+/* Threads write a file's parts in any order; what does not fit is told before the first byte. */
+Test(fs, sized_files)
+{
+    char *path = path_join(dir, "sized");
+    Err err = {0};
+    int fd;
+    cr_assert_eq(file_create_sized(&fd, path, 10, &err), OK, "%s", err.line);
+    cr_assert_eq(file_write_at(fd, "89", 2, 8, path, &err), OK);
+    cr_assert_eq(file_write_at(fd, "01234567", 8, 0, path, &err), OK);
+    close(fd);
+    char *text;
+    size_t len;
+    cr_assert_eq(file_read(&text, &len, path, &err), OK);
+    cr_assert_eq(len, 10);
+    cr_assert_str_eq(text, "0123456789");
+    free(text);
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit limit = {.rlim_cur = 4096, .rlim_max = RLIM_INFINITY};
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    cr_assert_eq(file_create_sized(&fd, path, 4097, &err), E_FAILED);
+    char *line = str_format("%s: no room for 4097 bytes: File too large", path);
+    cr_assert_str_eq(err.line, line);
+    cr_assert_eq(fd, -1);
+    cr_assert_eq(file_create_sized(&fd, path, 4096, &err), OK, "%s", err.line);
+    cr_assert_eq(file_write_at(fd, "x", 1, 4096, path, &err), E_FAILED);
+    close(fd);
+    free(line);
+    free(path);
 }

@@ -29,6 +29,23 @@ Test(hash, crc32c_goes_on)
         cr_assert_eq(crc32c(crc32c(0, buf, cut), buf + cut, 300 - cut), whole, "cut %zu", cut);
 }
 
+/* Three parts of some text, each by itself. */
+Test(hash, crc32c_of_parts)
+{
+    uint8_t buf[300];
+    for (int i = 0; i < 300; i++)
+        buf[i] = (uint8_t)(i * 7 + i / 3);
+    uint32_t whole = crc32c(0, buf, 300);
+    for (size_t a = 0; a <= 300; a += 13)
+        for (size_t b = a; b <= 300; b += 29) {
+            uint32_t sum = crc32c_shift(crc32c(0, buf + a, b - a), 300 - b);
+            sum ^= crc32c(0, buf + b, 300 - b) ^ crc32c_shift(crc32c(0, buf, a), 300 - a);
+            cr_assert_eq(sum, whole, "cut at %zu and %zu", a, b);
+        }
+    /* the polynomial is (x + 1) times a primitive one of degree 31: x^(2^31 - 1) is 1 */
+    cr_assert_eq(crc32c_shift(whole, (uint64_t)INT32_MAX), whole);
+}
+
 /* XXH64's own sanity data (xxhash's cli/xsum_sanity_check.c): bytes of a generator, seeds 0 and PRIME32. */
 Test(hash, hash64)
 {
