@@ -107,6 +107,29 @@ Status safetensors_write_model(const char *dir, const SafeTensor *tensors, int n
                                uint64_t max_shard_bytes, SafeSource *source, void *ud,
                                Err *err) MUST_CHECK;
 
+/* Where every tensor of a file, or of a model folder's files, lies, known before the first byte is written: for those who
+ * write them in pieces.  The bytes are those that the functions above write. */
+typedef struct SafeFile {
+    char *name;     /* in its folder */
+    StrBuf header;  /* what the file begins with: the length field and safetensors_header */
+    uint64_t bytes; /* of the whole file */
+} SafeFile;
+typedef struct SafeLayout {
+    SafeFile *files;
+    int n_files;
+    int *file_of;      /* of each tensor */
+    uint64_t *offsets; /* of each tensor in its file */
+    StrBuf index;      /* text of model.safetensors.index.json; empty: none is needed */
+} SafeLayout;
+
+/* One file.  meta: as safetensors_header takes it. */
+Status safetensors_layout(SafeLayout *out, const char *name, const SafeTensor *tensors, int n,
+                          const char *const *meta, Err *err) MUST_CHECK;
+/* Those of safetensors_write_model. */
+Status safetensors_layout_model(SafeLayout *out, const SafeTensor *tensors, int n,
+                                uint64_t max_shard_bytes, Err *err) MUST_CHECK;
+void safetensors_layout_clear(SafeLayout *l);
+
 #ifdef __cplusplus
 }
 #endif

@@ -89,6 +89,18 @@ Status safetensors_header(StrBuf *out, int *order, const SafeTensor *tensors, in
     return OK;
 }
 
+static Status full_header(StrBuf *out, int *order, const SafeTensor *tensors, int n,
+                          const char *const *meta, Err *err)
+{
+    StrBuf json = {0};
+    Status s = safetensors_header(&json, order, tensors, n, meta, err);
+    for (int i = 0; i < 8; i++)
+        strbuf_putc(out, (char)((uint64_t)json.len >> (8 * i)));
+    strbuf_append(out, json.data, json.len);
+    strbuf_clear(&json);
+    return s;
+}
+
 /* The same name twice, which the order by dtype may have parted. */
 static Status check_names(const SafeTensor *tensors, int n, Err *err)
 {
@@ -128,14 +140,8 @@ static Status write_body(FileOut *f, const SafeTensor *tensors, int n, const cha
 {
     StrBuf header = {0};
     int *order = xcalloc((size_t)n, sizeof *order);
-    Status s = safetensors_header(&header, order, tensors, n, meta, err);
-    if (s == OK) {
-        uint8_t length[8];
-        for (int i = 0; i < 8; i++)
-            length[i] = (uint8_t)((uint64_t)header.len >> (8 * i));
-        file_out_write(f, length, sizeof length);
-        file_out_write(f, header.data, header.len);
-    }
+    Status s = full_header(&header, order, tensors, n, meta, err);
+    if (s == OK) file_out_write(f, header.data, header.len);
     for (int k = 0; k < n && s == OK; k++)
         s = write_tensor(f, &tensors[order[k]], source, ud, err);
     free(order);
@@ -176,6 +182,8 @@ Status safetensors_write(const char *path, const SafeTensor *tensors, int n,
 
 /* ---- shards ---- */
 
+static const char index_name[] = "model.safetensors.index.json";
+
 /* As huggingface_hub splits: first come, no bin packing.  A shard gets its number when it is closed, so
  * that a tensor with a shard of its own stands before the one that was open. */
 static int plan_shards(const SafeTensor *tensors, int n, uint64_t max_bytes, int *shard_of)
@@ -183,6 +191,7 @@ static int plan_shards(const SafeTensor *tensors, int n, uint64_t max_bytes, int
     enum { OPEN = -1 };
     int n_shards = 0, n_open = 0;
     uint64_t filled = 0;
+    if (n == 0) return 1;
     for (int i = 0; i <= n; i++) {
         uint64_t bytes = i < n ? tensors[i].bytes : 0;
         if (i < n && bytes > max_bytes) {
@@ -206,14 +215,14 @@ static int plan_shards(const SafeTensor *tensors, int n, uint64_t max_bytes, int
 
 static char *shard_name(int k, int n_shards)
 {
+    if (n_shards == 1) return xstrdup("model.safetensors");
     return str_format("model-%05d-of-%05d.safetensors", k + 1, n_shards);
 }
 
 static bool is_weight_file(const char *name)
 {
     static const char shape[] = "model-#####-of-#####.safetensors";
-    if (str_eq(name, "model.safetensors") || str_eq(name, "model.safetensors.index.json"))
-        return true;
+    if (str_eq(name, "model.safetensors") || str_eq(name, index_name)) return true;
     if (strlen(name) != strlen(shape)) return false;
     for (int i = 0; shape[i]; i++) {
         bool digit = name[i] >= '0' && name[i] <= '9';
@@ -231,7 +240,7 @@ static Status remove_stale(const char *dir, int n_shards, Err *err)
     Status s = OK;
     for (int i = 0; i < n && s == OK; i++) {
         bool part = n_shards == 1 ? str_eq(names[i], "model.safetensors")
-                                  : str_eq(names[i], "model.safetensors.index.json") ||
+                                  : str_eq(names[i], index_name) ||
                                         (str_ends(names[i], suffix) &&
                                          atoi(names[i] + strlen("model-")) <= n_shards);
         if (part || !is_weight_file(names[i])) continue;
@@ -250,8 +259,8 @@ static int ranked_by_name(const void *a, const void *b)
 }
 
 /* As transformers writes it: indented by 2, keys sorted, a newline at the end. */
-static Status write_index(const char *dir, const SafeTensor *tensors, int n, const int *shard_of,
-                          int n_shards, Err *err)
+static void make_index(StrBuf *b, const SafeTensor *tensors, int n, const int *shard_of,
+                       int n_shards)
 {
     Ranked *ranked = xcalloc((size_t)n, sizeof *ranked);
     uint64_t bytes = 0, parameters = 0;
@@ -261,24 +270,31 @@ static Status write_index(const char *dir, const SafeTensor *tensors, int n, con
         parameters += (uint64_t)safe_numel(&tensors[i]);
     }
     qsort(ranked, (size_t)n, sizeof *ranked, ranked_by_name);
-    StrBuf b = {0};
-    strbuf_printf(&b,
+    strbuf_printf(b,
                   "{\n  \"metadata\": {\n    \"total_parameters\": %" PRIu64
                   ",\n    \"total_size\": %" PRIu64 "\n  },\n  \"weight_map\": {",
                   parameters, bytes);
     for (int i = 0; i < n; i++) {
         char *file = shard_name(shard_of[ranked[i].index], n_shards);
-        strbuf_puts(&b, i ? ",\n    " : "\n    ");
-        json_write_string(&b, ranked[i].t->name, strlen(ranked[i].t->name));
-        strbuf_printf(&b, ": \"%s\"", file);
+        strbuf_puts(b, i ? ",\n    " : "\n    ");
+        json_write_string(b, ranked[i].t->name, strlen(ranked[i].t->name));
+        strbuf_printf(b, ": \"%s\"", file);
         free(file);
     }
-    strbuf_puts(&b, "\n  }\n}\n");
-    char *path = path_join(dir, "model.safetensors.index.json");
+    strbuf_puts(b, "\n  }\n}\n");
+    free(ranked);
+}
+
+static Status write_index(const char *dir, const SafeTensor *tensors, int n, const int *shard_of,
+                          int n_shards, Err *err)
+{
+    if (n_shards == 1) return OK;
+    StrBuf b = {0};
+    make_index(&b, tensors, n, shard_of, n_shards);
+    char *path = path_join(dir, index_name);
     Status s = file_write_atomic(path, b.data, b.len, err);
     free(path);
     strbuf_clear(&b);
-    free(ranked);
     return s;
 }
 
@@ -303,18 +319,91 @@ Status safetensors_write_model(const char *dir, const SafeTensor *tensors, int n
     int *shard_of = xcalloc((size_t)n, sizeof *shard_of);
     int n_shards = plan_shards(tensors, n, max_shard_bytes, shard_of);
     Status s = OK;
-    if (n_shards <= 1) {
-        n_shards = 1;
-        s = write_shard(dir, "model.safetensors", tensors, n, shard_of, 0, source, ud, err);
-    } else {
-        for (int k = 0; k < n_shards && s == OK; k++) {
-            char *name = shard_name(k, n_shards);
-            s = write_shard(dir, name, tensors, n, shard_of, k, source, ud, err);
-            free(name);
-        }
-        if (s == OK) s = write_index(dir, tensors, n, shard_of, n_shards, err);
+    for (int k = 0; k < n_shards && s == OK; k++) {
+        char *name = shard_name(k, n_shards);
+        s = write_shard(dir, name, tensors, n, shard_of, k, source, ud, err);
+        free(name);
     }
+    if (s == OK) s = write_index(dir, tensors, n, shard_of, n_shards, err);
     if (s == OK) s = remove_stale(dir, n_shards, err);
     free(shard_of);
     return s;
+}
+
+/* ---- layouts ---- */
+
+/* The tensors of file k. */
+static Status lay_out_file(SafeLayout *l, int k, const SafeTensor *tensors, int n,
+                           const char *const *meta, Err *err)
+{
+    SafeFile *f = &l->files[k];
+    SafeTensor *part = xcalloc((size_t)n, sizeof *part);
+    int n_part = 0, *index = xcalloc((size_t)n, sizeof *index),
+        *order = xcalloc((size_t)n, sizeof *order);
+    for (int i = 0; i < n; i++) {
+        if (l->file_of[i] != k) continue;
+        index[n_part] = i;
+        part[n_part++] = tensors[i];
+    }
+    Status s = full_header(&f->header, order, part, n_part, meta, err);
+    f->bytes = f->header.len;
+    for (int i = 0; i < n_part && s == OK; i++) {
+        l->offsets[index[order[i]]] = f->bytes;
+        f->bytes += part[order[i]].bytes;
+    }
+    free(part);
+    free(index);
+    free(order);
+    return s;
+}
+
+static void layout_init(SafeLayout *l, int n, int n_files, int *file_of)
+{
+    *l = (SafeLayout){.n_files = n_files, .file_of = file_of};
+    l->offsets = xcalloc((size_t)n, sizeof *l->offsets);
+    l->files = xcalloc((size_t)n_files, sizeof *l->files);
+}
+
+void safetensors_layout_clear(SafeLayout *l)
+{
+    for (int i = 0; i < l->n_files; i++) {
+        free(l->files[i].name);
+        strbuf_clear(&l->files[i].header);
+    }
+    free(l->files);
+    free(l->file_of);
+    free(l->offsets);
+    strbuf_clear(&l->index);
+    *l = (SafeLayout){0};
+}
+
+static Status lay_out(SafeLayout *l, const SafeTensor *tensors, int n, const char *const *meta,
+                      Err *err)
+{
+    Status s = check_names(tensors, n, err);
+    for (int k = 0; k < l->n_files && s == OK; k++)
+        s = lay_out_file(l, k, tensors, n, meta, err);
+    if (s != OK) safetensors_layout_clear(l);
+    return s;
+}
+
+Status safetensors_layout(SafeLayout *out, const char *name, const SafeTensor *tensors, int n,
+                          const char *const *meta, Err *err)
+{
+    layout_init(out, n, 1, xcalloc((size_t)n, sizeof(int)));
+    out->files[0].name = xstrdup(name);
+    return lay_out(out, tensors, n, meta, err);
+}
+
+Status safetensors_layout_model(SafeLayout *out, const SafeTensor *tensors, int n,
+                                uint64_t max_shard_bytes, Err *err)
+{
+    static const char *const meta[] = {"format", "pt", NULL};
+    int *shard_of = xcalloc((size_t)n, sizeof *shard_of);
+    int n_shards = plan_shards(tensors, n, max_shard_bytes, shard_of);
+    layout_init(out, n, n_shards, shard_of);
+    for (int k = 0; k < n_shards; k++)
+        out->files[k].name = shard_name(k, n_shards);
+    if (n_shards > 1) make_index(&out->index, tensors, n, shard_of, n_shards);
+    return lay_out(out, tensors, n, meta, err);
 }

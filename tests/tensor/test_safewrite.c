@@ -257,3 +257,54 @@ Test(safewrite, shards_and_index)
     safetensors_close(s);
     free(index), free(stale), free(kept);
 }
+
+/* What is known beforehand against the files themselves. */
+static void expect_layout(const SafeLayout *l, const SafeTensor *t, int n)
+{
+    for (int k = 0; k < l->n_files; k++) {
+        size_t len;
+        char *file = read_in_dir(l->files[k].name, &len);
+        cr_assert_eq(len, l->files[k].bytes, "%s", l->files[k].name);
+        cr_assert_eq(memcmp(file, l->files[k].header.data, l->files[k].header.len), 0);
+        for (int i = 0; i < n; i++)
+            if (l->file_of[i] == k)
+                cr_assert_eq(memcmp(file + l->offsets[i], t[i].data, t[i].bytes), 0, "%s",
+                             t[i].name);
+        free(file);
+    }
+}
+
+Test(safewrite, layouts_are_those_of_the_files)
+{
+    static const int64_t n4[] = {4}, n20[] = {20}, n3[] = {3};
+    SafeTensor t[] = {
+        {"w4", ST_U8, 1, n4, bytes, 4, NULL},          {"big", ST_U8, 1, n20, bytes + 1, 20, NULL},
+        {"w6", ST_BF16, 1, n3, bytes + 2, 6, NULL},    {"over", ST_U8, 1, n4, bytes + 3, 4, NULL},
+        {"a.last", ST_F16, 1, n3, bytes + 4, 6, NULL},
+    };
+    static const char *const meta[] = {"format", "pt", NULL};
+    Err err = {0};
+    SafeLayout l;
+    for (uint64_t most = 10; most < 100; most *= 3) {
+        cr_assert_eq(safetensors_write_model(dir, t, 5, most, NULL, NULL, &err), OK);
+        cr_assert_eq(safetensors_layout_model(&l, t, 5, most, &err), OK, "%s", err.line);
+        cr_assert_eq(l.n_files, most == 10 ? 3 : most == 30 ? 2 : 1);
+        expect_layout(&l, t, 5);
+        cr_assert_eq(in_dir("model.safetensors.index.json"), l.index.len > 0);
+        if (l.index.len > 0) {
+            char *index = read_in_dir("model.safetensors.index.json", NULL);
+            cr_assert_str_eq(index, l.index.data);
+            free(index);
+        }
+        safetensors_layout_clear(&l);
+    }
+    char *path = path_join(dir, "adapter.safetensors");
+    cr_assert_eq(safetensors_write(path, t, 5, NULL, NULL, NULL, &err), OK);
+    cr_assert_eq(safetensors_layout(&l, "adapter.safetensors", t, 5, meta, &err), OK);
+    expect_layout(&l, t, 5);
+    safetensors_layout_clear(&l);
+    t[4].name = "w4";
+    cr_assert_eq(safetensors_layout(&l, "adapter.safetensors", t, 5, meta, &err), E_FAILED);
+    cr_assert_str_eq(err.line, "tensor 'w4': the name stands twice");
+    free(path);
+}
