@@ -307,11 +307,13 @@ void weight_list_add(WeightList *l, const WeightSource *s, const Param *p, int s
     if (l->n == l->cap) {
         l->cap = l->cap ? 2 * l->cap : 64;
         l->items = xrealloc(l->items, (size_t)l->cap * sizeof *l->items);
+        l->refs = xrealloc(l->refs, (size_t)l->cap * sizeof *l->refs);
     }
     int64_t *shape = xmalloc(2 * sizeof *shape);
     DType dtype = dtype_in_file(s, p, slice);
     shape[0] = p->slices[slice].rows;
     shape[1] = p->t.shape[1];
+    l->refs[l->n] = (WeightRef){p, slice};
     l->items[l->n++] = (SafeTensor){
         .name = str_format("%s%s", s->prefix, p->slices[slice].name),
         .dtype = safe_dtype_from_tensor(dtype),
@@ -328,6 +330,7 @@ void weight_list_clear(WeightList *l)
         free((void *)(uintptr_t)l->items[i].shape);
     }
     free(l->items);
+    free(l->refs);
     *l = (WeightList){0};
 }
 
@@ -340,18 +343,16 @@ static Status write_text(const char *dir, const char *name, StrBuf *text, Err *e
     return s;
 }
 
-Status model_save(const Llama *m, const char *dir, DType dtype, uint64_t max_shard_bytes, Err *err)
+void model_list_weights(WeightList *out, const Llama *m, DType dtype)
 {
     WeightSource source = {m->dev, &m->params, dtype, ""};
-    WeightList list = {0};
     for (int i = 0; i < m->params.n; i++)
         for (int s = 0; s < m->params.items[i]->n_slices && !m->params.items[i]->adapter; s++)
-            weight_list_add(&list, &source, m->params.items[i], s);
-    Status status = safetensors_write_model(dir, list.items, list.n, max_shard_bytes, weight_source,
-                                            &source, err);
-    weight_list_clear(&list);
-    TRY(status);
+            weight_list_add(out, &source, m->params.items[i], s);
+}
 
+Status model_save_config(const Llama *m, const char *dir, DType dtype, Err *err)
+{
     LlamaConfig cfg = m->cfg;
     cfg.tie_word_embeddings = m->tied;
     StrBuf text = {0};
@@ -359,4 +360,15 @@ Status model_save(const Llama *m, const char *dir, DType dtype, uint64_t max_sha
     TRY(write_text(dir, "config.json", &text, err));
     llama_generation_config_write(&text, &cfg);
     return write_text(dir, "generation_config.json", &text, err);
+}
+
+Status model_save(const Llama *m, const char *dir, DType dtype, uint64_t max_shard_bytes, Err *err)
+{
+    WeightSource source = {m->dev, &m->params, dtype, ""};
+    WeightList list = {0};
+    model_list_weights(&list, m, dtype);
+    Status status = safetensors_write_model(dir, list.items, list.n, max_shard_bytes, weight_source,
+                                            &source, err);
+    weight_list_clear(&list);
+    return status == OK ? model_save_config(m, dir, dtype, err) : status;
 }

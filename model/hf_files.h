@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "model/llama.h"
 #include "model/lora.h"
+#include "model/weights.h"
 
 /* The checks of model_load_weights alone: what is missing or does not fit. */
 Status model_check_weights(const Llama *m, const char *dir, Err *err) MUST_CHECK;
@@ -17,3 +18,6 @@ void model_init_random(Llama *m, uint64_t seed);
 /* Writes the weights as dtype (DT_N: each as the file had it that it came from, else F32) into `dir` (model.safetensors, or shards of at most max_shard_bytes with an index), and config.json. */
 Status model_save(const Llama *m, const char *dir, DType dtype, uint64_t max_shard_bytes,
                   Err *err) MUST_CHECK;
+/* Its two halves, for who writes the weights otherwise: which tensors they are, and all files but the weights'. */
+void model_list_weights(WeightList *out, const Llama *m, DType dtype);
+Status model_save_config(const Llama *m, const char *dir, DType dtype, Err *err) MUST_CHECK;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "model/llama.h"
+#include "model/weights.h"
 
 /* A rank or alpha for the modules whose path ends, at a dot, with what `key` matches (a regular expression, as in
  * PEFT); the first that matches counts. */
@@ -81,3 +82,7 @@ Status lora_load(LoraSet *s, Llama *m, const char *dir, Err *err) MUST_CHECK;
  * PEFT loads them.  `base`: base_model_name_or_path, may be NULL. */
 Status lora_save(const LoraSet *s, const Llama *m, const char *dir, const char *base, DType dtype,
                  Err *err) MUST_CHECK;
+/* Its two halves, for who writes the weights otherwise: which tensors lora_weights_name holds, and the other file. */
+extern const char lora_weights_name[];
+void lora_list_weights(WeightList *out, const Llama *m, DType dtype);
+Status lora_save_config(const LoraSet *s, const char *dir, const char *base, Err *err) MUST_CHECK;

@@ -10,10 +10,11 @@
 #include <string.h>
 
 static const char prefix[] = "base_model.model.";
+const char lora_weights_name[] = "adapter_model.safetensors";
 
 static char *weights_path(const char *dir)
 {
-    return path_is_dir(dir) ? path_join(dir, "adapter_model.safetensors") : xstrdup(dir);
+    return path_is_dir(dir) ? path_join(dir, lora_weights_name) : xstrdup(dir);
 }
 
 /* PEFT writes embedding and head whenever the vocabulary grew, asked or not, and takes over whatever base tensor
@@ -90,26 +91,18 @@ Status lora_load(LoraSet *s, Llama *m, const char *dir, Err *err)
     return status;
 }
 
-static Status write_weights(const Llama *m, const char *dir, DType dtype, Err *err)
+void lora_list_weights(WeightList *out, const Llama *m, DType dtype)
 {
     WeightSource source = {m->dev, &m->params, dtype, prefix};
-    WeightList list = {0};
     for (int i = 0; i < m->params.n; i++) {
         const Param *p = m->params.items[i];
         for (int j = 0; j < p->n_slices && (p->adapter || p->trained); j++)
-            weight_list_add(&list, &source, p, j);
+            weight_list_add(out, &source, p, j);
     }
-    char *path = path_join(dir, "adapter_model.safetensors");
-    Status s = safetensors_write(path, list.items, list.n, NULL, weight_source, &source, err);
-    free(path);
-    weight_list_clear(&list);
-    return s;
 }
 
-Status lora_save(const LoraSet *s, const Llama *m, const char *dir, const char *base, DType dtype,
-                 Err *err)
+Status lora_save_config(const LoraSet *s, const char *dir, const char *base, Err *err)
 {
-    TRY(write_weights(m, dir, dtype, err));
     StrBuf text = {0};
     peft_config_write(&text, s, base);
     char *path = path_join(dir, "adapter_config.json");
@@ -117,4 +110,17 @@ Status lora_save(const LoraSet *s, const Llama *m, const char *dir, const char *
     free(path);
     strbuf_clear(&text);
     return status;
+}
+
+Status lora_save(const LoraSet *s, const Llama *m, const char *dir, const char *base, DType dtype,
+                 Err *err)
+{
+    WeightSource source = {m->dev, &m->params, dtype, prefix};
+    WeightList list = {0};
+    lora_list_weights(&list, m, dtype);
+    char *path = path_join(dir, lora_weights_name);
+    Status status = safetensors_write(path, list.items, list.n, NULL, weight_source, &source, err);
+    free(path);
+    weight_list_clear(&list);
+    return status == OK ? lora_save_config(s, dir, base, err) : status;
 }

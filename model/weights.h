@@ -26,8 +26,13 @@ typedef struct WeightSource {
     DType dtype;        /* in the file; DT_N: as ParamSlice.stored */
     const char *prefix; /* of the names in the file */
 } WeightSource;
+typedef struct WeightRef {
+    const Param *param;
+    int slice;
+} WeightRef;
 typedef struct WeightList {
     SafeTensor *items;
+    WeightRef *refs; /* of which each is made */
     int n, cap;
 } WeightList;
 void weight_list_add(WeightList *l, const WeightSource *s, const Param *p, int slice);
