@@ -55,6 +55,13 @@ typedef struct DoraSlice {
 } DoraSlice;
 Tensor *op_dora(Ctx *c, Tensor *z, Tensor *bias, Tensor *residual, const DoraSlice *slices,
                 int n_slices);
+/* For adapters that drop their input, of which only the dropped input's product is scaled (peft tuners/lora/dora.py): with
+ * x_i = drop(x) of slice i
+ *   z_i = x_i (W + s B A)^T,  rest_i = residual + bias + (x - x_i) W^T,  elsewhere z = 0, rest = residual + bias + x W^T
+ * and op_dora(z, NULL, rest) is the result.  z, rest (N,O).  w is frozen; samples and positions as op_linear_lora's. */
+void op_linear_dora(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual,
+                    const LoraSlice *lora, int n_lora, const Tensor *samples,
+                    const Tensor *positions, Tensor **z, Tensor **rest);
 /* norms[i] = the row norms of W + s B A for adapter i.  Takes a scratch of W's size. */
 void dora_norms(Ctx *c, Tensor *w, const LoraSlice *lora, Tensor *const *norms, int n);
 

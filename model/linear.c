@@ -114,20 +114,28 @@ static bool has_magnitudes(const FusedLinear *l)
 
 /* The norms are of this pass: A and B have changed since the last. */
 static Tensor *with_magnitudes(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual,
-                               const LoraSlice *slices, int n, uint64_t version)
+                               const Batch *batch, const LoraSlice *slices, int n, uint64_t version)
 {
+    Tensor *z, *rest, *bias = l->has_bias ? &l->bias.t : NULL;
+    bool drops = false;
     DoraSlice dora[LORA_MAX_SLICES];
     Tensor *norms[LORA_MAX_SLICES];
     for (int i = 0, k = 0; i < l->n_slices; i++) {
         if (!l->lora[i]) continue;
         norms[k] = tensor_new(c, DT_F32, 1, &l->rows[i]);
         dora[k] = (DoraSlice){&l->lora[i]->m.t, norms[k], l->row0[i]};
+        drops |= slices[k].dropout > 0;
         k++;
     }
     dora_norms(c, &l->w.t, slices, norms, n);
-    Tensor *z = l->augmented ? op_linear_augmented(c, x, &l->w.t, NULL, NULL, slices, n, version)
-                             : op_linear_lora(c, x, &l->w.t, NULL, NULL, slices, n, NULL, NULL);
-    return op_dora(c, z, l->has_bias ? &l->bias.t : NULL, residual, dora, n);
+    if (drops) {
+        op_linear_dora(c, x, &l->w.t, bias, residual, slices, n, batch->samples, batch->positions,
+                       &z, &rest);
+        return op_dora(c, z, NULL, rest, dora, n);
+    }
+    z = l->augmented ? op_linear_augmented(c, x, &l->w.t, NULL, NULL, slices, n, version)
+                     : op_linear_lora(c, x, &l->w.t, NULL, NULL, slices, n, NULL, NULL);
+    return op_dora(c, z, bias, residual, dora, n);
 }
 
 Tensor *fused_linear(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual, const Batch *batch)
@@ -148,7 +156,7 @@ Tensor *fused_linear(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual, const 
                                   .site = l->site + (uint64_t)i};
     }
     if (n == 0) return op_linear(c, x, &l->w.t, bias, residual);
-    if (has_magnitudes(l)) return with_magnitudes(c, l, x, residual, slices, n, version);
+    if (has_magnitudes(l)) return with_magnitudes(c, l, x, residual, batch, slices, n, version);
     if (operand_is_direct(c, &l->w.t, tensor_rows(x)))
         return op_linear_lora(c, x, &l->w.t, bias, residual, slices, n, NULL, NULL);
     if (l->augmented) return op_linear_augmented(c, x, &l->w.t, bias, residual, slices, n, version);

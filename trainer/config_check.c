@@ -56,8 +56,6 @@ static void check_method(TrainConfig *c, Problems *p)
     }
     if (c->lora.n_targets == 0)
         config_problem(c, p, "lora.targets", "the list is empty; name modules, or all-linear");
-    if (c->lora.dora && c->lora.dropout > 0)
-        config_problem(c, p, "lora.dropout", "must be 0 with lora.dora");
     c->lora.gaussian_init = c->lora_init == LORA_INIT_GAUSSIAN;
 }
 

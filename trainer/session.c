@@ -152,11 +152,6 @@ static Status attach_adapters(Session *s, Problems *p)
         else
             c->lora.dropout = opts.dropout;
         opts.b_lr_ratio = c->lora.b_lr_ratio;
-        if (status == OK && opts.dora && opts.dropout > 0)
-            status =
-                err_set(&err, E_INPUT,
-                        "%s: use_dora with lora_dropout %g is not supported; set lora.dropout: 0",
-                        c->lora_adapter, opts.dropout);
     } else {
         lora_opts_copy(&opts, &c->lora);
     }

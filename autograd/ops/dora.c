@@ -6,7 +6,7 @@
 #include "autograd/ops.h"
 
 enum { Z, BIAS, RESIDUAL, M0 };
-enum { SAVE_Z, SAVE_SLICE }; /* m and norm of each slice follow */
+enum { SAVE_Z, SAVE_BIAS, SAVE_RESIDUAL, SAVE_SLICE }; /* m and norm of each slice follow */
 
 typedef struct DoraArgs {
     DoraSlice slices[LORA_MAX_SLICES];
@@ -54,32 +54,59 @@ static void dora_backward(Ctx *c, Node *n)
     grad_pass(c, n, 0, n->in[RESIDUAL]);
 }
 
-static const Op dora_op = {.name = "dora", .backward = dora_backward};
-
-Tensor *op_dora(Ctx *c, Tensor *z, Tensor *bias, Tensor *residual, const DoraSlice *slices,
-                int n_slices)
+static void forward(Ctx *c, Tensor *y, const Tensor *z, const Tensor *bias, const Tensor *residual,
+                    const DoraArgs *args, Tensor *const *m, Tensor *const *norm)
 {
-    ASSERT(n_slices >= 1 && n_slices <= LORA_MAX_SLICES, "dora: %d slices", n_slices);
     const Kernels *k = c->dev->k;
-    DoraArgs *args = arena_alloc(c->arena, sizeof *args);
-    *args = (DoraArgs){.n = n_slices};
-    Tensor *y = tensor_new_matrix(c, tensor_rows(z), tensor_cols(z));
-    Tensor *in[NODE_MAX_IN] = {z, bias, residual};
-    for (int i = 0; i < n_slices; i++) {
-        const DoraSlice *s = &slices[i];
-        int64_t rows = tensor_numel(s->m);
-        Tensor y_i = tensor_slice_cols(y, s->row0, rows), z_i = tensor_slice_cols(z, s->row0, rows);
-        k->dora_fwd(c->dev, &y_i, &z_i, s->m, s->norm);
-        args->slices[i] = *s;
-        in[M0 + i] = s->m;
+    for (int i = 0; i < args->n; i++) {
+        int64_t row0 = args->slices[i].row0, rows = tensor_numel(m[i]);
+        Tensor y_i = tensor_slice_cols(y, row0, rows), z_i = tensor_slice_cols(z, row0, rows);
+        k->dora_fwd(c->dev, &y_i, &z_i, m[i], norm[i]);
     }
     pass_gaps(c, args, y, z, 0);
     if (bias) k->bias_fwd(c->dev, y, bias);
     if (residual) k->axpy(c->dev, y, 1, residual);
+}
+
+static void dora_remake(Ctx *c, Node *n)
+{
+    const DoraArgs *args = n->args;
+    const Tensor *z = tape_saved(c, n, SAVE_Z), *residual = tape_saved(c, n, SAVE_RESIDUAL);
+    Tensor *m[LORA_MAX_SLICES], *norm[LORA_MAX_SLICES];
+    for (int i = 0; i < args->n; i++) {
+        m[i] = n->saved[SAVE_SLICE + 2 * i];
+        norm[i] = n->saved[SAVE_SLICE + 2 * i + 1];
+    }
+    forward(c, tape_output(c, n, 0), z, n->saved[SAVE_BIAS], residual, args, m, norm);
+}
+
+static const Op dora_op = {.name = "dora",
+                           .backward = dora_backward,
+                           .remake = dora_remake,
+                           .remade_from = RECOMPUTE_ATTENTION};
+
+Tensor *op_dora(Ctx *c, Tensor *z, Tensor *bias, Tensor *residual, const DoraSlice *slices,
+                int n_slices)
+{
+    op_begin(c, &dora_op);
+    ASSERT(n_slices >= 1 && n_slices <= LORA_MAX_SLICES, "dora: %d slices", n_slices);
+    DoraArgs *args = arena_alloc(c->arena, sizeof *args);
+    *args = (DoraArgs){.n = n_slices};
+    Tensor *y = tensor_new_padded(c, tensor_rows(z), tensor_cols(z),
+                                  residual ? residual->ld - tensor_cols(z) : 0);
+    Tensor *in[NODE_MAX_IN] = {z, bias, residual}, *m[LORA_MAX_SLICES], *norm[LORA_MAX_SLICES];
+    for (int i = 0; i < n_slices; i++) {
+        args->slices[i] = slices[i];
+        in[M0 + i] = m[i] = slices[i].m;
+        norm[i] = slices[i].norm;
+    }
+    forward(c, y, z, bias, residual, args, m, norm);
     Node *n = tape_record(c, &dora_op, 1, (Tensor *[]){y}, M0 + n_slices, in);
     if (n) {
         n->args = args;
         tape_save(n, SAVE_Z, z);
+        tape_save_source(n, SAVE_BIAS, bias);
+        tape_save_source(n, SAVE_RESIDUAL, residual);
         for (int i = 0; i < n_slices; i++) {
             tape_save(n, SAVE_SLICE + 2 * i, slices[i].m);
             tape_save(n, SAVE_SLICE + 2 * i + 1, slices[i].norm);

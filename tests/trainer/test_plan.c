@@ -14,6 +14,7 @@
 
 typedef struct PlanCase {
     const char *name, *model, *keys; /* model: a fixture, or a preset where it begins with tiny */
+    const char *model_keys;          /* behind its path; or NULL */
 } PlanCase;
 
 static const PlanCase cases[] = {
@@ -34,11 +35,18 @@ static const PlanCase cases[] = {
      "lora: {rank: 2, save_modules: [norm]}\ntrain: {recompute: full, recompute_layers: [1]}\n"},
     {"dora, biases", "qwen2-tiny",
      "lora: {rank: 4, dora: true, targets: [q_proj, v_proj, up_proj]}\n"},
+    {"dora, dropout", "qwen2-tiny",
+     "lora: {rank: 4, dora: true, dropout: 0.1, targets: [q_proj, o_proj, up_proj]}\n"
+     "train: {recompute: none}\n"},
+    {"qlora, int8, dora, dropout, recompute", "llama3-tiny",
+     "method: qlora\nlora: {rank: 4, dora: true, dropout: 0.1}\ntrain: {recompute: full}\n",
+     ", quantize: int8"},
     {"qlora, nf4, dora", "llama2-tiny", "method: qlora\nlora: {rank: 4, dora: true}\n"},
     {"qlora, nf4", "llama3-tiny", "method: qlora\nlora: {rank: 4}\nbatch: {global: 4, micro: 2}\n"},
     {"qlora, int8, recompute, dropout", "qwen2-tiny",
      "method: qlora\nlora: {rank: 2, dropout: 0.1, targets: [q_proj, v_proj]}\ntrain: {recompute: "
-     "full}\n"},
+     "full}\n",
+     ", quantize: int8"},
 };
 
 /* Rows of tokens of many lengths, some of which train on little. */
@@ -68,12 +76,13 @@ static void load(TrainConfig *c, const PlanCase *k, const char *dir, bool data, 
     char *model = str_starts(k->model, "tiny") ? str_format("init: random, preset: %s", k->model)
                                                : str_format("path: '%s'", folder);
     char *rows = data ? write_rows(dir) : path_join(dir, "absent.jsonl");
-    char *text = str_format("model: {%s}\n"
+    char *text = str_format("model: {%s%s}\n"
                             "data: {train: '%s', format: tokens, max_length: 64, packing: %s, "
                             "cache: 'off', eval: {count: 9}, allow_untrained: true}\n"
                             "eval: {every: 2, tokens: 100}\n"
                             "output: '%s/out'\nlog: {tensorboard: false}\n%s",
-                            model, rows, packed ? "best_fit" : "off", dir, k->keys);
+                            model, k->model_keys ? k->model_keys : "", rows,
+                            packed ? "best_fit" : "off", dir, k->keys);
     Problems p = {0};
     Status s = config_parse(c, text, strlen(text), "plan.yaml", NULL, 0, &p);
     for (int i = 0; i < p.n; i++)

@@ -135,6 +135,7 @@ Test(qlora, recompute_changes_no_bit, .timeout = 100)
     check_bits("model.quantize=int8");
     check_bits("model.quantize=fp8");
     check_bits("lora.dora=true");
+    check_bits("lora={dora: true, dropout: 0.2}");
 }
 
 static void open_and_report(QuantReport *r, const char *quantize)

@@ -67,6 +67,7 @@ static int compare(const Way *ways, int n)
 }
 
 #define DROP "lora={dropout: 0.1, rank: 4}"
+#define DORA "lora={dora: true, dropout: 0.1, rank: 4, targets: [q_proj, o_proj, up_proj]}"
 #define SOME "lora={rank: 4, targets: [q_proj, o_proj], save_modules: [norm]}"
 
 Test(split, micro_batches_do_not_change_the_loss, .timeout = 200)
@@ -78,11 +79,14 @@ Test(split, micro_batches_do_not_change_the_loss, .timeout = 200)
     static const Way lora[] = {{"8 x 1", {DROP, "batch.micro=8", NULL}},
                                {"lora with dropout: 2 x 4", {DROP, "batch.micro=2", NULL}},
                                {"lora with dropout: 1 x 8", {DROP, "batch.micro=1", NULL}}};
+    static const Way dora[] = {{"8 x 1", {DORA, "batch.micro=8", NULL}},
+                               {"dora with dropout: 2 x 4", {DORA, "batch.micro=2", NULL}}};
     static const Way rows[] = {
         {"8", {"method=full", "data.packing=best_fit", "batch.micro=8", NULL}},
         {"packed rows: 1 x 8", {"method=full", "data.packing=best_fit", "batch.micro=1", NULL}}};
     cr_expect_eq(compare(full, 4), 0);
     cr_expect_eq(compare(lora, 3), 0);
+    cr_expect_eq(compare(dora, 2), 0);
     cr_expect_eq(compare(rows, 2), 0);
 }
 
@@ -132,6 +136,8 @@ static void expect_recompute_same_bits(const char *level)
     expect_same_bits("lora with dropout", LIST(DROP), LIST(DROP, all));
     expect_same_bits("lora with dropout, packed, accumulated", LIST(DROP, packed, micro),
                      LIST(DROP, packed, micro, all));
+    expect_same_bits("dora with dropout", LIST(DORA, packed, micro),
+                     LIST(DORA, packed, micro, all));
     expect_same_bits("one layer", LIST("method=full"), LIST("method=full", one));
     expect_same_bits("adapters above layer 0 only", LIST("lora={layers: [1]}"),
                      LIST("lora={layers: [1]}", all));
