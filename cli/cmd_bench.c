@@ -25,7 +25,7 @@ typedef struct BenchFlags {
     const char *gradients, *update, *reduce;
     Comm *hosts;
     int64_t zero;
-    int64_t rank, seq, micro, steps, threads;
+    int64_t rank, seq, micro, steps, threads, quant_block;
     double seconds, dropout, memory;
     bool single_quant, deterministic, exact, kernels, profile, matrix, json;
 } BenchFlags;
@@ -130,9 +130,11 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     TRY(read_model(&o->shape, f->model, err));
     TRY(read_choice(&method, "method", f->method, methods, err));
     if (f->quantize) TRY(read_choice(&quant, "quantize", f->quantize, quants, err));
-    if (method != METHOD_QLORA && (f->quantize || f->single_quant))
+    if (method != METHOD_QLORA && (f->quantize || f->single_quant || f->quant_block))
         return err_set(err, E_INPUT, "--%s: only with --method qlora",
-                       f->quantize ? "quantize" : "single-quant");
+                       f->quantize       ? "quantize"
+                       : f->single_quant ? "single-quant"
+                                         : "quant-block");
     TRY(read_choice(&precision, "precision", f->precision, precisions, err));
     TRY(read_choice(&recompute, "recompute", f->recompute, recomputes, err));
     TRY(read_choice(&attention, "attention", f->attention, attentions, err));
@@ -166,6 +168,13 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     if (method == METHOD_QLORA) {
         o->quant.type = (QuantType)(QUANT_NF4 + quant);
         o->quant.nested = quant_is_4bit(o->quant.type) && !f->single_quant;
+        o->quant.block = f->quant_block;
+        if (f->quant_block &&
+            !(quant_is_4bit(o->quant.type) && quant_block_is_known(f->quant_block)))
+            return err_set(err, E_INPUT,
+                           "--quant-block: with nf4 and fp4, a power of two from %d to %d; is %lld",
+                           (int)QUANT_LEAST_BLOCK, (int)QUANT_MOST_BLOCK,
+                           (long long)f->quant_block);
     }
     o->lora.rank = f->rank;
     o->lora.alpha = 2.0 * (double)f->rank;
@@ -192,6 +201,7 @@ static void make_title(StrBuf *b, const BenchFlags *f, const BenchOpts *o, Recom
     strbuf_printf(b, "%s %s", f->model, f->method);
     if (o->method == METHOD_QLORA)
         strbuf_printf(b, " %s%s", quant_type_name(o->quant.type), o->quant.nested ? " double" : "");
+    if (o->quant.block) strbuf_printf(b, " in blocks of %lld", (long long)o->quant.block);
     if (o->method != METHOD_FULL) strbuf_printf(b, " r%lld %s", (long long)f->rank, f->targets);
     strbuf_printf(b, " %s, %lld x %lld", f->precision, (long long)f->micro, (long long)f->seq);
     if (o->gradients == DT_BF16) strbuf_puts(b, ", bf16 gradients");
@@ -341,6 +351,8 @@ int cmd_bench(int argc, char **argv)
          "the base of qlora: nf4 (default), fp4, int8 or fp8"},
         {"single-quant", OPT_FLAG, &f.single_quant, NULL,
          "nf4 and fp4 without double quantisation"},
+        {"quant-block", OPT_INT, &f.quant_block, "N",
+         "nf4 and fp4: weights that share a scale, 32 to 4096 (default 64)"},
         {"targets", OPT_STRING, &f.targets, "NAMES",
          "modules with an adapter, q_proj,v_proj,... (default all-linear)"},
         {"rank", OPT_INT, &f.rank, "N", "of the adapters (default 16)"},

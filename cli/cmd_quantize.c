@@ -14,7 +14,7 @@ static const char about[] =
 
 typedef struct Flags {
     const char *model, *out, *type;
-    int64_t threads;
+    int64_t threads, block;
     bool single, quiet;
 } Flags;
 
@@ -42,6 +42,12 @@ static Status run(const Flags *f, Err *err)
     o.nested = quant_is_4bit(o.type) && !f->single;
     if (f->single && !quant_is_4bit(o.type))
         return err_set(err, E_INPUT, "--single: only with nf4 and fp4");
+    if (f->block && !quant_is_4bit(o.type))
+        return err_set(err, E_INPUT, "--block: only with nf4 and fp4");
+    if (f->block && !quant_block_is_known(f->block))
+        return err_set(err, E_INPUT, "--block: must be a power of two from %d to %d, is %lld",
+                       (int)QUANT_LEAST_BLOCK, (int)QUANT_MOST_BLOCK, (long long)f->block);
+    o.block = f->block;
     Log log = {.to = stderr, .level = f->quiet ? LOG_WARN : LOG_INFO};
     Device d;
     QuantReport r;
@@ -66,6 +72,8 @@ int cmd_quantize(int argc, char **argv)
         {"out", OPT_STRING, &f.out, "DIR", "the folder to write; must not exist, or be empty"},
         {"type", OPT_STRING, &f.type, "NAME", "nf4 (default), fp4 or int8"},
         {"single", OPT_FLAG, &f.single, NULL, "nf4 and fp4 without double quantisation"},
+        {"block", OPT_INT, &f.block, "N",
+         "nf4 and fp4: weights that share a scale, 32 to 4096 (default 64)"},
         {"threads", OPT_INT, &f.threads, "N", "threads (default: all that may be used)"},
         {"quiet", OPT_FLAG, &f.quiet, NULL, "print nothing"},
         {0},

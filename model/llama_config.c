@@ -403,6 +403,7 @@ Status llama_config_load(LlamaConfig *out, const char *path, Err *err)
     Status s = json_parse_file(&root, file, err);
     if (s == OK) s = llama_config_read(out, root, file, err);
     if (s == OK && out->quant.method == QUANT_METHOD_NONE) s = read_quantize_config(out, path, err);
+    if (s == OK && path_is_dir(path)) s = quant_file_look(&out->quant, path, err);
     json_free(root);
     free(file);
     return s;

@@ -10,12 +10,16 @@
 
 QuantOpts quant_opts_of(const QuantFile *f)
 {
-    return (QuantOpts){f->type, f->nested, f->group, f->ordered};
+    return (QuantOpts){.type = f->type,
+                       .nested = f->nested,
+                       .block = f->block,
+                       .group = f->group,
+                       .ordered = f->ordered};
 }
 
 static int64_t block_of(const QuantOpts *o, int64_t cols)
 {
-    if (quant_is_4bit(o->type)) return QUANT_BLOCK;
+    if (quant_is_4bit(o->type)) return o->block ? o->block : QUANT_BLOCK;
     return quant_is_group(o->type) && o->group > 0 ? o->group : cols;
 }
 

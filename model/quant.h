@@ -9,6 +9,7 @@ struct Llama;
 typedef struct QuantOpts {
     QuantType type; /* QUANT_NONE: nothing is quantised */
     bool nested;    /* nf4, fp4: double quantisation */
+    int64_t block;  /* nf4, fp4: elements of a scale; 0: QUANT_BLOCK */
     int64_t group;  /* groups: columns of a scale; -1: all */
     bool ordered;   /* groups: by a number for each column */
 } QuantOpts;

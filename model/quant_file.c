@@ -50,6 +50,7 @@ static Status read_bnb(QuantFile *out, const Json *q, const char *name, Err *err
         return refuse(name, "bnb_4bit_quant_type", kind, "nf4 and fp4 are", err);
     out->type = str_eq(kind, "nf4") ? QUANT_NF4 : QUANT_FP4;
     out->nested = flag(q, "bnb_4bit_use_double_quant", false);
+    out->block = QUANT_BLOCK;
     return OK;
 }
 
@@ -197,9 +198,9 @@ static Status check_state(const Load *l, const SafeTensor *t, const Json *state)
                        (long long)q->cols);
     if (block != q->block || nested != QUANT_NESTED_BLOCK)
         return err_set(l->err, E_INPUT,
-                       "%s: %s: blocks of %lld (nested %lld) are not supported, only "
-                       "%d and %d",
-                       t->file, t->name, (long long)block, (long long)nested, (int)QUANT_BLOCK,
+                       "%s: %s: has blocks of %lld (nested %lld), others %lld; only files of one "
+                       "block size (nested %d) are supported",
+                       t->file, t->name, (long long)block, (long long)nested, (long long)q->block,
                        (int)QUANT_NESTED_BLOCK);
     if (!!json_get(state, "nested_offset") != q->nested)
         return err_set(l->err, E_INPUT,
@@ -225,6 +226,39 @@ static Status load_state(const Load *l)
     TRY(json_parse(&state, (const char *)t->data, t->bytes, t->name, 1, 0, l->err));
     Status s = check_state(l, t, state);
     json_free(state);
+    return s;
+}
+
+static Status read_block(QuantFile *f, const SafeTensor *t, Err *err)
+{
+    Json *state = NULL;
+    TRY(json_parse(&state, (const char *)t->data, t->bytes, t->name, 1, 0, err));
+    int64_t block = 0;
+    json_int(json_get(state, "blocksize"), &block);
+    json_free(state);
+    if (!quant_block_is_known(block))
+        return err_set(err, E_INPUT,
+                       "%s: %s: blocks of %lld are not supported; powers of two from %d to %d are",
+                       t->file, t->name, (long long)block, (int)QUANT_LEAST_BLOCK,
+                       (int)QUANT_MOST_BLOCK);
+    f->block = block;
+    return OK;
+}
+
+Status quant_file_look(QuantFile *f, const char *dir, Err *err)
+{
+    SafeTensors *from;
+    Err none = {0};
+    if (f->method != QUANT_METHOD_BNB || !quant_is_4bit(f->type)) return OK;
+    if (safetensors_open(&from, dir, &none) != OK) return OK; /* loading says what is wrong */
+    Status s = OK;
+    for (int i = 0; i < safetensors_count(from); i++) {
+        const SafeTensor *t = safetensors_at(from, i);
+        if (!strstr(t->name, ".weight.quant_state.bitsandbytes__")) continue;
+        s = read_block(f, t, err);
+        break;
+    }
+    safetensors_close(from);
     return s;
 }
 

@@ -18,8 +18,10 @@ typedef enum QuantMethod {
 typedef struct QuantFile {
     QuantMethod method;
     QuantType type;
-    bool nested;   /* bitsandbytes: double quantisation */
-    int bits;      /* GPTQ: 2, 3, 4 or 8 */
+    bool nested; /* bitsandbytes: double quantisation */
+    int64_t
+        block; /* bitsandbytes, 4 bits: elements of a scale; QUANT_BLOCK until quant_file_look */
+    int bits;  /* GPTQ: 2, 3, 4 or 8 */
     int64_t group; /* GPTQ, AWQ: columns of a scale; -1: all of a row */
     bool ordered;  /* GPTQ: act-order (desc_act) */
     bool less_one; /* GPTQ v1: zeros are stored less one */
@@ -29,6 +31,10 @@ typedef struct QuantFile {
 const char *quant_method_name(QuantMethod m); /* "bitsandbytes", ... */
 /* q: the object, or quantize_config.json's root (GPTQ's older place).  What cannot be read exactly is refused by name. */
 Status quant_file_read(QuantFile *out, const Json *q, const char *name, Err *err) MUST_CHECK;
+
+/* What no config says but the tensors do: the block size of nf4 and fp4, from the first that has one.  A folder without weights
+ * changes nothing. */
+Status quant_file_look(QuantFile *f, const char *dir, Err *err) MUST_CHECK;
 
 /* Bytes of one matrix `module` from the file into part `slice` of p's packed bytes (encoding's order of them). */
 Status quant_file_load(const QuantFile *f, Device *d, Param *p, int slice, const char *module,

@@ -26,6 +26,11 @@ bool quant_type_find(QuantType *out, const char *name)
     return false;
 }
 
+bool quant_block_is_known(int64_t block)
+{
+    return block >= QUANT_LEAST_BLOCK && block <= QUANT_MOST_BLOCK && (block & (block - 1)) == 0;
+}
+
 /* ---- layout ------------------------------------------------------------------------------------- */
 
 static int64_t ceil_div(int64_t a, int64_t b)

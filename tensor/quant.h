@@ -32,7 +32,11 @@ const char *quant_type_name(QuantType t); /* "nf4", ...; "none" */
 /* One of those that weights can be encoded as (nf4, fp4, int8, fp8); false: no such name. */
 bool quant_type_find(QuantType *out, const char *name);
 
-enum { QUANT_BLOCK = 64, QUANT_NESTED_BLOCK = 256, QUANT_MAX_PARTS = 3 };
+/* nf4 and fp4: elements of a scale, by default, and the least and most; powers of two, as in bitsandbytes. */
+enum { QUANT_BLOCK = 64, QUANT_LEAST_BLOCK = 32, QUANT_MOST_BLOCK = 4096 };
+enum { QUANT_NESTED_BLOCK = 256, QUANT_MAX_PARTS = 3 };
+
+bool quant_block_is_known(int64_t block);
 
 /* One checkpoint tensor (rows, cols) inside the packed bytes of its matrix.  Offsets are in bytes, multiples of 256:
  *

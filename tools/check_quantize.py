@@ -21,6 +21,7 @@ with torch.no_grad():
     want = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32)(ids).logits
 failed = 0
 for kind, flags, layer, most in (("nf4", [], bnb.nn.Linear4bit, 0.4), ("nf4 single", ["--single"], bnb.nn.Linear4bit, 0.4),
+                                 ("nf4 256", ["--block", "256"], bnb.nn.Linear4bit, 0.4),
                                  ("fp4", [], bnb.nn.Linear4bit, 0.5), ("int8", [], bnb.nn.Linear8bitLt, 0.05)):
     with tempfile.TemporaryDirectory() as tmp:
         out = pathlib.Path(tmp) / "out"

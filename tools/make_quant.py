@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import save_file
 
 SHAPES = [(64, 64), (7, 13), (33, 129), (1, 1000), (130, 128)]
+BLOCKS = [32, 128, 256, 512, 1024, 2048, 4096]
 REFERENCE = torch._C.DispatchKeySet(torch._C.DispatchKey.CompositeExplicitAutograd)
 
 
-def encode4(out, name, w, kind, nested):
-    codes, state = F.quantize_4bit(w, quant_type=kind)
+def encode4(out, name, w, kind, nested, block=64):
+    codes, state = F.quantize_4bit(w, quant_type=kind, blocksize=block)
     value = F.dequantize_4bit(codes, state)
     if nested:
         offset = state.absmax.mean()
@@ -31,7 +32,7 @@ def encode4(out, name, w, kind, nested):
         q, absmax = torch.ops.bitsandbytes.quantize_blockwise.default.redispatch(
             REFERENCE, state.absmax - offset, dynamic, 256)
         state2 = F.QuantState(absmax=absmax, blocksize=256, code=dynamic, dtype=torch.float32)
-        state = F.QuantState(absmax=q, shape=w.shape, dtype=w.dtype, blocksize=64, code=state.code,
+        state = F.QuantState(absmax=q, shape=w.shape, dtype=w.dtype, blocksize=block, code=state.code,
                              quant_type=kind, offset=offset, state2=state2)
         value = F.dequantize_4bit(codes, state)
     out[name + ".weight"] = codes
@@ -66,6 +67,13 @@ def main():
         codes = (w / scale[:, None]).clamp(-448, 448).to(torch.float8_e4m3fn)
         out[f"fp8.{what}.weight"], out[f"fp8.{what}.weight_scale"] = codes.view(torch.uint8), scale
         out[f"fp8.{what}.value"] = codes.float() * scale[:, None]
+    # blocks of other sizes: full ones, and a last one that is short
+    w = torch.randn(40, 129).bfloat16().float()
+    for block in BLOCKS:
+        out[f"w.block-{block}"] = w.bfloat16()
+        for kind in ("nf4", "fp4"):
+            encode4(out, f"{kind}.block-{block}", w, kind, False, block)
+            encode4(out, f"{kind}-nested.block-{block}", w, kind, True, block)
     every = torch.arange(256, dtype=torch.uint8)
     out["fp8.values"] = every.view(torch.float8_e4m3fn).float()
     out["dynamic.signed"] = F.create_dynamic_map(True)

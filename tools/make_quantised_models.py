@@ -147,6 +147,32 @@ def with_bitsandbytes(out):
         (out / name / "generation_config.json").unlink(missing_ok=True)
 
 
+def with_blocks(out, name, kind, block):
+    """What transformers would save if it let one choose the block size; the package does."""
+    import torch
+    import bitsandbytes.functional as F
+    from safetensors.torch import load_file, save_file
+    reference = torch._C.DispatchKeySet(torch._C.DispatchKey.CompositeExplicitAutograd)
+    tensors, values = {}, {}
+    for key, w in load_file(out / "plain" / "model.safetensors").items():
+        if "proj" not in key:
+            tensors[key] = w
+            continue
+        codes, state = F.quantize_4bit(w, quant_type=kind, blocksize=block, compress_statistics=True)
+        tensors[key] = codes
+        tensors.update({f"{key}.{k}": t for k, t in state.as_dict(packed=True).items()})
+        if key.endswith(CHECKED):
+            absmax = F.dequantize_blockwise(state.absmax, state.state2) + state.offset
+            values[key] = torch.ops.bitsandbytes.dequantize_4bit.default.redispatch(
+                reference, codes, absmax, block, kind, state.shape, torch.float32)
+    quantization = {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": kind,
+                    "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "float32", "bnb_4bit_quant_storage": "uint8"}
+    (out / name).mkdir(exist_ok=True)
+    save_file({k: t.contiguous() for k, t in tensors.items()}, out / name / "model.safetensors", metadata={"format": "pt"})
+    save_file(values, out / name / "values.safetensors", metadata={"format": "pt"})
+    (out / name / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": quantization}, indent=2) + "\n")
+
+
 def main():
     out = pathlib.Path(sys.argv[1])
     model = make_plain(np.random.default_rng(0))
@@ -175,6 +201,7 @@ def main():
         save(out / name / "values.safetensors", values)
     if "--bitsandbytes" in sys.argv:
         with_bitsandbytes(out)
+        with_blocks(out, "bnb-nf4-128", "nf4", 128)
 
 
 main()

@@ -183,6 +183,7 @@ QuantOpts config_quant(const TrainConfig *c)
     if (c->method != METHOD_QLORA) return o;
     o.type = (QuantType)(QUANT_NF4 + c->quantize);
     o.nested = quant_is_4bit(o.type) && c->double_quant;
+    o.block = quant_is_4bit(o.type) ? (int64_t)QUANT_LEAST_BLOCK << c->quant_block : 0;
     return o;
 }
 

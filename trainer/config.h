@@ -23,6 +23,8 @@ typedef struct TrainConfig {
     char *model_preset;
     int quantize;      /* with method qlora: index from QUANT_NF4 on */
     bool double_quant; /* of nf4 and fp4 */
+    int quant_block;   /* of nf4 and fp4: QUANT_LEAST_BLOCK << it */
+    bool coded;        /* the session found a quantised checkpoint: the three above say nothing */
     char *tokenizer;   /* NULL: model_path */
 
     int method;    /* Method */

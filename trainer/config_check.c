@@ -51,8 +51,10 @@ static void check_method(TrainConfig *c, Problems *p)
     if (c->method != METHOD_QLORA) {
         refuse(c, p, "model.quantize", "only with method qlora");
         refuse(c, p, "model.double_quant", "only with method qlora");
+        refuse(c, p, "model.quant_block", "only with method qlora");
     } else if (!four_bits) {
         refuse(c, p, "model.double_quant", "only with model.quantize nf4 or fp4");
+        refuse(c, p, "model.quant_block", "only with model.quantize nf4 or fp4");
     }
     if (c->lora.n_targets == 0)
         config_problem(c, p, "lora.targets", "the list is empty; name modules, or all-linear");

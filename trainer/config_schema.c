@@ -28,11 +28,15 @@ const ConfigField config_fields[] = {
             "lists them)"},
     {"model.quantize", FIELD_ENUM, AT(quantize), .fallback = "nf4", .math = true,
      CHOICES("nf4", "fp4", "int8", "fp8"),
-     .doc = "with method qlora: how the matrices of the blocks are kept in memory; 4 bits in "
-            "blocks of 64, or 8 bits with a "
+     .doc = "with method qlora: how the matrices of the blocks are kept in memory; 4 bits with a "
+            "scale "
+            "for each model.quant_block, or 8 bits with a "
             "scale for each row; embedding, head and norms stay as they are"},
     {"model.double_quant", FIELD_BOOL, AT(double_quant), .fallback = "true", .math = true,
      .doc = "with nf4 and fp4: the scales in 8 bits, too (4.13 bits a weight instead of 4.5)"},
+    {"model.quant_block", FIELD_ENUM, AT(quant_block), .fallback = "64", .math = true,
+     CHOICES("32", "64", "128", "256", "512", "1024", "2048", "4096"),
+     .doc = "with nf4 and fp4: neighbouring weights that share a scale"},
     {"tokenizer", FIELD_STRING, AT(tokenizer),
      .doc = "folder or tokenizer file; the default is model.path"},
 

@@ -98,8 +98,9 @@ static bool is_idle(const TrainConfig *c, const char *key)
         return c->method == METHOD_FULL ||
                (c->lora_adapter && !str_eq(key, "lora.adapter") && !str_eq(key, "lora.dropout") &&
                 !str_eq(key, "lora.b_lr_ratio"));
-    if (str_eq(key, "model.quantize")) return c->method != METHOD_QLORA;
-    if (str_eq(key, "model.double_quant")) return !quant_is_4bit(config_quant(c).type);
+    if (str_eq(key, "model.quantize")) return c->coded || c->method != METHOD_QLORA;
+    if (str_eq(key, "model.double_quant") || str_eq(key, "model.quant_block"))
+        return c->coded || !quant_is_4bit(config_quant(c).type);
     if (str_eq(key, "optim.min_lr_ratio")) return c->schedule == SCHEDULE_CONSTANT;
     if (str_eq(key, "optim.gamma")) return c->schedule != SCHEDULE_STEP;
     if (str_starts(key, "optim.decay_")) return c->schedule != SCHEDULE_WSD;

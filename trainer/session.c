@@ -51,15 +51,19 @@ static Status check_quantised(Session *s, Problems *p)
     TrainConfig *c = s->cfg;
     if (c->model_init == INIT_RANDOM) s->shape.quant = (QuantFile){0};
     if (s->shape.quant.method == QUANT_METHOD_NONE) return OK;
+    c->coded = true;
     const char *method = quant_method_name(s->shape.quant.method);
     int before = p->n;
     if (c->method != METHOD_QLORA)
         config_problem(c, p, "model.path", "the checkpoint is quantised (%s); set method: qlora",
                        method);
-    else if (config_is_set(c, "model.quantize"))
-        config_problem(
-            c, p, "model.quantize",
-            "the checkpoint is quantised already (%s) and is kept as it is; leave it out", method);
+    static const char *const keys[] = {"model.quantize", "model.double_quant", "model.quant_block"};
+    for (int i = 0; i < 3 && p->n == before; i++)
+        if (config_is_set(c, keys[i]))
+            config_problem(
+                c, p, keys[i],
+                "the checkpoint is quantised already (%s) and is kept as it is; leave it out",
+                method);
     return p->n == before ? OK : E_INPUT;
 }
 

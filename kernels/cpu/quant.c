@@ -65,7 +65,7 @@ static void encode4_blocks(void *args, int64_t from, int64_t to)
     int64_t numel = quant_numel(q);
     for (int64_t b = from; b < to; b++) {
         int64_t first = b * q->block, n = numel - first < q->block ? numel - first : q->block;
-        float x[4096 + 1];
+        float x[QUANT_MOST_BLOCK + 1];
         for (int64_t i = 0; i < n; i++)
             x[i] = c->x[(first + i) / q->cols * c->ld + (first + i) % q->cols];
         float absmax = largest(x, n), inverse = reciprocal(absmax);

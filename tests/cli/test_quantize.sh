@@ -5,6 +5,10 @@ plain=$root/tests/fixtures/quant/plain
 done_by 'nf4' quantize --model "$plain" --out "$tmp/nf4"
 said 'bits and errors' "*q_proj       1 matrices*error 9.21 %*7 matrices as nf4 with double quantisation, 6.12 bits a weight; the rest as it was"
 done_by 'int8' quantize --model "$plain" --out "$tmp/int8" --type int8 --quiet
+done_by 'blocks of 128' quantize --model "$plain" --out "$tmp/nf4-128" --type nf4 --block 128
+said 'fewer scales' "*7 matrices as nf4 with double quantisation, 6.06 bits a weight; the rest as it was"
+refused 'a block that is none' 2 "--block: must be a power of two from 32 to 4096, is 48" quantize --model "$plain" --out "$tmp/x" --block 48
+refused 'a block of rows' 2 "--block: only with nf4 and fp4" quantize --model "$plain" --out "$tmp/x" --type int8 --block 64
 refused 'a type that is none' 2 "--type: must be one of nf4, fp4, int8, is 'nf5'" quantize --model "$plain" --out "$tmp/x" --type nf5
 refused 'a quantised folder again' 2 "$tmp/nf4: is quantised already (bitsandbytes)" quantize --model "$tmp/nf4" --out "$tmp/x"
 refused 'a folder that is there' 2 "$tmp/nf4 is not empty; name a new folder" quantize --model "$plain" --out "$tmp/nf4"
@@ -21,8 +25,10 @@ output: $tmp/gptq
 EOF
 done_by 'adapters on GPTQ' train "$tmp/run.yaml"
 done_by 'on our own nf4' train "$tmp/run.yaml" model.path="$tmp/nf4" output="$tmp/out2"
+done_by 'on blocks of 128' train "$tmp/run.yaml" model.path="$tmp/nf4-128" output="$tmp/out4"
 done_by 'on AWQ' train "$tmp/run.yaml" model.path="$root/tests/fixtures/quant/awq-g32" output="$tmp/out3"
 done_by 'it plans' plan "$tmp/run.yaml"
+done_by 'its resolved config is read back' plan "$tmp/gptq/config.yaml"
 refused 'lora on a quantised checkpoint' 2 "$tmp/run.yaml:1: model.path: the checkpoint is quantised (gptq); set method: qlora" \
     plan "$tmp/run.yaml" method=lora
 refused 'quantising again' 2 'command line: model.quantize: the checkpoint is quantised already (gptq) and is kept as it is; leave it out' \

@@ -67,6 +67,8 @@ static void check_case(Package *p, const char *name)
     const SafeTensor *w = find(p, "w", strchr(name, '.'));
     cr_assert(w, "%s", name);
     QuantPart q = {.rows = w->shape[0], .cols = w->shape[1], .block = QUANT_BLOCK};
+    const char *block = strstr(name, ".block-");
+    if (block) q.block = strtoll(block + strlen(".block-"), NULL, 10);
     q.type = str_starts(name, "nf4")    ? QUANT_NF4
              : str_starts(name, "fp4")  ? QUANT_FP4
              : str_starts(name, "int8") ? QUANT_INT8
@@ -120,6 +122,8 @@ static void check_case(Package *p, const char *name)
     free(got);
 }
 
+enum { N_CASES = 28 + 7 * 4 };
+
 static int check_file(const char *path)
 {
     Package p = {0};
@@ -153,7 +157,7 @@ static int check_file(const char *path)
 Test(kernel_quant, equals_bitsandbytes_bytes)
 {
     char *path = source_path("tests/fixtures/quant/bitsandbytes.safetensors");
-    cr_expect_eq(check_file(path), 28);
+    cr_expect_eq(check_file(path), N_CASES);
     free(path);
 }
 
@@ -170,7 +174,7 @@ Test(kernel_quant, equals_the_package_here)
     char *out = str_format("%s/fresh.safetensors", dir);
     char *run = str_format("%s %s %s %d 2>/dev/null", python, script, out, (int)getpid());
     cr_assert_eq(system(run), 0, "%s", run);
-    cr_expect_eq(check_file(out), 28);
+    cr_expect_eq(check_file(out), N_CASES);
     free(run), free(out), free(dir), free(script);
 }
 
@@ -286,11 +290,10 @@ Test(kernel_quant, groups)
 
 /* ---- products ----------------------------------------------------------------------------------- */
 
-static void check_matvec(Bed *b, QuantType type, bool nested, int64_t rows, int64_t cols, int64_t n,
-                         float beta)
+static void check_matvec(Bed *b, QuantType type, int64_t block, bool nested, int64_t rows,
+                         int64_t cols, int64_t n, float beta)
 {
-    QuantPart q = {
-        .type = type, .rows = rows, .cols = cols, .block = QUANT_BLOCK, .nested = nested};
+    QuantPart q = {.type = type, .rows = rows, .cols = cols, .block = block, .nested = nested};
     Tensor *packed = alone(b, &q);
     Tensor *src = bed_fill(b, bed_matrix(b, rows, cols, 0), 1, 0.1, 0);
     Tensor *w = bed_matrix(b, rows, cols, 0);
@@ -323,9 +326,13 @@ Test(kernel_quant, matvec_is_the_product)
     bed_open(&b, 2);
     for (int type = QUANT_NF4; type <= QUANT_FP8; type++)
         for (int64_t n = 1; n <= QUANT_MATVEC_ROWS; n++) {
-            check_matvec(&b, type, false, 96, 128, n, 0);
-            check_matvec(&b, type, type <= QUANT_FP4, 80, 192, n, 1);
-            check_matvec(&b, type, false, 5, 67, n, 1);
+            check_matvec(&b, type, QUANT_BLOCK, false, 96, 128, n, 0);
+            check_matvec(&b, type, QUANT_BLOCK, type <= QUANT_FP4, 80, 192, n, 1);
+            check_matvec(&b, type, QUANT_BLOCK, false, 5, 67, n, 1);
         }
+    for (int64_t block = QUANT_LEAST_BLOCK; block <= QUANT_MOST_BLOCK; block *= 2) {
+        check_matvec(&b, QUANT_NF4, block, true, 48, 192, 2, 0);
+        check_matvec(&b, QUANT_FP4, block, false, 5, 67, 1, 1);
+    }
     bed_close(&b);
 }

@@ -607,13 +607,13 @@ Test(parity_bf16, random_master_copies)
 }
 
 /* The same bytes on both sides, the same values, and products of a few rows. */
-static void quantised(Bench *b, QuantType type, bool nested, int64_t rows, int64_t cols)
+static void quantised(Bench *b, QuantType type, int64_t block, bool nested, int64_t rows,
+                      int64_t cols)
 {
     char what[120];
-    snprintf(what, sizeof what, "%s%s %lldx%lld", quant_type_name(type), nested ? " nested" : "",
-             (long long)rows, (long long)cols);
-    QuantPart q = {
-        .type = type, .rows = rows, .cols = cols, .block = QUANT_BLOCK, .nested = nested};
+    snprintf(what, sizeof what, "%s%s %lld %lldx%lld", quant_type_name(type),
+             nested ? " nested" : "", (long long)block, (long long)rows, (long long)cols);
+    QuantPart q = {.type = type, .rows = rows, .cols = cols, .block = block, .nested = nested};
     size_t bytes = 0;
     quant_place(&q, &bytes);
     int64_t n_bytes = (int64_t)bytes;
@@ -655,9 +655,14 @@ Test(parity_bf16, quantised_matrices)
                                         {40, 192}, {7, 13},      {33, 129},  {5, 8200}};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         for (int type = QUANT_NF4; type <= QUANT_FP8; type++) {
-            quantised(&b, type, false, shapes[i][0], shapes[i][1]);
-            if (type <= QUANT_FP4) quantised(&b, type, true, shapes[i][0], shapes[i][1]);
+            quantised(&b, type, QUANT_BLOCK, false, shapes[i][0], shapes[i][1]);
+            if (type <= QUANT_FP4)
+                quantised(&b, type, QUANT_BLOCK, true, shapes[i][0], shapes[i][1]);
         }
+    for (int64_t block = QUANT_LEAST_BLOCK; block <= QUANT_MOST_BLOCK; block *= 2) {
+        quantised(&b, QUANT_NF4, block, true, 48, 1024);
+        quantised(&b, QUANT_FP4, block, false, 33, 129);
+    }
     cr_assert_eq(b.n_failed, 0);
     close_both(&b);
 }

@@ -42,6 +42,8 @@ static const PlanCase cases[] = {
      "method: qlora\nlora: {rank: 4, dora: true, dropout: 0.1}\ntrain: {recompute: full}\n",
      ", quantize: int8"},
     {"qlora, nf4, dora", "llama2-tiny", "method: qlora\nlora: {rank: 4, dora: true}\n"},
+    {"qlora, fp4 in blocks of 256", "llama2-tiny", "method: qlora\nlora: {rank: 4}\n",
+     ", quantize: fp4, quant_block: 256"},
     {"qlora, nf4", "llama3-tiny", "method: qlora\nlora: {rank: 4}\nbatch: {global: 4, micro: 2}\n"},
     {"qlora, int8, recompute, dropout", "qwen2-tiny",
      "method: qlora\nlora: {rank: 2, dropout: 0.1, targets: [q_proj, v_proj]}\ntrain: {recompute: "

@@ -132,6 +132,7 @@ static void check_bits(const char *quantize)
 Test(qlora, recompute_changes_no_bit, .timeout = 100)
 {
     check_bits("model.quantize=nf4");
+    check_bits("model.quant_block=512");
     check_bits("model.quantize=int8");
     check_bits("model.quantize=fp8");
     check_bits("lora.dora=true");
