@@ -91,6 +91,8 @@ typedef struct Kernels {
     void (*copy)(Device *d, Tensor *y, const Tensor *src);
     /* y += alpha * x, any equal shape; pitch. */
     void (*axpy)(Device *d, Tensor *y, float alpha, const Tensor *x);
+    /* y (C) = beta * y + rows of x (N,C) added in their order in f32, rounded once; few rows, dense; y and x f32 or bf16. */
+    void (*sum_rows)(Device *d, Tensor *y, float beta, const Tensor *x);
 
     /* y (N,C) += bias (C); pitch: y.     db (C) = beta * db + column sums of dy (N,C); pitch: dy. */
     void (*bias_fwd)(Device *d, Tensor *y, const Tensor *bias);

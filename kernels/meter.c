@@ -155,6 +155,12 @@ static void m_axpy(Device *d, Tensor *y, float alpha, const Tensor *x)
     end(d, ID(axpy), 2 * (double)tensor_numel(x), 2 * size(y) + size(x));
 }
 
+static void m_sum_rows(Device *d, Tensor *y, float beta, const Tensor *x)
+{
+    RUN(d, sum_rows, (d, y, beta, x));
+    end(d, ID(sum_rows), (double)tensor_numel(x), size_out(y, beta) + size(x));
+}
+
 static void m_bias_fwd(Device *d, Tensor *y, const Tensor *bias)
 {
     RUN(d, bias_fwd, (d, y, bias));
@@ -405,6 +411,7 @@ static const Kernels meter_kernels = {
     .matmul = m_matmul,
     .copy = m_copy,
     .axpy = m_axpy,
+    .sum_rows = m_sum_rows,
     .bias_fwd = m_bias_fwd,
     .bias_bwd = m_bias_bwd,
     .embedding_fwd = m_embedding_fwd,

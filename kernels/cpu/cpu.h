@@ -44,6 +44,7 @@ void cpu_matmul(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulAr
 
 void cpu_copy(Device *d, Tensor *y, const Tensor *src);
 void cpu_axpy(Device *d, Tensor *y, float alpha, const Tensor *x);
+void cpu_sum_rows(Device *d, Tensor *y, float beta, const Tensor *x);
 void cpu_bias_fwd(Device *d, Tensor *y, const Tensor *bias);
 void cpu_bias_bwd(Device *d, Tensor *db, float beta, const Tensor *dy);
 

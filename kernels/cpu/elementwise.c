@@ -48,6 +48,35 @@ void cpu_axpy(Device *d, Tensor *y, float alpha, const Tensor *x)
     rows_run(d, tensor_rows(y), a.cols, axpy_rows, &a);
 }
 
+typedef struct SumRows {
+    float *y;
+    const float *x;
+    int64_t rows, cols;
+    float beta;
+} SumRows;
+
+enum { SUM_COLS = 4096 };
+
+static void sum_part(void *ud, int64_t part)
+{
+    const SumRows *a = ud;
+    int64_t end = (part + 1) * SUM_COLS < a->cols ? (part + 1) * SUM_COLS : a->cols;
+    for (int64_t i = part * SUM_COLS; i < end; i++) {
+        float sum = 0;
+        for (int64_t r = 0; r < a->rows; r++)
+            sum += a->x[r * a->cols + i];
+        a->y[i] = a->beta != 0 ? a->beta * a->y[i] + sum : sum;
+    }
+}
+
+void cpu_sum_rows(Device *d, Tensor *y, float beta, const Tensor *x)
+{
+    SumRows a = {dense_f32(y), dense_f32(x), tensor_rows(x), tensor_cols(x), beta};
+    ASSERT(tensor_numel(y) == a.cols, "sum_rows: %lld for %lld columns", (long long)tensor_numel(y),
+           (long long)a.cols);
+    pool_run(d->pool, (a.cols + SUM_COLS - 1) / SUM_COLS, sum_part, &a);
+}
+
 static void bias_rows(void *args, int64_t row0, int64_t row1)
 {
     const TwoMatrices *a = args;

@@ -5,6 +5,7 @@ const Kernels cpu_kernels = {
     .matmul = cpu_matmul,
     .copy = cpu_copy,
     .axpy = cpu_axpy,
+    .sum_rows = cpu_sum_rows,
     .bias_fwd = cpu_bias_fwd,
     .bias_bwd = cpu_bias_bwd,
     .embedding_fwd = cpu_embedding_fwd,

@@ -1,44 +1,11 @@
 /* AdamW in one pass over weights, moments and gradient, eight elements a thread: sixteen bytes of what has two bytes an
  * element. */
 #include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/eight.cuh"
 #include "kernels/cuda/split.cuh"
 #include "kernels/cuda/table.h"
 
-enum { THREADS = 256, EACH = 8 };
-
-struct Eight {
-    float v[EACH];
-};
-
-__device__ static inline Eight eight_load(const float *p)
-{
-    Eight x;
-    for (int k = 0; k < 2; k++) {
-        Vec<float> q = vec_load(p + 4 * k);
-        for (int j = 0; j < 4; j++)
-            x.v[4 * k + j] = q.v[j];
-    }
-    return x;
-}
-
-__device__ static inline void eight_store(float *p, const Eight &x)
-{
-    for (int k = 0; k < 2; k++) {
-        Vec<float> q;
-        for (int j = 0; j < 4; j++)
-            q.v[j] = x.v[4 * k + j];
-        vec_store(p + 4 * k, q);
-    }
-}
-
-__device__ static inline Eight eight_load(const bf16 *p)
-{
-    Vec<bf16> q = vec_load(p);
-    Eight x;
-    for (int j = 0; j < EACH; j++)
-        x.v[j] = to_f32(q.v[j]);
-    return x;
-}
+enum { THREADS = 256 };
 
 /* The master copy: an f32 array, or a bf16 one with what it lacks. */
 __device__ static inline Eight master_load(const float *w, const int16_t *)

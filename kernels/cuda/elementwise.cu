@@ -1,5 +1,6 @@
 /* Copies between dtypes and pitches, sums of two tensors, biases. */
 #include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/eight.cuh"
 #include "kernels/cuda/table.h"
 
 enum { THREADS = 256 };
@@ -132,6 +133,57 @@ void cuda_axpy(Device *d, Tensor *y, float alpha, const Tensor *x)
         Launch l = launch_for(rows, cols, fits ? Vec<T>::N : 1);
         auto kernel = fits ? axpy_kernel<T> : axpy_plain_kernel<T>;
         kernel<<<l.grid, l.block, 0, cuda_stream(d)>>>(to, alpha, from, rows, cols, y->ld, x->ld);
+    });
+    LAUNCHED();
+}
+
+template <typename To, typename From>
+__global__ void sum_rows_kernel(To *y, float beta, const From *x, int64_t rows, int64_t cols)
+{
+    int64_t col = (blockIdx.x * (int64_t)THREADS + threadIdx.x) * EACH;
+    if (col >= cols) return;
+    Eight sum = {{0}};
+#pragma unroll 4
+    for (int64_t r = 0; r < rows; r++) {
+        Eight v = eight_load(x + r * cols + col);
+        for (int j = 0; j < EACH; j++)
+            sum.v[j] += v.v[j];
+    }
+    if (beta != 0) {
+        Eight v = eight_load(y + col);
+        for (int j = 0; j < EACH; j++)
+            sum.v[j] = beta * v.v[j] + sum.v[j];
+    }
+    eight_store(y + col, sum);
+}
+
+/* Widths and addresses that allow no vectors. */
+template <typename To, typename From>
+__global__ void sum_rows_plain_kernel(To *y, float beta, const From *x, int64_t rows, int64_t cols)
+{
+    int64_t col = blockIdx.x * (int64_t)THREADS + threadIdx.x;
+    if (col >= cols) return;
+    float sum = 0;
+    for (int64_t r = 0; r < rows; r++)
+        sum += to_f32(x[r * cols + col]);
+    y[col] = from_f32<To>(beta != 0 ? beta * to_f32(y[col]) + sum : sum);
+}
+
+void cuda_sum_rows(Device *d, Tensor *y, float beta, const Tensor *x)
+{
+    int64_t rows = tensor_rows(x), cols = tensor_cols(x);
+    ASSERT(tensor_numel(y) == cols && tensor_is_dense(y) && tensor_is_dense(x),
+           "sum_rows: %lld for %lld dense columns", (long long)tensor_numel(y), (long long)cols);
+    if (cols == 0) return;
+    uintptr_t at = (uintptr_t)tensor_data(y) | (uintptr_t)tensor_data(x);
+    bool fits = cols % EACH == 0 && at % 16 == 0;
+    unsigned blocks = (unsigned)ceil_div(cols, (int64_t)THREADS * (fits ? EACH : 1));
+    DISPATCH(y, To, {
+        DISPATCH(x, From, {
+            auto kernel = fits ? sum_rows_kernel<To, From> : sum_rows_plain_kernel<To, From>;
+            kernel<<<blocks, THREADS, 0, cuda_stream(d)>>>(
+                (To *)tensor_data(y), beta, (const From *)tensor_data(x), rows, cols);
+        });
     });
     LAUNCHED();
 }

@@ -5,6 +5,7 @@ const Kernels cuda_kernels = {
     .matmul = cuda_matmul,
     .copy = cuda_copy,
     .axpy = cuda_axpy,
+    .sum_rows = cuda_sum_rows,
     .bias_fwd = cuda_bias_fwd,
     .bias_bwd = cuda_bias_bwd,
     .embedding_fwd = cuda_embedding_fwd,

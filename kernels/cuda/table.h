@@ -10,6 +10,7 @@ extern "C" {
 void cuda_matmul(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulArgs args);
 void cuda_copy(Device *d, Tensor *y, const Tensor *src);
 void cuda_axpy(Device *d, Tensor *y, float alpha, const Tensor *x);
+void cuda_sum_rows(Device *d, Tensor *y, float beta, const Tensor *x);
 void cuda_bias_fwd(Device *d, Tensor *y, const Tensor *bias);
 void cuda_bias_bwd(Device *d, Tensor *db, float beta, const Tensor *dy);
 void cuda_embedding_fwd(Device *d, Tensor *y, const Tensor *w, const Tensor *ids);

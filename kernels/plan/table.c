@@ -31,6 +31,10 @@ static void p_axpy(Device *d, Tensor *y, float alpha, const Tensor *x)
 {
 }
 
+static void p_sum_rows(Device *d, Tensor *y, float beta, const Tensor *x)
+{
+}
+
 static void p_bias_fwd(Device *d, Tensor *y, const Tensor *bias)
 {
 }
@@ -218,6 +222,7 @@ const Kernels plan_kernels = {
     .matmul = p_matmul,
     .copy = p_copy,
     .axpy = p_axpy,
+    .sum_rows = p_sum_rows,
     .bias_fwd = p_bias_fwd,
     .bias_bwd = p_bias_bwd,
     .embedding_fwd = p_embedding_fwd,

@@ -43,6 +43,35 @@ Test(kernel_rows, copy_and_axpy)
     bed_close(&b);
 }
 
+/* Sums over ranks: beta 0 must not read the output. */
+Test(kernel_rows, sum_rows)
+{
+    Bed b;
+    bed_open(&b, 2);
+    static const int64_t shapes[][2] = {{1, 1}, {2, 7}, {3, 128}, {8, 4096}, {5, 10000}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        int64_t rows = shapes[i][0], cols = shapes[i][1];
+        Tensor *x = bed_fill(&b, bed_matrix(&b, rows, cols, 0), 1, 1, 0.5);
+        float *hx = bed_read(&b, x);
+        for (int k = 0; k < 2; k++) {
+            Tensor *y = output(&b, 1, cols, 0, betas[k]);
+            float *before = bed_read(&b, y);
+            b.dev.k->sum_rows(&b.dev, y, betas[k], x);
+            float *got = bed_read(&b, y);
+            for (int64_t j = 0; j < cols; j++) {
+                float want = 0;
+                for (int64_t r = 0; r < rows; r++)
+                    want += hx[r * cols + j];
+                if (betas[k] != 0) want += before[j];
+                cr_expect_eq(got[j], want, "%lld x %lld", (long long)rows, (long long)cols);
+            }
+            free(before), free(got);
+        }
+        free(hx);
+    }
+    bed_close(&b);
+}
+
 Test(kernel_rows, bias)
 {
     Bed b;
