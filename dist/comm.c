@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/str.h"
+#include "kernels/kernels.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,12 +59,35 @@ static size_t around(const Comm *c, size_t bytes)
     return bytes / (size_t)c->size * (size_t)(c->size - 1);
 }
 
+static bool is_mute(Comm *c)
+{
+    return whole_of(c)->mute;
+}
+
+/* Part and piece may be one. */
+static void copy_bytes(Device *d, void *to, const void *from, size_t bytes)
+{
+    if (to != from && bytes > 0) d->backend->copy(d, to, from, bytes, COPY_ON_DEVICE);
+}
+
+static char *piece_at(const Tensor *whole, int i, size_t bytes)
+{
+    return (char *)tensor_data(whole) + (size_t)i * bytes;
+}
+
+/* Everybody's piece is this rank's. */
+static void fill_alike(Comm *c, Device *d, Tensor *whole, const void *mine, size_t bytes)
+{
+    for (int i = 0; i < c->size; i++)
+        copy_bytes(d, piece_at(whole, i, bytes), mine, bytes);
+}
+
 int64_t comm_all_reduce(Comm *c, Device *d, Tensor *t)
 {
     ASSERT(tensor_is_dense(t), "all_reduce of a matrix with a pitch");
     size_t bytes = tensor_bytes(t);
     begin(c, d, "all-reduce", bytes, 2 * around(c, bytes));
-    if (!whole_of(c)->mute) c->ops->all_reduce(c, d, t);
+    if (!is_mute(c)) c->ops->all_reduce(c, d, t);
     return end(c, d);
 }
 
@@ -72,7 +96,10 @@ int64_t comm_all_gather(Comm *c, Device *d, Tensor *whole, const Tensor *part)
     check_parts(c, whole, part);
     size_t bytes = tensor_bytes(whole);
     begin(c, d, "all-gather", bytes, around(c, bytes));
-    if (!whole_of(c)->mute) c->ops->all_gather(c, d, whole, part);
+    if (is_mute(c))
+        fill_alike(c, d, whole, tensor_data(part), tensor_bytes(part));
+    else
+        c->ops->all_gather(c, d, whole, part);
     return end(c, d);
 }
 
@@ -81,7 +108,33 @@ int64_t comm_reduce_scatter(Comm *c, Device *d, Tensor *part, const Tensor *whol
     check_parts(c, whole, part);
     size_t bytes = tensor_bytes(whole);
     begin(c, d, "reduce-scatter", bytes, around(c, bytes));
-    if (!whole_of(c)->mute) c->ops->reduce_scatter(c, d, part, whole);
+    size_t piece = tensor_bytes(part);
+    if (is_mute(c))
+        copy_bytes(d, tensor_data(part), piece_at(whole, c->rank, piece), piece);
+    else
+        c->ops->reduce_scatter(c, d, part, whole);
+    return end(c, d);
+}
+
+int64_t comm_reduce_exactly(Comm *c, Device *d, Tensor *part, float beta, const Tensor *whole,
+                            Tensor *pieces)
+{
+    ASSERT(whole->dtype == pieces->dtype && tensor_is_dense(whole) && tensor_is_dense(pieces) &&
+               tensor_is_dense(part) && tensor_numel(pieces) == tensor_numel(whole) &&
+               tensor_numel(whole) == c->size * tensor_numel(part),
+           "%lld elements in %d parts of %lld", (long long)tensor_numel(whole), c->size,
+           (long long)tensor_numel(part));
+    size_t bytes = tensor_bytes(whole), piece = bytes / (size_t)c->size;
+    begin(c, d, "sum of pieces", bytes, around(c, bytes));
+    if (is_mute(c))
+        fill_alike(c, d, pieces, piece_at(whole, c->rank, piece), piece);
+    else
+        c->ops->all_to_all(c, d, pieces, whole);
+    Tensor rows = *pieces;
+    rows.n_dims = 2;
+    rows.shape[0] = c->size;
+    rows.shape[1] = rows.ld = tensor_numel(part);
+    d->k->sum_rows(d, part, beta, &rows);
     return end(c, d);
 }
 
@@ -90,7 +143,7 @@ int64_t comm_broadcast(Comm *c, Device *d, Tensor *t, int root)
     ASSERT(root >= 0 && root < c->size && tensor_is_dense(t), "root %d of %d", root, c->size);
     size_t bytes = tensor_bytes(t);
     begin(c, d, "broadcast", bytes, around(c, bytes));
-    if (!whole_of(c)->mute) c->ops->broadcast(c, d, t, root);
+    if (!is_mute(c)) c->ops->broadcast(c, d, t, root);
     return end(c, d);
 }
 

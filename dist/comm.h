@@ -25,6 +25,8 @@ typedef struct CommOps {
     void (*all_gather)(Comm *c, Device *d, Tensor *whole, const Tensor *part);
     void (*reduce_scatter)(Comm *c, Device *d, Tensor *part, const Tensor *whole);
     void (*broadcast)(Comm *c, Device *d, Tensor *t, int root);
+    /* pieces (as large as whole): rank r's piece number `rank` of its whole, for each r in their order */
+    void (*all_to_all)(Comm *c, Device *d, Tensor *pieces, const Tensor *whole);
     /* host memory: `all` (size, bytes), mine (bytes); done on return */
     void (*exchange)(Comm *c, void *all, const void *mine, size_t bytes);
     /* fills in ops and impl of `out`, whose rank and size are set: those ranks of c that say the same color */
@@ -49,7 +51,9 @@ struct Comm {
     const CommOps *ops;
     void *impl;
     Comm *whole; /* of which this is a part, or NULL: it keeps what follows for both */
-    bool mute;   /* collectives of tensors move nothing: to see what a step takes without them */
+    /* Collectives of tensors send nothing: what the others would have is taken to be what this rank has.  To see what a step
+     * takes without them, on numbers like those with them: zeros or NaN would cost a GPU less power. */
+    bool mute;
 
     int64_t step;   /* of the optimizer, set by the run: for messages */
     const char *of; /* what the next collectives move, likewise */
@@ -72,6 +76,11 @@ Status comm_across(Comm *out, Comm *c, int n, Err *err) MUST_CHECK;
 int64_t comm_all_reduce(Comm *c, Device *d, Tensor *t);
 int64_t comm_all_gather(Comm *c, Device *d, Tensor *whole, const Tensor *part);
 int64_t comm_reduce_scatter(Comm *c, Device *d, Tensor *part, const Tensor *whole);
+/* part = beta * part + the sum over ranks of their wholes' piece number `rank`, added in f32 in the order of ranks and
+ * rounded once; part is of any dtype.  Sends what reduce_scatter sends of whole's dtype.  pieces: as whole; scratch until the
+ * call is done. */
+int64_t comm_reduce_exactly(Comm *c, Device *d, Tensor *part, float beta, const Tensor *whole,
+                            Tensor *pieces);
 int64_t comm_broadcast(Comm *c, Device *d, Tensor *t, int root);
 /* The stream in use goes on when the collective of that number is done; 0: nothing. */
 void comm_wait(Comm *c, Device *d, int64_t call);

@@ -60,12 +60,23 @@ static void add_up(Comm *c, Device *d, Tensor *sum, const char *pieces)
         comm_sum_add(d, sum, pieces + (size_t)i * bytes);
 }
 
-static void mpi_reduce_scatter(Comm *c, Device *d, Tensor *part, const Tensor *whole)
+/* Piece r of what lies at `from` goes to rank r. */
+static void swap_pieces(const Comm *c, void *pieces, const void *from, size_t bytes)
 {
     MPI_Datatype type;
-    int n = count_of(tensor_bytes(part), &type);
+    int n = count_of(bytes / (size_t)c->size, &type);
+    MPI_CHECK(MPI_Alltoall(from, n, type, pieces, n, type, mpi_of(c)));
+}
+
+static void mpi_all_to_all(Comm *c, Device *d, Tensor *pieces, const Tensor *whole)
+{
+    swap_pieces(c, tensor_data(pieces), tensor_data(whole), tensor_bytes(whole));
+}
+
+static void mpi_reduce_scatter(Comm *c, Device *d, Tensor *part, const Tensor *whole)
+{
     char *pieces = xmalloc(tensor_bytes(whole));
-    MPI_CHECK(MPI_Alltoall(tensor_data(whole), n, type, pieces, n, type, mpi_of(c)));
+    swap_pieces(c, pieces, tensor_data(whole), tensor_bytes(whole));
     add_up(c, d, part, pieces);
     free(pieces);
 }
@@ -136,6 +147,7 @@ static const CommOps mpi_ops = {
     .all_gather = mpi_all_gather,
     .reduce_scatter = mpi_reduce_scatter,
     .broadcast = mpi_broadcast,
+    .all_to_all = mpi_all_to_all,
     .exchange = mpi_exchange,
     .split = mpi_split,
     .close = mpi_close,

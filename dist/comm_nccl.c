@@ -14,9 +14,10 @@ typedef struct Nccl {
     ncclComm_t comm;
     Comm *hosts;
     Device *dev;
+    int ctas;  /* at most so many blocks a collective; 0: as many as NCCL likes */
     Comm part; /* of hosts, where this is a part: it is closed with it */
     ncclResult_t (*GetUniqueId)(ncclUniqueId *);
-    ncclResult_t (*CommInitRank)(ncclComm_t *, int, ncclUniqueId, int);
+    ncclResult_t (*CommInitRankConfig)(ncclComm_t *, int, ncclUniqueId, int, ncclConfig_t *);
     ncclResult_t (*CommFinalize)(ncclComm_t);
     ncclResult_t (*CommDestroy)(ncclComm_t);
     ncclResult_t (*AllReduce)(const void *, void *, size_t, ncclDataType_t, ncclRedOp_t, ncclComm_t,
@@ -27,6 +28,10 @@ typedef struct Nccl {
                                   ncclComm_t, cudaStream_t);
     ncclResult_t (*Broadcast)(const void *, void *, size_t, ncclDataType_t, int, ncclComm_t,
                               cudaStream_t);
+    ncclResult_t (*Send)(const void *, size_t, ncclDataType_t, int, ncclComm_t, cudaStream_t);
+    ncclResult_t (*Recv)(void *, size_t, ncclDataType_t, int, ncclComm_t, cudaStream_t);
+    ncclResult_t (*GroupStart)(void);
+    ncclResult_t (*GroupEnd)(void);
     const char *(*GetErrorString)(ncclResult_t);
     const char *(*GetLastError)(ncclComm_t);
 } Nccl;
@@ -81,6 +86,25 @@ static void nccl_broadcast(Comm *c, Device *d, Tensor *t, int root)
                                n->comm, cuda_stream(d)));
 }
 
+/* One launch for all pairs; this rank's own piece is a copy. */
+static void nccl_all_to_all(Comm *c, Device *d, Tensor *pieces, const Tensor *whole)
+{
+    Nccl *n = c->impl;
+    size_t count = count_of(whole) / (size_t)c->size, bytes = tensor_bytes(whole) / (size_t)c->size;
+    char *to = tensor_data(pieces), *from = tensor_data(whole);
+    NCCL_CHECK(n, n->GroupStart());
+    for (int k = 1; k < c->size; k++) {
+        int next = (c->rank + k) % c->size, last = (c->rank + c->size - k) % c->size;
+        NCCL_CHECK(n, n->Send(from + (size_t)next * bytes, count, type_of(whole), next, n->comm,
+                              cuda_stream(d)));
+        NCCL_CHECK(n, n->Recv(to + (size_t)last * bytes, count, type_of(whole), last, n->comm,
+                              cuda_stream(d)));
+    }
+    NCCL_CHECK(n, n->GroupEnd());
+    d->backend->copy(d, to + (size_t)c->rank * bytes, from + (size_t)c->rank * bytes, bytes,
+                     COPY_ON_DEVICE);
+}
+
 static void nccl_exchange(Comm *c, void *all, const void *mine, size_t bytes)
 {
     Nccl *n = c->impl;
@@ -104,6 +128,7 @@ static const CommOps nccl_ops = {
     .all_gather = nccl_all_gather,
     .reduce_scatter = nccl_reduce_scatter,
     .broadcast = nccl_broadcast,
+    .all_to_all = nccl_all_to_all,
     .exchange = nccl_exchange,
     .split = nccl_split,
     .close = nccl_close,
@@ -130,13 +155,17 @@ static Status load(Nccl *n, Err *err)
         return err_set(err, E_FAILED,
                        "several GPUs need NCCL: %s; install it, or set LD_LIBRARY_PATH", dlerror());
     TRY(find(n, &n->GetUniqueId, "ncclGetUniqueId", err));
-    TRY(find(n, &n->CommInitRank, "ncclCommInitRank", err));
+    TRY(find(n, &n->CommInitRankConfig, "ncclCommInitRankConfig", err));
     TRY(find(n, &n->CommFinalize, "ncclCommFinalize", err));
     TRY(find(n, &n->CommDestroy, "ncclCommDestroy", err));
     TRY(find(n, &n->AllReduce, "ncclAllReduce", err));
     TRY(find(n, &n->AllGather, "ncclAllGather", err));
     TRY(find(n, &n->ReduceScatter, "ncclReduceScatter", err));
     TRY(find(n, &n->Broadcast, "ncclBroadcast", err));
+    TRY(find(n, &n->Send, "ncclSend", err));
+    TRY(find(n, &n->Recv, "ncclRecv", err));
+    TRY(find(n, &n->GroupStart, "ncclGroupStart", err));
+    TRY(find(n, &n->GroupEnd, "ncclGroupEnd", err));
     TRY(find(n, &n->GetErrorString, "ncclGetErrorString", err));
     return find(n, &n->GetLastError, "ncclGetLastError", err);
 }
@@ -164,7 +193,12 @@ static Status join(Nccl *n, Err *err)
     TRY(comm_agree(n->hosts, load(n, err), err));
     TRY(share_id(n, &id, err));
     CUDA_CHECK(cudaSetDevice(cuda_impl(n->dev)->ordinal));
-    ncclResult_t r = n->CommInitRank(&n->comm, n->hosts->size, id, n->hosts->rank);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    if (n->ctas > 0) {
+        config.minCTAs = 1;
+        config.maxCTAs = n->ctas;
+    }
+    ncclResult_t r = n->CommInitRankConfig(&n->comm, n->hosts->size, id, n->hosts->rank, &config);
     Status s = OK;
     if (r != ncclSuccess)
         s = err_set(err, E_FAILED, "NCCL: %s (%s)", n->GetErrorString(r), n->GetLastError(NULL));
@@ -176,6 +210,7 @@ static Status nccl_split(Comm *c, Comm *out, int color, Err *err)
     const Nccl *whole = c->impl;
     Nccl *n = xcalloc(1, sizeof *n);
     n->dev = whole->dev;
+    n->ctas = whole->ctas;
     n->part = (Comm){.rank = out->rank, .size = out->size, .whole = whole->hosts};
     n->hosts = &n->part;
     Status s = whole->hosts->ops->split(whole->hosts, &n->part, color, err);
@@ -190,9 +225,10 @@ static Status nccl_split(Comm *c, Comm *out, int color, Err *err)
     return OK;
 }
 
-Status comm_nccl(Comm *out, Comm *hosts, Device *d, Err *err)
+Status comm_nccl(Comm *out, Comm *hosts, Device *d, int ctas, Err *err)
 {
     Nccl *n = xcalloc(1, sizeof *n);
+    n->ctas = ctas;
     n->hosts = hosts;
     n->dev = d;
     Status s = join(n, err);

@@ -14,6 +14,10 @@ static void plan_reduce_scatter(Comm *c, Device *d, Tensor *part, const Tensor *
 {
 }
 
+static void plan_all_to_all(Comm *c, Device *d, Tensor *pieces, const Tensor *whole)
+{
+}
+
 static void plan_broadcast(Comm *c, Device *d, Tensor *t, int root)
 {
 }
@@ -38,6 +42,7 @@ static const CommOps plan_ops = {
     .all_gather = plan_all_gather,
     .reduce_scatter = plan_reduce_scatter,
     .broadcast = plan_broadcast,
+    .all_to_all = plan_all_to_all,
     .exchange = plan_exchange,
     .split = plan_split,
 };

@@ -25,6 +25,11 @@ static void self_reduce_scatter(Comm *c, Device *d, Tensor *part, const Tensor *
     copy_across(d, part, whole);
 }
 
+static void self_all_to_all(Comm *c, Device *d, Tensor *pieces, const Tensor *whole)
+{
+    copy_across(d, pieces, whole);
+}
+
 static void self_broadcast(Comm *c, Device *d, Tensor *t, int root)
 {
 }
@@ -47,6 +52,7 @@ static const CommOps self_ops = {
     .all_gather = self_all_gather,
     .reduce_scatter = self_reduce_scatter,
     .broadcast = self_broadcast,
+    .all_to_all = self_all_to_all,
     .exchange = self_exchange,
     .split = self_split,
 };

@@ -81,6 +81,17 @@ static void socket_broadcast(Comm *c, Device *d, Tensor *t, int root)
     free(all);
 }
 
+static void socket_all_to_all(Comm *c, Device *d, Tensor *pieces, const Tensor *whole)
+{
+    size_t bytes = tensor_bytes(whole), piece = bytes / (size_t)c->size;
+    char *all = xmalloc(bytes * (size_t)c->size);
+    c->ops->exchange(c, all, tensor_data(whole), bytes);
+    for (int i = 0; i < c->size; i++)
+        d->backend->copy(d, (char *)tensor_data(pieces) + (size_t)i * piece,
+                         all + (size_t)i * bytes + (size_t)c->rank * piece, piece, COPY_ON_DEVICE);
+    free(all);
+}
+
 static void socket_close(Comm *c)
 {
     Star *s = c->impl;
@@ -119,6 +130,7 @@ static const CommOps part_ops = {
     .all_gather = socket_all_gather,
     .reduce_scatter = socket_reduce_scatter,
     .broadcast = socket_broadcast,
+    .all_to_all = socket_all_to_all,
     .exchange = part_exchange,
     .close = part_close,
 };
@@ -144,6 +156,7 @@ static const CommOps socket_ops = {
     .all_gather = socket_all_gather,
     .reduce_scatter = socket_reduce_scatter,
     .broadcast = socket_broadcast,
+    .all_to_all = socket_all_to_all,
     .exchange = socket_exchange,
     .split = socket_split,
     .close = socket_close,

@@ -113,6 +113,18 @@ static void threads_all_reduce(Comm *c, Device *d, Tensor *t)
     finish(c, d);
 }
 
+static void threads_all_to_all(Comm *c, Device *d, Tensor *pieces, const Tensor *whole)
+{
+    Group *g = c->impl;
+    size_t bytes = tensor_bytes(whole) / (size_t)c->size;
+    publish(c, d, tensor_data(whole));
+    for (int i = 0; i < c->size && bytes > 0; i++)
+        d->backend->copy(d, (char *)tensor_data(pieces) + (size_t)i * bytes,
+                         (const char *)g->slots[i].data + (size_t)c->rank * bytes, bytes,
+                         COPY_ON_DEVICE);
+    finish(c, d);
+}
+
 static void threads_broadcast(Comm *c, Device *d, Tensor *t, int root)
 {
     Group *g = c->impl;
@@ -177,6 +189,7 @@ static const CommOps threads_ops = {
     .all_gather = threads_all_gather,
     .reduce_scatter = threads_reduce_scatter,
     .broadcast = threads_broadcast,
+    .all_to_all = threads_all_to_all,
     .exchange = threads_exchange,
     .split = threads_split,
     .close = threads_close,

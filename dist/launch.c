@@ -167,11 +167,12 @@ size_t launch_keep_bytes(const Comm *hosts)
     return hosts->size > 1 ? (size_t)1 << 30 : 0;
 }
 
-Status launch_comm(Comm *out, Comm *hosts, Device *d, Err *err)
+Status launch_comm(Comm *out, Comm *hosts, Device *d, int ctas, Err *err)
 {
-    if (hosts->size > 1 && !hosts->ops->any_memory && str_eq(d->backend->name, "cuda"))
-        return comm_nccl(out, hosts, d, err);
     *out = *hosts;
+    if (hosts->size == 1 || hosts->ops->any_memory || !str_eq(d->backend->name, "cuda")) return OK;
+    TRY(comm_nccl(out, hosts, d, ctas, err));
+    d->spare_sms = ctas;
     return OK;
 }
 

@@ -30,6 +30,8 @@ Status launch_ordinal(int *out, const Comm *hosts, const Backend *b, Err *err) M
 /* What a device should leave free for that. */
 size_t launch_keep_bytes(const Comm *hosts);
 /* What tensors of d travel over: NCCL between GPUs, else hosts itself, which goes on to be used for hosts' matters. */
-Status launch_comm(Comm *out, Comm *hosts, Device *d, Err *err) MUST_CHECK;
+/* ctas: GPU blocks that a collective may take from what computes beside it, which products then leave alone
+ * (Device.spare_sms); 0: as many as NCCL likes. */
+Status launch_comm(Comm *out, Comm *hosts, Device *d, int ctas, Err *err) MUST_CHECK;
 /* Closes c where it is not hosts itself; before its device is closed. */
 void launch_comm_close(Comm *c, const Comm *hosts);

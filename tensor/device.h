@@ -94,6 +94,7 @@ struct Device {
     MemStats mem;
     Storage *free_storages;
     struct Meter *meter; /* kernels/meter.h, or NULL */
+    int spare_sms;       /* cuda: processors that products leave to what moves data beside them */
     int64_t n_events;    /* recorded so far */
 };
 

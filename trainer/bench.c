@@ -440,7 +440,7 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
         out->region_bytes = device.region_bytes = out->planned_extent;
         status = comm_agree(hosts, device_open(&b.dev, backend, &device, opts->compute, err), err);
     }
-    if (status == OK) status = launch_comm(&b.comm, hosts, &b.dev, err);
+    if (status == OK) status = launch_comm(&b.comm, hosts, &b.dev, 0, err);
     if (status == OK) status = comm_agree(hosts, open_model(&b, err), err);
     if (status == OK) run_lines(&b, out, began);
     close_model(&b);

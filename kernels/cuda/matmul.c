@@ -19,6 +19,7 @@ static const size_t WORKSPACE_BYTES = (size_t)32 << 20; /* what NVIDIA recommend
 
 typedef struct Key {
     int64_t m, n, k, ld_a, ld_b, ld_c, ld_add; /* ld_add 0: nothing is added, or c itself */
+    int64_t sms;                               /* to be used; 0: all */
     int32_t trans_a, trans_b, in, out, beta, align;
 } Key;
 
@@ -310,6 +311,10 @@ static Plan *plan_of(Matmul *mm, const Key *key, const Tensor *c, const Tensor *
         cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &op_b, sizeof op_b));
     LT_CHECK(
         cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSB, &op_a, sizeof op_a));
+    int32_t sms = (int32_t)key->sms;
+    if (sms > 0)
+        LT_CHECK(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, &sms,
+                                                sizeof sms));
     p->a = layout_of(a->dtype, tensor_rows(a), tensor_cols(a), a->ld);
     p->b = layout_of(b->dtype, tensor_rows(b), tensor_cols(b), b->ld);
     p->c = layout_of(c->dtype, tensor_rows(c), tensor_cols(c), c->ld);
@@ -354,6 +359,7 @@ void cuda_matmul(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulA
                 b->ld,
                 c->ld,
                 add ? add->ld : 0,
+                d->spare_sms > 0 ? cuda_impl(d)->n_sms - d->spare_sms : 0,
                 args.trans_a,
                 args.trans_b,
                 (int32_t)a->dtype,

@@ -108,6 +108,81 @@ static int scatter(Comm *c, Device *d, DType dtype, bool in_place)
     return bad;
 }
 
+/* As `scatter`, in f32 whatever travels, and added to what is there. */
+static int reduce_exactly(Comm *c, Device *d, DType dtype, DType sum, bool again)
+{
+    Tensor whole = vector(d, dtype, PART * c->size), pieces = vector(d, dtype, PART * c->size);
+    Tensor part = vector(d, sum, PART);
+    fill(d, &whole, c->rank, 0);
+    if (again) fill(d, &part, 0, 0); /* read where beta is not 0 alone */
+    comm_wait(c, d, comm_reduce_exactly(c, d, &part, 0, &whole, &pieces));
+    if (again) {
+        comm_wait(c, d, comm_reduce_exactly(c, d, &part, 1, &whole, &pieces));
+        d->k->axpy(d, &part, -0.5f, &part); /* half of twice the sum */
+    }
+    int bad =
+        differs(c, d, again ? "exact sum, added" : "exact sum", &part, c->rank * PART, sum_of);
+    tensor_clear(&whole);
+    tensor_clear(&pieces);
+    tensor_clear(&part);
+    return bad;
+}
+
+/* What travels has 8 bits of a mantissa, and the sum keeps what they have together: 256 and the ranks' ones. */
+static int sum_is_exact(Comm *c, Device *d)
+{
+    Tensor whole = vector(d, d->compute, c->size), pieces = vector(d, d->compute, c->size);
+    Tensor part = vector(d, DT_F32, 1);
+    float *host = xmalloc((size_t)c->size * sizeof *host), got, want = (float)(256 + c->size - 1);
+    for (int i = 0; i < c->size; i++)
+        host[i] = c->rank == 0 ? 256 : 1;
+    tensor_write_f32(d, &whole, host);
+    comm_wait(c, d, comm_reduce_exactly(c, d, &part, 0, &whole, &pieces));
+    tensor_read_f32(d, &part, &got);
+    if (got != want)
+        fprintf(stderr, "%s, rank %d of %d: an exact sum is %g, not %g\n", c->ops->name, c->rank,
+                c->size, (double)got, (double)want);
+    free(host);
+    tensor_clear(&whole);
+    tensor_clear(&pieces);
+    tensor_clear(&part);
+    return got != want;
+}
+
+/* Nothing is sent: the others have what this rank has. */
+static int mute(Comm *c, Device *d)
+{
+    Tensor whole = vector(d, DT_F32, PART * c->size), part = vector(d, DT_F32, PART);
+    Tensor pieces = vector(d, DT_F32, PART * c->size);
+    float *want = xmalloc(tensor_bytes(&part)), *got = xmalloc(tensor_bytes(&whole));
+    int bad = 0;
+    c->mute = true;
+    fill(d, &part, c->rank, c->rank * PART);
+    tensor_read(d, &part, want);
+    comm_wait(c, d, comm_all_gather(c, d, &whole, &part));
+    tensor_read(d, &whole, got);
+    for (int i = 0; i < c->size; i++)
+        bad += memcmp(got + (size_t)i * PART, want, tensor_bytes(&part)) != 0;
+    comm_wait(c, d, comm_reduce_exactly(c, d, &part, 0, &whole, &pieces));
+    tensor_read(d, &part, got);
+    for (int i = 0; i < PART; i++)
+        bad += got[i] != (float)c->size * want[i];
+    comm_wait(c, d, comm_reduce_scatter(c, d, &part, &whole));
+    tensor_read(d, &part, got);
+    bad += memcmp(got, want, tensor_bytes(&part)) != 0;
+    comm_wait(c, d, comm_all_reduce(c, d, &part));
+    tensor_read(d, &part, got);
+    bad += memcmp(got, want, tensor_bytes(&part)) != 0;
+    c->mute = false;
+    if (bad) fprintf(stderr, "%s, rank %d: a mute collective is wrong\n", c->ops->name, c->rank);
+    free(want);
+    free(got);
+    tensor_clear(&whole);
+    tensor_clear(&part);
+    tensor_clear(&pieces);
+    return bad > 0;
+}
+
 static int reduce(Comm *c, Device *d, DType dtype, int64_t n)
 {
     Tensor t = vector(d, dtype, n);
@@ -225,9 +300,12 @@ int comm_cases(Comm *c, Device *d)
         if (i && d->compute == DT_F32) continue; /* the CPU computes in f32 */
         bad += gather(c, d, dtype, false) + gather(c, d, dtype, true);
         bad += scatter(c, d, dtype, false) + scatter(c, d, dtype, true);
+        for (int k = 0; k < 4; k++)
+            if (k < 2 || dtype != DT_F32)
+                bad += reduce_exactly(c, d, dtype, k < 2 ? DT_F32 : dtype, k % 2);
         bad += reduce(c, d, dtype, ODD) + reduce(c, d, dtype, 2) + broadcast(c, d, dtype);
     }
-    bad += under_way(c, d);
+    bad += sum_is_exact(c, d) + mute(c, d) + under_way(c, d);
     comm_barrier(c);
     return bad;
 }

@@ -1,7 +1,9 @@
 /* The cases of comm_cases.h on the ranks that somebody started: mpirun, srun, or by the environment; or on N threads of this
  * process.  On the device that LORAC_TEST_BACKEND names.  Prints one line.
  *
- *   comm_ranks [--threads N | --has-mpi] */
+ *   comm_ranks [--threads N | --ctas N | --has-mpi]
+ *
+ * --ctas: over NCCL, with so many GPU blocks a collective at most. */
 #include "base/str.h"
 #include "dist/comm_mpi.h"
 #include "dist/comm_threads.h"
@@ -22,7 +24,7 @@ static const char *backend_name(void)
 }
 
 /* On host memory or a GPU; returns how many cases failed, on all ranks together. */
-static int run_cases(Comm *hosts)
+static int run_cases(Comm *hosts, int n_ctas)
 {
     const Backend *backend = backend_find(backend_name());
     bool cuda = str_eq(backend_name(), "cuda");
@@ -34,7 +36,7 @@ static int run_cases(Comm *hosts)
     if (!hosts->ops->any_memory) s = launch_ordinal(&opts.ordinal, hosts, backend, &err);
     if (s == OK) s = device_open(&d, backend, &opts, cuda ? DT_BF16 : DT_F32, &err);
     s = comm_agree(hosts, s, &err);
-    if (s == OK) s = launch_comm(&c, hosts, &d, &err);
+    if (s == OK) s = launch_comm(&c, hosts, &d, n_ctas, &err);
     int bad = 1;
     if (s == OK) {
         int *all = xcalloc((size_t)c.size, sizeof *all);
@@ -61,7 +63,7 @@ typedef struct Rank {
 static void *on_thread(void *arg)
 {
     Rank *r = arg;
-    r->bad = run_cases(&r->comm);
+    r->bad = run_cases(&r->comm, 0);
     return NULL;
 }
 
@@ -97,7 +99,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", err.line);
         return 1;
     }
-    int bad = run_cases(&hosts);
+    bool capped = argc > 2 && str_eq(argv[1], "--ctas");
+    int bad = run_cases(&hosts, capped ? atoi(argv[2]) : 0);
     comm_close(&hosts);
     return bad != 0;
 }
