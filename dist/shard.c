@@ -105,10 +105,10 @@ static void alloc_shard(ShardSet *s, ParamShard *sh)
             sh->grad = flat_array(d, s->opts.grads, sh->numel, MEM_GRAD);
         else
             sh->grad = sh->whole_grad; /* the storage, too, while there is one */
-    } else {
+    } else if (sh->split) {
         sh->whole_grad = flat_array(d, s->opts.grads, sh->total, MEM_GRAD);
         sh->grad = part_of(&sh->whole_grad, sh->first, sh->numel);
-    }
+    } /* else see join_grads */
     states_init(&sh->states, d, sh->numel);
 }
 
@@ -226,6 +226,29 @@ static void build_shard(ShardSet *s, ParamShard *sh, int unit, int kind, int *n_
     s->n++;
 }
 
+static bool summed_together(const ShardSet *s, const ParamShard *sh)
+{
+    return sh->trained && !sh->split && !shard_reduces_early(s, sh);
+}
+
+/* Gradients of what stays whole lie side by side, so that ranks sum them in few collectives. */
+static void join_grads(ShardSet *s)
+{
+    int64_t total = 0, at = 0;
+    for (int i = 0; i < s->n; i++)
+        if (summed_together(s, &s->items[i])) total += s->items[i].total;
+    if (total == 0) return;
+    s->together = flat_array(s->dev, s->opts.grads, total, MEM_GRAD);
+    for (int i = 0; i < s->n; i++) {
+        ParamShard *sh = &s->items[i];
+        if (!summed_together(s, sh)) continue;
+        sh->whole_grad = part_of(&s->together, at, sh->total);
+        sh->grad = part_of(&s->together, at, sh->total);
+        shard_bind_grads(sh);
+        at += sh->total;
+    }
+}
+
 void shards_init(ShardSet *s, Device *d, Comm *comm, const ParamSet *params, const ShardOpts *opts)
 {
     *s = (ShardSet){.dev = d, .comm = comm, .params = params};
@@ -253,6 +276,7 @@ void shards_init(ShardSet *s, Device *d, Comm *comm, const ParamSet *params, con
             build_shard(s, &s->items[s->n], unit, kind, &n_grads);
     }
     s->units[s->n_units] = s->n;
+    join_grads(s);
 }
 
 void shards_clear(ShardSet *s)
@@ -275,6 +299,7 @@ void shards_clear(ShardSet *s)
         free(sh->offsets);
         free(sh->ranges);
     }
+    tensor_clear(&s->together);
     free(s->items);
     free(s->units);
     free(s->grads);
@@ -300,21 +325,6 @@ const char *shard_range_name(const ShardRange *r)
 bool shard_counts(const ShardSet *s, const ParamShard *sh)
 {
     return sh->split ? !s->across || s->across->rank == 0 : s->comm->rank == 0;
-}
-
-void shards_changed(ShardSet *s)
-{
-    for (int i = 0; i < s->n; i++) {
-        ParamShard *sh = &s->items[i];
-        for (int k = 0; k < sh->n_params && sh->trained; k++)
-            param_changed(sh->params[k]);
-        if (!sh->trained || !sh->split || shard_comes_and_goes(s, sh)) continue;
-        s->comm->of = "parameters";
-        sh->gathering = comm_all_gather(s->run, s->dev, &sh->whole, &sh->weights);
-    }
-    /* whoever has no hook to wait where a unit is used waits here */
-    for (int i = 0; i < s->n && s->n_uses == 0; i++)
-        shard_await(s, &s->items[i]);
 }
 
 int64_t shards_numel(const ShardSet *s)

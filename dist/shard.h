@@ -24,7 +24,9 @@ typedef struct ShardOpts {
     int zero;      /* the stage, 0..3 */
     int64_t least; /* trained parameters of a unit with fewer elements stay whole on every rank */
     DType grads;   /* of the flat gradients: DT_F32 or DT_BF16 */
-    DType reduce;  /* in which they travel between ranks */
+    DType reduce;  /* in which those of split shards travel and are added up, hop by hop */
+    bool exact;    /* instead they travel as they are and are added in f32 where they go to */
+    int ahead; /* stage 3: so many units are gathered before they are needed; 0: when they are */
     Comm *run,
         *across; /* ranks split in runs (comm_run, comm_across), and runs have the same; NULL: all are one */
     bool
@@ -66,8 +68,9 @@ typedef struct ParamShard {
     int64_t gathering, reducing; /* calls under way, or 0 */
     bool bound;                  /* the parameters' storage is `whole` */
     bool summed;                 /* grad holds something of this step */
-    Tensor send, received;       /* of the reduction under way, where it cannot go straight */
-    int backwards;               /* of this pass that are still to come */
+    Tensor send, received; /* of the reduction under way, where it cannot go straight: what travels
+                                    (or comes in), and its sum */
+    int backwards;         /* of this pass that are still to come */
 } ParamShard;
 
 typedef struct ShardSet ShardSet;
@@ -95,7 +98,8 @@ struct ShardSet {
     int n;
     int *units; /* (n_units + 1) first item of each unit */
     int n_units;
-    Tensor *grads;       /* what the trained parameters' t.grad point at */
+    Tensor *grads;   /* what the trained parameters' t.grad point at */
+    Tensor together; /* whole_grad of all shards that stay whole and are summed after the passes */
     ParamShard *pending; /* its gradient is under way */
     ShardUse *uses;
     int n_uses;
@@ -115,14 +119,15 @@ struct ShardSet {
 void shards_init(ShardSet *s, Device *d, Comm *comm, const ParamSet *params, const ShardOpts *opts);
 void shards_clear(ShardSet *s); /* before the parameters go */
 
-/* After the optimizer changed this rank's parts: the others' are fetched (or will be, at stage 3), and the trained
- * parameters' versions count up. */
-void shards_changed(ShardSet *s);
-
 /* Around the passes of an optimizer step: forget what gradients hold; then complete them: a parameter that nothing
- * reached has gradient 0, ranks are summed into ParamShard.grad, and `done` has taken every unit's. */
+ * reached has gradient 0, ranks are summed into ParamShard.grad, and `done` has taken every unit's.  The last unit's may be
+ * under way until then. */
 void shards_begin_step(ShardSet *s);
 void shards_finish_grads(ShardSet *s);
+/* The optimizer has changed this rank's part of sh, or leaves it as it is until the next step: what the others' passes, and the
+ * first unit's forward pass, need of it is on its way; trained parameters' versions count up.  All ranks, in one order. */
+void shard_updated(ShardSet *s, ParamShard *sh);
+void shards_updated(ShardSet *s); /* every one, in order */
 
 /* A range of one of this rank's flat arrays (weights, low, grad). */
 Tensor shard_view(const Tensor *flat, const ShardRange *r);

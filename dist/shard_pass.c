@@ -85,6 +85,18 @@ static Tensor scratch(ShardSet *s, DType dtype, int64_t numel)
     return tensor_alloc(s->dev, dtype, 1, &numel, MEM_COMM);
 }
 
+/* Gradients of all ranks come together as they are and are added in f32: to what is there, but where the sum goes on
+ * to other groups. */
+static void reduce_exactly(ShardSet *s, ParamShard *sh)
+{
+    sh->send = scratch(s, s->opts.grads, sh->total);
+    if (s->across) sh->received = scratch(s, DT_F32, sh->numel);
+    Tensor *into = s->across ? &sh->received : &sh->grad;
+    float beta = !s->across && sh->summed ? 1 : 0;
+    sh->reducing = comm_reduce_exactly(s->run, s->dev, into, beta, &sh->whole_grad, &sh->send);
+    if (s->across) sh->reducing = comm_all_reduce(s->across, s->dev, into);
+}
+
 /* Starts the sum of whole_grad into parts: straight into `grad` where nothing is there yet and it travels as it is, by
  * way of buffers otherwise. */
 static void reduce(ShardSet *s, ParamShard *sh, const char *name)
@@ -92,6 +104,10 @@ static void reduce(ShardSet *s, ParamShard *sh, const char *name)
     s->comm->of = name;
     if (!sh->split) {
         sh->reducing = comm_all_reduce(s->comm, s->dev, &sh->whole_grad);
+        return;
+    }
+    if (s->opts.exact) {
+        reduce_exactly(s, sh);
         return;
     }
     DType travels = s->opts.reduce;
@@ -128,7 +144,7 @@ static void reduced(ShardSet *s, ParamShard *sh)
 }
 
 /* The buffer of a reduction under way is freed when the next one starts: until then it hides behind the backward pass
- * of the unit before. */
+ * of the unit before; the pass's last one behind what the optimizer does meanwhile. */
 static void settle(ShardSet *s)
 {
     ParamShard *sh = s->pending;
@@ -164,27 +180,84 @@ void shards_begin_step(ShardSet *s)
     }
 }
 
+/* What stays whole, in pieces of a size that any kind of Comm takes; returns the last one's call. */
+static int64_t sum_together(ShardSet *s)
+{
+    enum { MOST = 1 << 26 }; /* elements: 256 MiB of f32 */
+    int64_t n = tensor_numel(&s->together), call = 0;
+    s->comm->of = "gradients";
+    for (int64_t at = 0; at < n; at += MOST) {
+        ShardRange piece = {.offset = at, .numel = n - at < MOST ? n - at : MOST};
+        Tensor t = shard_view(&s->together, &piece);
+        call = comm_all_reduce(s->comm, s->dev, &t);
+    }
+    return call;
+}
+
+/* Units whose gradients go in the passes and that none has reached. */
+static void finish_early(ShardSet *s, ParamShard *sh)
+{
+    if (sh->summed) return;
+    if (!s->opts.in_backward) {
+        tensor_zero(s->dev, &sh->grad);
+        return;
+    }
+    open_grads(s, sh);
+    close_grads(s, sh, "gradients");
+}
+
 void shards_finish_grads(ShardSet *s)
 {
     /* all at once on their way, then in turn */
     size_t sent = s->comm->sent_bytes;
     for (int i = 0; i < s->n; i++) {
         ParamShard *sh = &s->items[i];
-        if (!sh->trained) continue;
-        if (!shard_reduces_early(s, sh)) {
-            zero_unreached(s, sh);
-            reduce(s, sh, "gradients");
-        } else if (!sh->summed && s->opts.in_backward) {
-            open_grads(s, sh);
-            close_grads(s, sh, "gradients");
-        } else if (!sh->summed) {
-            tensor_zero(s->dev, &sh->grad);
-        }
+        if (!sh->trained || shard_reduces_early(s, sh)) continue;
+        zero_unreached(s, sh);
+        if (sh->split) reduce(s, sh, "gradients");
     }
+    int64_t together = s->together.storage ? sum_together(s) : 0;
+    settle(s);
+    for (int i = 0; i < s->n; i++)
+        if (s->items[i].trained && shard_reduces_early(s, &s->items[i]))
+            finish_early(s, &s->items[i]);
     settle(s);
     s->sent_uncovered = s->comm->sent_bytes - sent;
     for (int i = 0; i < s->n; i++)
         if (s->items[i].reducing) reduced(s, &s->items[i]);
+    comm_wait(s->comm, s->dev, together);
+}
+
+/* ---- after the optimizer ------------------------------------------------------------------------ */
+
+static bool reads(const ShardUse *u, const ParamShard *sh)
+{
+    for (int i = 0; i < u->n_units; i++)
+        if (u->units[i] == sh->unit) return true;
+    return false;
+}
+
+void shard_updated(ShardSet *s, ParamShard *sh)
+{
+    for (int k = 0; k < sh->n_params && sh->trained; k++)
+        param_changed(sh->params[k]);
+    if (shard_comes_and_goes(s, sh)) {
+        /* nothing else hides the first gather of a pass */
+        if (s->n_uses > 0 && s->opts.ahead > 0 && reads(&s->uses[0], sh))
+            gather(s, sh, s->uses[0].name);
+        return;
+    }
+    if (!sh->trained || !sh->split) return;
+    s->comm->of = "parameters";
+    sh->gathering = comm_all_gather(s->run, s->dev, &sh->whole, &sh->weights);
+    /* whoever has no hook to wait where a unit is used waits here */
+    if (s->n_uses == 0) shard_await(s, sh);
+}
+
+void shards_updated(ShardSet *s)
+{
+    for (int i = 0; i < s->n; i++)
+        shard_updated(s, &s->items[i]);
 }
 
 /* ---- hooks ------------------------------------------------------------------------------------ */
@@ -217,15 +290,29 @@ static void count_backward(ShardSet *s, ParamShard *sh, const char *name)
     if (--sh->backwards <= 0) close_grads(s, sh, name);
 }
 
+/* Gathers what comes next in the pass: forward, then back from the last but one, for the last stays, to the first with
+ * something trained. */
+static void look_ahead(ShardUse *u, bool backward)
+{
+    ShardSet *s = u->set;
+    int i = u->index;
+    for (int k = 0; k < s->opts.ahead; k++) {
+        if (!backward && i + 1 == s->n_uses) {
+            if (!s->training) return;
+            backward = true;
+        }
+        i += backward ? -1 : 1;
+        if (i < 0 || (backward && (i < s->first_trained || s->uses[i].blind))) return;
+        each(&s->uses[i], gather);
+    }
+}
+
 static void enter_forward(void *ud)
 {
     ShardUse *u = ud;
     ShardSet *s = u->set;
     each(u, need);
-    if (u->index + 1 < s->n_uses)
-        each(u + 1, gather);
-    else if (s->training && u->index > 0)
-        each(u - 1, gather); /* the first that backward needs */
+    look_ahead(u, false);
     if (u->hold && s->training)
         each(u, do_open_grads); /* what follows it has its gradient at once */
 }
@@ -240,7 +327,7 @@ static void enter_backward(void *ud)
 {
     ShardUse *u = ud;
     if (!u->blind) each(u, need);
-    if (u->index > 0 && !u[-1].blind) each(u - 1, gather);
+    look_ahead(u, true);
     each(u, do_open_grads);
 }
 
@@ -281,6 +368,7 @@ bool shards_meet(const ShardSet *s)
 
 void shards_begin_pass(ShardSet *s, bool training)
 {
+    settle(s);
     s->training = training;
     for (int i = 0; i < s->n; i++)
         s->items[i].backwards = 0;
@@ -301,7 +389,6 @@ void shards_end_pass(ShardSet *s)
         if (s->items[i].whole_grad.storage && &s->items[i] != s->pending)
             close_grads(s, &s->items[i], "what no backward pass reached");
     }
-    settle(s);
     s->training = false;
 }
 

@@ -73,6 +73,8 @@ typedef struct TrainConfig {
     int64_t zero;        /* stage */
     int64_t shard_group; /* ranks; 0: all */
     int reduce;          /* Precision, never auto */
+    int64_t prefetch;    /* units */
+    int64_t ctas;        /* GPU blocks of a collective; -1: by step_ctas, 0: NCCL's own choice */
     int64_t timeout;     /* seconds */
 
     int64_t log_every;

@@ -237,7 +237,18 @@ const ConfigField config_fields[] = {
             "same and sum their gradients; "
             "a divisor of the number of ranks; 0: all ranks are one group"},
     {"parallel.reduce", FIELD_ENUM, AT(reduce), .fallback = "fp32", CHOICES("auto", "fp32", "bf16"),
-     .doc = "in what gradients are summed over ranks; bf16 halves what they send"},
+     .doc = "in what gradients are added up over ranks; bf16 rounds at every hop, and halves what "
+            "gradients kept in fp32 send "
+            "(those kept in bf16 travel as they are either way)"},
+    {"parallel.prefetch", FIELD_INT, AT(prefetch), .fallback = "1", RANGE(0, 16),
+     .doc = "with zero 3: so many blocks are gathered before they are needed; more cost memory, 0: "
+            "each when it is needed"},
+    {"parallel.ctas", FIELD_INT, AT(ctas), .fallback = "-1", RANGE(-1, 64),
+     .doc = "GPU multiprocessors that NCCL takes for collectives beside products, which leave them "
+            "alone; 0: as many as "
+            "NCCL likes, with products on all; -1: as few as hide them at this many tokens a "
+            "micro-batch, 0 where no "
+            "collective runs beside products"},
     {"parallel.timeout", FIELD_INT, AT(timeout), .fallback = "1800", RANGE(1, 1e9),
      .doc = "seconds after which ranks that wait for each other give up and tell who waits where; "
             "longer than writing "

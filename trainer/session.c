@@ -136,7 +136,7 @@ static Status open_device(Session *s, Problems *p)
 static Status open_comm(Session *s, Problems *p)
 {
     Err err = {0};
-    Status status = launch_comm(&s->comm, s->hosts, &s->dev, 0, &err);
+    Status status = launch_comm(&s->comm, s->hosts, &s->dev, step_ctas_of(s->cfg), &err);
     if (status != OK) problems_add(p, "%s", err.line);
     return status;
 }

@@ -281,7 +281,7 @@ Status state_file_read(Session *s, const char *dir, StateParts parts, Err *err)
     for (int i = 0; i < s->shards.n && status == OK; i++)
         for (int k = 0; k < s->shards.items[i].n_ranges; k++)
             read_range(s, &l, f, parts, &s->shards.items[i], &s->shards.items[i].ranges[k]);
-    if (status == OK) shards_changed(&s->shards);
+    if (status == OK) shards_updated(&s->shards);
     safetensors_close(f);
     free(path);
     layout_close(&l);

@@ -59,7 +59,29 @@ ShardOpts step_shards(const TrainConfig *c)
                        .least = c->method == METHOD_FULL ? 0 : LARGE,
                        .grads = grads,
                        .reduce = c->reduce == PRECISION_BF16 ? DT_BF16 : DT_F32,
+                       .exact = grads == DT_BF16 && c->reduce != PRECISION_BF16,
+                       .ahead = (int)c->prefetch,
                        .in_backward = c->update == UPDATE_IN_BACKWARD};
+}
+
+/* A block of P parameters in bf16 is 2 P bytes, and its forward product with T tokens 2 P T operations: T alone says how fast
+ * it must come.  Backward has twice the products, and gradients beside them.  Rates of an H200: 650 TFLOP/s, and about
+ * 17 GB/s a block of NCCL's (bench/results); twice as fast as need be, for ranks that are late. */
+int step_ctas(const ShardOpts *shards, bool full, int64_t tokens)
+{
+    const double FLOPS = 650e12, BYTES = 17e9, MARGIN = 2;
+    enum { STEP = 4, MOST = 32 };
+    bool beside = shards->zero == 3 || (full && (shards->zero == 2 || shards->in_backward));
+    if (!beside) return 0;
+    double need = MARGIN * FLOPS / (double)(tokens > 0 ? tokens : 1) / BYTES;
+    return need > MOST ? MOST : STEP * (int)ceil(need / STEP);
+}
+
+int step_ctas_of(const TrainConfig *c)
+{
+    ShardOpts shards = step_shards(c);
+    if (c->ctas >= 0) return (int)c->ctas;
+    return step_ctas(&shards, c->method == METHOD_FULL, c->batch_micro * c->data.max_length);
 }
 
 Stepper *stepper_new(Llama *m, ShardSet *shards, Loader *loader, const StepOpts *opts, Trace *trace)

@@ -17,6 +17,11 @@ typedef struct StepOpts {
 StepOpts step_opts(const TrainConfig *c);
 /* What the shards of such steps are like. */
 ShardOpts step_shards(const TrainConfig *c);
+/* GPU blocks for collectives that run beside the products of micro-batches of so many tokens, so that these hide them and lose as
+ * few multiprocessors as may be; 0, NCCL's own choice, where all runs after them.  full: every parameter is trained. */
+int step_ctas(const ShardOpts *shards, bool full, int64_t tokens);
+/* The same for a run, as parallel.ctas says. */
+int step_ctas_of(const TrainConfig *c);
 
 typedef struct StepResult {
     double loss, grad_norm; /* mean over trained tokens; before clipping */

@@ -10,7 +10,9 @@ typedef struct Unit {
     ParamShard *shard;
     AdamwArray *arrays;
     int n_arrays;
+    Tensor share;   /* (1) of Update.shares */
     Tensor squares; /* (1) of Update.squares */
+    bool waiting;   /* its gradient is complete, and it is not updated yet */
 } Unit;
 
 struct Update {
@@ -23,6 +25,8 @@ struct Update {
     Tensor **grads; /* the flat gradients that this rank counts */
     int n_grads;
     Tensor scalars; /* (STEP_N) f32 */
+    Tensor
+        shares; /* (n) f32: this rank's part of the units' sums of squares, while it is summed over ranks */
     Tensor squares; /* (n) f32: the units' sums of squares, over all ranks */
 };
 
@@ -76,20 +80,19 @@ static bool by_units(const Update *u)
 
 /* ---- a unit ----------------------------------------------------------------------------------- */
 
-/* This rank's share. */
-static void measure(Update *u, Unit *x)
-{
-    if (shard_counts(u->shards, x->shard))
-        u->dev->k->sum_squares(u->dev, &x->squares, 0, &x->shard->grad);
-    else
-        tensor_zero(u->dev, &x->squares);
-}
-
-static void sum_over_ranks(Update *u, Tensor *squares)
+/* The sums of squares of units that wait, over all ranks in one collective. */
+static void measure_waiting(Update *u)
 {
     Comm *c = u->shards->comm;
+    tensor_zero(u->dev, &u->shares);
+    for (int i = 0; i < u->n; i++) {
+        Unit *x = &u->units[i];
+        if (x->waiting && shard_counts(u->shards, x->shard))
+            u->dev->k->sum_squares(u->dev, &x->share, 0, &x->shard->grad);
+    }
     c->of = "norms of blocks";
-    comm_wait(c, u->dev, comm_all_reduce(c, u->dev, squares));
+    comm_wait(c, u->dev, comm_all_reduce(c, u->dev, &u->shares));
+    u->dev->k->axpy(u->dev, &u->squares, 1, &u->shares);
 }
 
 /* STEP_GRAD_SCALE becomes the unit's; STEP_SKIP is set, and stays, when its norm or the loss is not finite. */
@@ -104,17 +107,34 @@ static void apply(Update *u, Unit *x)
         x->arrays[i].grad.storage = x->shard->grad.storage; /* which comes and goes in backward */
         adamw_update(u->dev, &x->arrays[i], &u->scalars);
     }
+    shard_updated(u->shards, x->shard);
 }
 
-/* A ShardDone. */
+/* Units whose gradients are complete, in the order of the forward pass, which needs them in that order. */
+static void update_waiting(Update *u)
+{
+    int n = 0;
+    for (int i = 0; i < u->n; i++)
+        n += u->units[i].waiting;
+    if (n == 0) return;
+    measure_waiting(u);
+    for (int i = 0; i < u->n; i++) {
+        Unit *x = &u->units[i];
+        if (!x->waiting) continue;
+        clip_unit(u, x);
+        apply(u, x);
+        x->waiting = false;
+    }
+}
+
+/* A ShardDone.  A whole gradient goes away after it; a part of one stays, and waits for others: ranks meet for the norms of many
+ * units at once, and AdamW runs when there is nothing better to do. */
 static void unit_done(void *ud, ParamShard *sh)
 {
     Update *u = ud;
     Unit *x = &u->units[sh - u->shards->items];
-    measure(u, x);
-    sum_over_ranks(u, &x->squares);
-    clip_unit(u, x);
-    apply(u, x);
+    x->waiting = true;
+    if (!sh->split) update_waiting(u);
 }
 
 /* ---- a step ----------------------------------------------------------------------------------- */
@@ -129,13 +149,14 @@ Update *update_new(ShardSet *shards, const UpdateOpts *opts, const Tensor *loss_
            "the global norm is not known in backward");
     int64_t n_scalars = STEP_N, n_squares = u->n;
     u->scalars = tensor_alloc(u->dev, DT_F32, 1, &n_scalars, MEM_OPTIMIZER);
+    u->shares = tensor_alloc(u->dev, DT_F32, 1, &n_squares, MEM_OPTIMIZER);
     u->squares = tensor_alloc(u->dev, DT_F32, 1, &n_squares, MEM_OPTIMIZER);
-    tensor_zero(u->dev, &u->squares);
     u->units = xcalloc((size_t)u->n, sizeof *u->units);
     u->grads = xcalloc((size_t)u->n, sizeof *u->grads);
     for (int i = 0; i < u->n; i++) {
         Unit *x = &u->units[i];
         x->shard = &shards->items[i];
+        x->share = flat_part(&u->shares, i, i + 1);
         x->squares = flat_part(&u->squares, i, i + 1);
         if (!x->shard->trained) continue;
         add_arrays(x, &opts->adamw);
@@ -155,6 +176,7 @@ void update_free(Update *u)
     for (int i = 0; i < u->n; i++)
         free(u->units[i].arrays);
     tensor_clear(&u->scalars);
+    tensor_clear(&u->shares);
     tensor_clear(&u->squares);
     free(u->units);
     free(u->grads);
@@ -164,19 +186,25 @@ void update_free(Update *u)
 void update_begin(Update *u, double lr, int64_t t)
 {
     adamw_begin(u->dev, &u->scalars, &u->opts.adamw, lr, t);
+    tensor_zero(u->dev, &u->squares);
     shards_begin_step(u->shards);
 }
 
 void update_measure(Update *u, Tensor *sum_squares)
 {
+    update_waiting(u); /* while the last unit's gradient is on its way */
     shards_finish_grads(u->shards);
     if (!by_units(u)) {
         clip_sum_squares(u->dev, sum_squares, u->grads, u->n_grads);
         return;
     }
-    for (int i = 0; i < u->n && !u->opts.in_backward; i++)
-        if (u->units[i].shard->trained) measure(u, &u->units[i]);
-    if (!u->opts.in_backward) sum_over_ranks(u, &u->squares);
+    if (u->opts.in_backward) {
+        update_waiting(u);
+    } else {
+        for (int i = 0; i < u->n; i++)
+            u->units[i].waiting = u->units[i].shard->trained;
+        measure_waiting(u);
+    }
     /* the units' are of all ranks: one rank tells them */
     if (u->shards->comm->rank == 0)
         u->dev->k->sum(u->dev, sum_squares, 0, &u->squares);
@@ -187,16 +215,18 @@ void update_measure(Update *u, Tensor *sum_squares)
 void update_apply(Update *u, const Tensor *sum_squares)
 {
     bool blocks = u->opts.clip_by == CLIP_BLOCK;
-    if (!u->opts.in_backward) {
-        clip_by_global_norm(u->dev, &u->scalars, sum_squares, u->loss_sum,
-                            blocks ? 0 : u->opts.clip);
-        for (int i = 0; i < u->n; i++) {
-            Unit *x = &u->units[i];
-            if (blocks && x->n_arrays > 0) clip_unit(u, x);
-            apply(u, x);
-        }
+    if (u->opts.in_backward) {
+        for (int i = 0; i < u->n; i++)
+            if (!u->units[i].shard->trained) shard_updated(u->shards, u->units[i].shard);
+        return;
     }
-    shards_changed(u->shards);
+    clip_by_global_norm(u->dev, &u->scalars, sum_squares, u->loss_sum, blocks ? 0 : u->opts.clip);
+    for (int i = 0; i < u->n; i++) {
+        Unit *x = &u->units[i];
+        if (blocks && x->n_arrays > 0) clip_unit(u, x);
+        apply(u, x);
+        x->waiting = false;
+    }
 }
 
 bool update_finite(Update *u)

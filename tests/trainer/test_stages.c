@@ -104,6 +104,13 @@ static const Way full[] = {
      {"method=full", "optim={lr: 0.002, clip: 0.1, clip_by: block}", "train.update=in_backward",
       NULL}},
 };
+/* How far ahead parameters are gathered changes nothing but memory, which the plan knows. */
+static const Way ahead[] = {
+    {"full, nothing gathered ahead", {"method=full", "parallel.prefetch=0", NULL}},
+    {"full, much gathered ahead, accumulated",
+     {"method=full", "parallel.prefetch=3", "batch.micro=1", NULL}},
+    {"lora, much gathered ahead", {"lora.rank=4", "parallel.prefetch=2", "batch.micro=2", NULL}},
+};
 static const Way lora[] = {
     {"lora", {"lora.rank=4", NULL}},
     {"lora, accumulated, all made again",
@@ -151,6 +158,11 @@ static void every_stage(const char *model, const Way *ways, int n_ways, int64_t 
 Test(stages, full, .timeout = 300)
 {
     every_stage("tests/fixtures/models/llama2-d64", full, 4, 4);
+}
+
+Test(stages, gathered_ahead, .timeout = 300)
+{
+    every_stage("tests/fixtures/models/llama3-d64", ahead, 3, 4);
 }
 
 Test(stages, lora, .timeout = 300)
