@@ -34,6 +34,26 @@ static int ranks_of(const BenchOpts *o)
     return o->hosts ? o->hosts->size : 1;
 }
 
+static void print_ranks(StrBuf *b, const BenchOpts *o, const BenchResult *r, const BenchLine *l)
+{
+    strbuf_printf(b, "  ranks      %10d  stage %d; each sends %.3f GB a step", ranks_of(o), o->zero,
+                  l->sent_bytes / GIGA);
+    if (r->ctas > 0) strbuf_printf(b, " by %d of its multiprocessors", r->ctas);
+    strbuf_putc(b, '\n');
+    if (o->steps_only) return;
+    strbuf_printf(
+        b,
+        "  exposed    %10.4f s  of communication, %.1f %% of the step, which takes %.4f s "
+        "when nothing is sent\n",
+        l->step_s - l->mute_s, 100 * (l->step_s - l->mute_s) / l->step_s, l->mute_s);
+    if (l->alone_s > 0)
+        strbuf_printf(b,
+                      "  unsharded  %10.4f s  every rank by itself, all at once: scaling %.1f %%\n",
+                      l->alone_s, 100 * l->alone_s / l->step_s);
+    else
+        strbuf_puts(b, "  unsharded        none: one rank has no room for all of the model\n");
+}
+
 static void print_speed(StrBuf *b, const BenchOpts *o, const BenchResult *r, const BenchLine *l)
 {
     double both = l->flops_plain + l->flops_attention;
@@ -44,14 +64,7 @@ static void print_speed(StrBuf *b, const BenchOpts *o, const BenchResult *r, con
                   (long long)l->n_tokens, (long long)l->n_docs);
     strbuf_printf(b, "  speed      %10.0f tokens/s%s\n", (double)l->n_tokens / l->step_s,
                   ranks_of(o) > 1 ? " in all" : "");
-    if (ranks_of(o) > 1)
-        strbuf_printf(
-            b,
-            "  ranks      %10d  stage %d; each sends %.3f GB a step\n"
-            "  exposed    %10.4f s  of communication, %.1f %% of the step, which takes %.4f s "
-            "when nothing moves\n",
-            ranks_of(o), o->zero, l->sent_bytes / GIGA, l->step_s - l->mute_s,
-            100 * (l->step_s - l->mute_s) / l->step_s, l->mute_s);
+    if (ranks_of(o) > 1) print_ranks(b, o, r, l);
     strbuf_printf(b, "  work       %10.4g TFLOP/s with attention, %.4g without (%s a token)\n",
                   both / l->step_s / TERA, l->flops_plain / l->step_s / TERA,
                   o->method == METHOD_FULL ? "6 N" : "4 N");
@@ -204,6 +217,8 @@ static void line_json(StrBuf *b, const BenchOpts *o, const BenchResult *r, const
 {
     double both = l->flops_plain + l->flops_attention;
     number(b, "step_s", l->step_s);
+    number(b, "step_min_s", l->step_min_s);
+    number(b, "step_max_s", l->step_max_s);
     number(b, "steps", (double)l->n_steps);
     number(b, "tokens", (double)l->n_tokens);
     number(b, "documents", (double)l->n_docs);
@@ -236,9 +251,15 @@ void bench_print_json(StrBuf *b, const char *title, const BenchOpts *o, const Be
         line_json(b, o, r, l);
         if (ranks_of(o) > 1) {
             strbuf_printf(b, ", \"ranks\": %d, \"zero\": %d", ranks_of(o), o->zero);
+            number(b, "sent_bytes", l->sent_bytes);
+            number(b, "ctas", r->ctas);
+            number(b, "prefetch", o->prefetch);
+        }
+        if (ranks_of(o) > 1 && !o->steps_only) {
             number(b, "mute_s", l->mute_s);
             number(b, "exposed_s", l->step_s - l->mute_s);
-            number(b, "sent_bytes", l->sent_bytes);
+            number(b, "alone_s", l->alone_s);
+            number(b, "scaling_percent", 100 * l->alone_s / l->step_s);
         }
         if (o->kernels && i == 0) kernels_json(b, r);
         strbuf_puts(b, "}\n");
@@ -247,36 +268,55 @@ void bench_print_json(StrBuf *b, const char *title, const BenchOpts *o, const Be
 
 /* ---- matrix ----------------------------------------------------------------------------------- */
 
-void bench_print_matrix_head(StrBuf *b, const char *title)
+static bool fits(const BenchResult *r)
 {
-    strbuf_printf(b, "%s\n  %-42s %10s %10s %10s %10s\n", title, "", "step, s", "tokens/s",
-                  "peak, GiB", "to floor");
+    return r->planned_extent <= r->region_bytes;
 }
 
-void bench_print_matrix_row(StrBuf *b, const char *name, const BenchLine *l, double floor_s)
+/* Of the step, to the floor of as many rows. */
+static double to_floor(const BenchResult *r, double floor_a_row)
 {
-    if (!l) {
-        strbuf_printf(b, "  %-42s does not fit\n", name);
+    return r->lines[0].step_s / (floor_a_row * (double)r->micro);
+}
+
+void bench_print_matrix_head(StrBuf *b, const char *title)
+{
+    strbuf_printf(b, "%s\n  %-42s %6s %10s %10s %10s %10s\n", title, "", "rows", "step, s",
+                  "tokens/s", "peak, GiB", "to floor");
+}
+
+void bench_print_matrix_row(StrBuf *b, const char *name, const BenchResult *r, double floor_a_row)
+{
+    const BenchLine *l = &r->lines[0];
+    strbuf_printf(b, "  %-42s %6lld", name, (long long)r->micro);
+    if (!fits(r)) {
+        strbuf_printf(b, " does not fit: needs %.1f of %.1f GiB\n", (double)r->planned_extent / GIB,
+                      (double)r->region_bytes / GIB);
         return;
     }
-    strbuf_printf(b, "  %-42s %10.4f %10.0f %10.3f", name, l->step_s,
-                  (double)l->n_tokens / l->step_s, (double)l->mem.peak_total / GIB);
-    if (floor_s > 0)
-        strbuf_printf(b, " %10.3f\n", l->step_s / floor_s);
+    strbuf_printf(b, " %10.4f %10.0f %10.3f", l->step_s, (double)l->n_tokens / l->step_s,
+                  (double)l->mem.peak_total / GIB);
+    if (floor_a_row > 0)
+        strbuf_printf(b, " %10.3f\n", to_floor(r, floor_a_row));
     else
         strbuf_printf(b, " %10s\n", "-");
 }
 
 void bench_print_matrix_json(StrBuf *b, const char *title, const char *name, const BenchOpts *o,
-                             const BenchResult *r, double floor_s)
+                             const BenchResult *r, double floor_a_row)
 {
     strbuf_puts(b, "{\"what\": ");
     json_write_string(b, title, strlen(title));
     strbuf_puts(b, ", \"way\": ");
     json_write_string(b, name, strlen(name));
-    if (r) {
+    number(b, "micro", (double)r->micro);
+    if (ranks_of(o) > 1) strbuf_printf(b, ", \"ranks\": %d, \"zero\": %d", ranks_of(o), o->zero);
+    if (fits(r)) {
         line_json(b, o, r, &r->lines[0]);
-        if (floor_s > 0) number(b, "to_floor", r->lines[0].step_s / floor_s);
+        if (floor_a_row > 0) number(b, "to_floor", to_floor(r, floor_a_row));
+    } else {
+        number(b, "extent_bytes", (double)r->planned_extent);
+        number(b, "reserved_bytes", (double)r->region_bytes);
     }
-    strbuf_printf(b, ", \"fits\": %s}\n", r ? "true" : "false");
+    strbuf_printf(b, ", \"fits\": %s}\n", fits(r) ? "true" : "false");
 }

@@ -1,6 +1,7 @@
 /* lorac bench: a training step on random weights and tokens, beside its floor. */
 #include "base/fs.h"
 #include "base/opts.h"
+#include "cli/bench_matrix.h"
 #include "cli/bench_print.h"
 #include "cli/commands.h"
 #include "cli/ranks.h"
@@ -24,10 +25,10 @@ typedef struct BenchFlags {
         *rows, *lengths;
     const char *gradients, *update, *reduce;
     Comm *hosts;
-    int64_t zero;
+    int64_t zero, prefetch, ctas;
     int64_t rank, seq, micro, steps, threads, quant_block;
     double seconds, dropout, memory;
-    bool single_quant, deterministic, exact, kernels, profile, matrix, json;
+    bool single_quant, deterministic, exact, kernels, profile, matrix, json, steps_only, largest;
 } BenchFlags;
 
 static Status read_choice(int *out, const char *flag, const char *value, const char *const *names,
@@ -117,6 +118,7 @@ static Status read_gradients(BenchOpts *o, const BenchFlags *f, bool full, bool 
 static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
 {
     static const char *const methods[] = {"lora", "full", "qlora", NULL},
+                             *const reduces[] = {"fp32", "bf16", "fp32-sent", NULL},
                              *const quants[] = {"nf4", "fp4", "int8", "fp8", NULL},
                              *const precisions[] = {"fp32", "bf16", NULL},
                              *const attentions[] = {"library", "own", NULL},
@@ -154,10 +156,17 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     if (!(f->memory >= 0 && f->memory <= 1e6))
         return err_set(err, E_INPUT, "--memory: must be from 0 to 1e6 GiB, is %g", f->memory);
     TRY(read_range("zero", f->zero, 0, 3, err));
-    TRY(read_choice(&reduce, "reduce", f->reduce, precisions, err));
+    TRY(read_choice(&reduce, "reduce", f->reduce, reduces, err));
     if (cpu && reduce == 1)
         return err_set(err, E_INPUT, "--reduce: the CPU computes in fp32; leave it out");
+    TRY(read_range("prefetch", f->prefetch, 0, 16, err));
+    TRY(read_range("ctas", f->ctas, -1, 64, err));
     o->hosts = f->hosts;
+    o->prefetch = (int)f->prefetch;
+    o->ctas = (int)f->ctas;
+    o->widen = reduce == 2;
+    o->steps_only = f->steps_only;
+    o->largest = f->largest;
     o->zero = (int)f->zero;
     o->reduce = reduce == 1 ? DT_BF16 : DT_F32;
     o->device = f->device;
@@ -196,14 +205,18 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     return OK;
 }
 
-static void make_title(StrBuf *b, const BenchFlags *f, const BenchOpts *o, RecomputeMix mix)
+static void make_title(StrBuf *b, const BenchFlags *f, const BenchOpts *o, int64_t micro,
+                       RecomputeMix mix)
 {
     strbuf_printf(b, "%s %s", f->model, f->method);
     if (o->method == METHOD_QLORA)
         strbuf_printf(b, " %s%s", quant_type_name(o->quant.type), o->quant.nested ? " double" : "");
     if (o->quant.block) strbuf_printf(b, " in blocks of %lld", (long long)o->quant.block);
     if (o->method != METHOD_FULL) strbuf_printf(b, " r%lld %s", (long long)f->rank, f->targets);
-    strbuf_printf(b, " %s, %lld x %lld", f->precision, (long long)f->micro, (long long)f->seq);
+    if (f->matrix && o->largest)
+        strbuf_printf(b, " %s, rows of %lld", f->precision, (long long)f->seq);
+    else
+        strbuf_printf(b, " %s, %lld x %lld", f->precision, (long long)micro, (long long)f->seq);
     if (o->gradients == DT_BF16) strbuf_puts(b, ", bf16 gradients");
     if (o->in_backward) strbuf_puts(b, ", updated in backward");
     if (mix.level != RECOMPUTE_NONE || mix.n_more > 0) {
@@ -219,7 +232,7 @@ static Status one(const BenchFlags *f, const BenchOpts *o, StrBuf *b, Err *err)
     BenchResult *r = xcalloc(1, sizeof *r);
     StrBuf title = {0};
     Status s = bench_run(r, o, err);
-    if (s == OK) make_title(&title, f, o, r->mix);
+    if (s == OK) make_title(&title, f, o, r->micro, r->mix);
     if (s == OK && f->json) bench_print_json(b, title.data, o, r);
     if (s == OK && !f->json) bench_print(b, title.data, o, r);
     strbuf_clear(&title);
@@ -227,71 +240,14 @@ static Status one(const BenchFlags *f, const BenchOpts *o, StrBuf *b, Err *err)
     return s;
 }
 
-/* The ways of arXiv 2311.03687's dissection but for its offloads; stages where there are several
- * ranks.  A CPU has one attention. */
-typedef struct Way {
-    const char *name;
-    bool own_attention;
-    Recompute recompute;
-    QuantType base; /* of LoRA; QUANT_NONE: as it is */
-    int zero;       /* several ranks */
-} Way;
-
-static const Way ways[] = {
-    {"naive: own attention, nothing recomputed", true, RECOMPUTE_NONE, QUANT_NONE, 0},
-    {"own attention, recompute selective", true, RECOMPUTE_SELECTIVE, QUANT_NONE, 0},
-    {"own attention, recompute full", true, RECOMPUTE_FULL, QUANT_NONE, 0},
-    {"library's attention", false, RECOMPUTE_NONE, QUANT_NONE, 0},
-    {"library's attention, recompute selective", false, RECOMPUTE_SELECTIVE, QUANT_NONE, 0},
-    {"library's attention, recompute full", false, RECOMPUTE_FULL, QUANT_NONE, 0},
-    {"ZeRO-1, library's attention", false, RECOMPUTE_NONE, QUANT_NONE, 1},
-    {"ZeRO-2, library's attention", false, RECOMPUTE_NONE, QUANT_NONE, 2},
-    {"ZeRO-2, the same, recompute full", false, RECOMPUTE_FULL, QUANT_NONE, 2},
-    {"ZeRO-3, library's attention", false, RECOMPUTE_NONE, QUANT_NONE, 3},
-    {"ZeRO-3, the same, recompute full", false, RECOMPUTE_FULL, QUANT_NONE, 3},
-    {"nf4 base, own attention", true, RECOMPUTE_NONE, QUANT_NF4, 0},
-    {"nf4 base, library's attention", false, RECOMPUTE_NONE, QUANT_NF4, 0},
-    {"nf4 base, the same, recompute full", false, RECOMPUTE_FULL, QUANT_NF4, 0},
-    {"int8 base, library's attention", false, RECOMPUTE_NONE, QUANT_INT8, 0},
-    {"int8 base, the same, recompute full", false, RECOMPUTE_FULL, QUANT_INT8, 0},
-};
-enum { N_WAYS = sizeof ways / sizeof *ways };
-
 static Status matrix(const BenchFlags *f, BenchOpts *o, StrBuf *b, Err *err)
 {
-    BenchResult *r = xcalloc(1, sizeof *r);
     StrBuf title = {0};
-    double floor_s = 0;
     o->full = true, o->packed = false;
     o->recompute = RECOMPUTE_NONE, o->own_attention = false;
-    make_title(&title, f, o, (RecomputeMix){0});
-    /* the floor is one for the table: that of products and the library's attention */
-    BenchOpts fitting = *o;
-    fitting.recompute = RECOMPUTE_AUTO;
-    Status s = bench_run(r, &fitting, err);
-    if (s == OK) floor_s = r->lines[0].floor_s;
-    if (s == OK && !f->json) bench_print_matrix_head(b, title.data);
-    for (int i = 0; i < N_WAYS && s == OK; i++) {
-        const Way *w = &ways[i];
-        if (w->own_attention && str_eq(f->device, "cpu")) continue;
-        if (w->base != QUANT_NONE && o->method == METHOD_FULL) continue; /* it cannot be trained */
-        if (w->zero > 0 && f->hosts->size == 1) continue;
-        BenchOpts way = *o;
-        Err why = {0};
-        way.zero = w->zero;
-        way.own_attention = w->own_attention;
-        way.recompute = w->recompute;
-        if (w->base != QUANT_NONE)
-            way.quant = (QuantOpts){.type = w->base, .nested = quant_is_4bit(w->base)};
-        way.no_floor = true;
-        bool fits = bench_run(r, &way, &why) == OK;
-        if (f->json)
-            bench_print_matrix_json(b, title.data, w->name, &way, fits ? r : NULL, floor_s);
-        else
-            bench_print_matrix_row(b, w->name, fits ? &r->lines[0] : NULL, floor_s);
-    }
+    make_title(&title, f, o, o->micro, (RecomputeMix){0});
+    Status s = bench_matrix(b, title.data, o, f->json, err);
     strbuf_clear(&title);
-    free(r);
     return s;
 }
 
@@ -336,6 +292,8 @@ int cmd_bench(int argc, char **argv)
                     .attention = "library",
                     .reduce = "fp32",
                     .zero = 1,
+                    .prefetch = 1,
+                    .ctas = -1,
                     .rows = "both",
                     .device = backend_find("cuda") ? "cuda" : "cpu",
                     .rank = 16,
@@ -359,6 +317,7 @@ int cmd_bench(int argc, char **argv)
         {"dropout", OPT_NUMBER, &f.dropout, "P", "of the adapters (default 0)"},
         {"seq", OPT_INT, &f.seq, "N", "tokens in a row (default 4096; 350 with --matrix)"},
         {"micro", OPT_INT, &f.micro, "N", "rows in a step (default 1; 32 with --matrix)"},
+        {"largest", OPT_FLAG, &f.largest, NULL, "as many rows in a step as fit (to 1024)"},
         {"rows", OPT_STRING, &f.rows, "KIND",
          "full: a row is a document; packed: rows hold many; both (default), one after the other"},
         {"lengths", OPT_STRING, &f.lengths, "FILE",
@@ -371,7 +330,15 @@ int cmd_bench(int argc, char **argv)
          "after or in_backward (default for full tuning in bf16)"},
         {"zero", OPT_INT, &f.zero, "N", "several ranks: parallel.zero, 0 to 3 (default 1)"},
         {"reduce", OPT_STRING, &f.reduce, "NAME",
-         "several ranks: parallel.reduce, fp32 (default) or bf16"},
+         "several ranks: parallel.reduce, fp32 (default) or bf16; fp32-sent: bf16 gradients travel "
+         "in fp32, too, for comparison"},
+        {"prefetch", OPT_INT, &f.prefetch, "N",
+         "several ranks: parallel.prefetch, blocks gathered ahead (default 1)"},
+        {"ctas", OPT_INT, &f.ctas, "N",
+         "several GPUs: parallel.ctas, multiprocessors for NCCL; 0: as it likes; -1: by the tokens "
+         "(default)"},
+        {"steps-only", OPT_FLAG, &f.steps_only, NULL,
+         "several ranks: neither steps without communication nor each rank by itself"},
         {"memory", OPT_NUMBER, &f.memory, "GIB",
          "of the device to take (default: all that is free)"},
         {"attention", OPT_STRING, &f.attention, "NAME",
@@ -390,7 +357,8 @@ int cmd_bench(int argc, char **argv)
         {"profile", OPT_FLAG, &f.profile, NULL,
          "time, operations and bytes of one step by module, op and kernel"},
         {"matrix", OPT_FLAG, &f.matrix, NULL,
-         "a table: attention of our own and the library's, levels of recompute, quantised bases"},
+         "a table: attention of our own and the library's, levels of recompute, stages, quantised "
+         "bases"},
         {"json", OPT_FLAG, &f.json, NULL, "a JSON object a line instead"},
         {0}};
     const char *args[1];

@@ -1,21 +1,16 @@
-/* Steps and floors in turns, so that both see the same warm card. */
+/* Steps, the same without communication, and floors in turns, so that all see the same warm card. */
 #include "trainer/bench.h"
 
 #include "base/clock.h"
 #include "base/str.h"
-#include "dist/comm_plan.h"
 #include "dist/launch.h"
-#include "model/hf_files.h"
 #include "tensor/region.h"
-#include "trainer/apply.h"
-#include "trainer/bench_batch.h"
+#include "trainer/bench_impl.h"
 #include "trainer/floor.h"
-#include "trainer/plan.h"
-#include "trainer/step.h"
 
 #include <stdlib.h>
 
-enum { WARM_UP = 2, TURNS = 5, KERNEL_REPEATS = 20, MAX_TIMES = 100000 };
+enum { TURNS = 5, KERNEL_REPEATS = 20 };
 
 typedef struct Times {
     double *s;
@@ -46,86 +41,6 @@ static double times_median(Times *t)
     return t->n % 2 ? t->s[t->n / 2] : 0.5 * (t->s[t->n / 2 - 1] + t->s[t->n / 2]);
 }
 
-typedef struct Bench {
-    const BenchOpts *opts;
-    RecomputeMix mix;
-    Device dev;
-    Llama model;
-    LoraSet lora;
-    Comm comm;
-    ShardSet shards;
-    Stepper *stepper;
-    HostBatch batches[BENCH_MAX_LINES], *batch; /* of the line that runs */
-    int64_t t;                                  /* steps so far */
-    bool has_model, has_lora;
-} Bench;
-
-static const uint64_t SEED = 1;
-
-static Status open_model(Bench *b, Err *err)
-{
-    const BenchOpts *o = b->opts;
-    llama_init(&b->model, &o->shape, &b->dev, o->seq);
-    b->has_model = true;
-    llama_quantize(&b->model, &o->quant);
-    if (o->method != METHOD_FULL) {
-        TRY(lora_attach(&b->lora, &b->model, &o->lora, err));
-        b->has_lora = true;
-    } else {
-        apply_full(&b->model);
-    }
-    recompute_apply(&b->model, b->mix);
-    ShardOpts shards = {
-        .zero = o->zero, .grads = o->gradients, .reduce = o->reduce, .in_backward = o->in_backward};
-    shards_init(&b->shards, &b->dev, &b->comm, &b->model.params, &shards);
-    apply_shards(&b->model, &b->shards);
-    model_init_random(&b->model, SEED);
-    if (b->has_lora) lora_init_weights(&b->lora, &b->dev, SEED);
-    StepOpts step = {.update = {.adamw = {.beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8},
-                                .clip = 1,
-                                .clip_by = o->in_backward ? CLIP_BLOCK : CLIP_GLOBAL,
-                                .in_backward = o->in_backward},
-                     .micro_rows = o->micro,
-                     .seed = SEED};
-    b->stepper = stepper_new(&b->model, &b->shards, NULL, &step, NULL);
-    return OK;
-}
-
-static void close_model(Bench *b)
-{
-    stepper_free(b->stepper);
-    b->stepper = NULL;
-    shards_clear(&b->shards);
-    if (b->has_lora) lora_detach(&b->lora, &b->model);
-    if (b->has_model) llama_clear(&b->model);
-    b->has_lora = b->has_model = false;
-}
-
-static void close_bench(Bench *b)
-{
-    close_model(b);
-    for (int i = 0; i < BENCH_MAX_LINES; i++)
-        host_batch_clear(&b->batches[i]);
-    if (b->dev.backend) device_close(&b->dev);
-}
-
-static void make_batches(Bench *b, BenchResult *out)
-{
-    const BenchOpts *o = b->opts;
-    int64_t V = o->shape.vocab_size;
-    out->n_lines = 0;
-    if (o->full) {
-        bench_batch_full(&b->batches[out->n_lines], o->micro, o->seq, V, SEED);
-        out->lines[out->n_lines++].packed = false;
-    }
-    if (o->packed) {
-        bench_batch_packed(&b->batches[out->n_lines], o->micro, o->seq, o->lens, o->n_lens, V,
-                           SEED);
-        out->lines[out->n_lines++].packed = true;
-    }
-    b->batch = &b->batches[0];
-}
-
 /* The slowest rank's, on every rank: so that all go on or stop together. */
 static double slowest(Bench *b, double seconds)
 {
@@ -137,20 +52,34 @@ static double slowest(Bench *b, double seconds)
     return seconds;
 }
 
+/* All ranks begin together: what came before may have taken one of them longer. */
 static double run_step(Bench *b, BenchLine *line)
 {
     size_t sent = b->comm.sent_bytes;
+    comm_barrier(&b->comm);
     double began = seconds_monotonic();
-    StepResult r = stepper_run_batches(b->stepper, b->batch, 1, 1e-5, ++b->t);
-    line->loss = r.loss;
-    line->sent_bytes = (double)(b->comm.sent_bytes - sent);
-    return slowest(b, seconds_monotonic() - began);
+    StepResult r = bench_step(b);
+    double took = seconds_monotonic() - began;
+    if (!b->comm.mute) {
+        line->loss = r.loss;
+        line->sent_bytes = (double)(b->comm.sent_bytes - sent);
+    }
+    return slowest(b, took);
 }
 
 static void run_steps(Bench *b, BenchLine *line, Times *t, double until, int64_t n)
 {
     while (t->sum < until || t->n < n)
         times_add(t, run_step(b, line));
+}
+
+/* The same while nothing moves: what the others take longer is communication left exposed.  What ranks have in common they
+ * have no more after it. */
+static void run_mute(Bench *b, BenchLine *line, Times *t, double until, int64_t n)
+{
+    b->comm.mute = true;
+    run_steps(b, line, t, until, n);
+    b->comm.mute = false;
 }
 
 /* False: its buffers do not fit beside what is there. */
@@ -160,6 +89,8 @@ static bool run_floors(Bench *b, Times *t, double until, int64_t n)
     if (t->sum >= until && t->n >= n) return true;
     if (!floor_open(&f, &b->dev, &b->opts->shape, b->opts->method == METHOD_FULL, b->batch))
         return false;
+    int spare = b->dev.spare_sms; /* it has the device to itself */
+    b->dev.spare_sms = 0;
     floor_run(&f); /* its first products choose their algorithms; the caches are another's */
     b->dev.backend->sync(&b->dev);
     while (t->sum < until || t->n < n) {
@@ -168,6 +99,7 @@ static bool run_floors(Bench *b, Times *t, double until, int64_t n)
         b->dev.backend->sync(&b->dev);
         times_add(t, seconds_monotonic() - began);
     }
+    b->dev.spare_sms = spare;
     floor_close(&f);
     return true;
 }
@@ -191,52 +123,80 @@ static MemStats fullest(Bench *b)
     return most;
 }
 
-/* The same steps while nothing moves: what the others take longer is communication left exposed.  The last thing that is
- * measured, for no weight is right after it. */
-static void measure_mute(Bench *b, BenchLine *line)
+static bool several(const Bench *b)
 {
-    Times steps = {0};
-    double loss = line->loss, sent = line->sent_bytes;
-    b->comm.mute = true;
-    run_step(b, line);
-    run_steps(b, line, &steps, b->opts->seconds / 2, b->opts->steps);
-    b->comm.mute = false;
-    line->mute_s = times_median(&steps);
-    line->loss = loss;
-    line->sent_bytes = sent;
-    free(steps.s);
+    return b->comm.size > 1 && !b->opts->steps_only;
 }
 
-/* Steps of one batch, in turns with its floor. */
+/* Steps of one batch, in turns with what they are compared with. */
 static void measure(Bench *b, BenchLine *line)
 {
     const BenchOpts *o = b->opts;
-    Times steps = {0}, floors = {0};
-    for (int i = 1; i < WARM_UP; i++)
+    Times steps = {0}, mute = {0}, floors = {0};
+    for (int i = 1; i < BENCH_WARM_UP; i++)
         run_step(b, line);
     device_reset_peak(&b->dev);
     bool room = !o->no_floor;
+    double loss = 0;
     for (int turn = 1; turn <= TURNS; turn++) {
         double until = o->seconds * turn / TURNS;
         int64_t n = (o->steps * turn + TURNS - 1) / TURNS;
-        run_steps(b, line, &steps, until, n > 0 ? n : 1);
+        if (n < 1) n = 1;
+        run_steps(b, line, &steps, until, n);
+        if (turn == 1 || !several(b)) loss = line->loss;
         if (turn == 1) line->mem = fullest(b);
-        if (room) room = run_floors(b, &floors, until, n > 0 ? n : 1);
+        if (several(b)) run_mute(b, line, &mute, until / 2, n);
+        if (room) room = run_floors(b, &floors, until, n);
     }
+    line->loss = loss; /* of the last step before what is mute came between */
     line->step_s = times_median(&steps);
     line->step_min_s = steps.s[0];
     line->step_max_s = steps.s[steps.n - 1];
     line->n_steps = steps.n;
+    line->mute_s = times_median(&mute);
     line->floor_apart = !room && !o->no_floor;
     b->dev.backend->info(&b->dev, &line->info);
     free(steps.s);
+    free(mute.s);
     keep_floor(line, &floors);
+}
+
+/* Every rank by itself and all at once, with all of the model: what they would do if they need not know of each other.  Not
+ * measured where that has no room. */
+static Status measure_alone(Bench *b, BenchResult *out, Err *err)
+{
+    Comm alone = comm_self();
+    BenchOpts opts = *b->opts;
+    opts.recompute = (int)b->mix.level;
+    BenchResult *r = xcalloc(1, sizeof *r);
+    r->copy_bandwidth = 1;
+    bool fits = b->mix.n_more == 0 && bench_plan(r, &opts, &b->dev, 1, err) == OK;
+    free(r);
+    err->line[0] = 0;
+    if (slowest(b, fits ? 0 : 1) > 0) return OK;
+    int ctas = b->dev.spare_sms;
+    bench_close_model(b);
+    b->dev.spare_sms = 0;
+    Status s = bench_open_model(b, &alone, err);
+    for (int i = 0; i < out->n_lines && s == OK; i++) {
+        BenchLine ignored = {0};
+        Times steps = {0};
+        b->batch = &b->batches[i];
+        for (int k = 0; k < BENCH_WARM_UP; k++)
+            run_step(b, &ignored);
+        run_steps(b, &ignored, &steps, b->opts->seconds / 2, b->opts->steps);
+        out->lines[i].alone_s = times_median(&steps);
+        free(steps.s);
+    }
+    bench_close_model(b);
+    b->dev.spare_sms = ctas;
+    return s;
 }
 
 /* Floors that found no room beside the model have the device to themselves. */
 static void measure_apart(Bench *b, BenchResult *out)
 {
-    close_model(b);
+    bench_close_model(b);
     for (int i = 0; i < out->n_lines; i++) {
         BenchLine *line = &out->lines[i];
         Times floors = {0};
@@ -270,7 +230,7 @@ static double copy_bandwidth(Device *d)
 {
     bool host = d->pool; /* which has no caches of this size, and less patience */
     size_t most = (size_t)(host ? 32 : 512) << 20, half = region_largest_free(d->region) / 2;
-    int64_t n = (int64_t)(half < most ? half : most) / 4;
+    int64_t n = (int64_t)(half < most ? half : most) / 256 * 64; /* whole blocks of the region */
     Tensor x = tensor_alloc(d, DT_F32, 1, &n, MEM_WORKSPACE);
     Tensor y = tensor_alloc(d, DT_F32, 1, &n, MEM_WORKSPACE);
     double best = 0;
@@ -304,77 +264,6 @@ static void look_inside(Bench *b, BenchResult *out)
     meter_detach(&out->repeated, &b->dev);
 }
 
-static double bytes_of(const Meter *m, const char *kernel)
-{
-    for (int i = 0; i < N_KERNELS; i++)
-        if (str_eq(kernel_name(i), kernel)) return m->kernels[i].bytes;
-    return 0;
-}
-
-/* The same steps on a plan device: what they need, what the peaks will be, what AdamW moves. */
-typedef struct Planned {
-    const BenchOpts *opts;
-    PlanTarget target;
-    BenchResult *out;
-    Err *err;
-} Planned;
-
-static void plan_line(Planned *p, Bench *b, BenchLine *line)
-{
-    Meter meter;
-    for (int k = b->t == 0 ? 0 : 1; k < WARM_UP; k++)
-        run_step(b, line);
-    device_reset_peak(&b->dev);
-    meter_attach(&meter, &b->dev, NULL, false);
-    run_step(b, line);
-    meter_detach(&meter, &b->dev);
-    line->planned_peak = b->dev.mem.peak_total;
-    if (p->opts->method == METHOD_FULL)
-        line->floor_adamw_s = bytes_of(&meter, "adamw") / p->out->copy_bandwidth;
-}
-
-static size_t plan_steps(void *ud, RecomputeMix mix)
-{
-    Planned *p = ud;
-    Bench b = {.opts = p->opts, .mix = mix};
-    b.comm = p->target.ranks > 1 ? comm_plan(p->target.ranks) : comm_self();
-    size_t need = SIZE_MAX;
-    Status status = device_open(&b.dev, backend_find("plan"), &(DeviceOpts){.target = &p->target},
-                                p->opts->compute, p->err);
-    if (status == OK) status = open_model(&b, p->err);
-    if (status == OK) {
-        make_batches(&b, p->out);
-        for (int i = 0; i < p->out->n_lines; i++) {
-            b.batch = &b.batches[i];
-            plan_line(p, &b, &p->out->lines[i]);
-        }
-        need = region_extent(b.dev.region);
-    }
-    close_bench(&b);
-    return need;
-}
-
-/* Chooses the mix and refuses what does not fit. */
-static Status plan_bench(BenchResult *out, const BenchOpts *o, const Device *real, Err *err)
-{
-    Planned p = {o, plan_target_of(real), out, err};
-    p.target.ranks = o->hosts ? o->hosts->size : 1;
-    bool automatic = o->recompute == RECOMPUTE_AUTO;
-    if (!automatic) out->mix.level = (Recompute)o->recompute;
-    size_t need = plan_steps(&p, out->mix), bytes = real->region_bytes;
-    if (need == SIZE_MAX) return E_INPUT;
-    if (need > bytes && automatic) {
-        out->mix = recompute_fit(&need, o->shape.n_layers, bytes, plan_steps, &p);
-        plan_steps(&p, out->mix);
-    }
-    out->planned_extent = need;
-    if (need <= bytes) return OK;
-    return err_set(err, E_INPUT,
-                   "the step needs %.2f GiB and there are %.2f; take a smaller --micro%s",
-                   (double)need / (double)(1 << 30), (double)bytes / (double)(1 << 30),
-                   automatic ? "" : ", or --recompute auto");
-}
-
 static void count_parameters(const Bench *b, BenchResult *out)
 {
     for (int i = 0; i < b->model.params.n; i++)
@@ -382,9 +271,9 @@ static void count_parameters(const Bench *b, BenchResult *out)
     out->n_trained = shards_numel(&b->shards);
 }
 
-static void run_lines(Bench *b, BenchResult *out, double began)
+static Status run_lines(Bench *b, BenchResult *out, double began, Err *err)
 {
-    make_batches(b, out);
+    bench_make_batches(b, out);
     count_parameters(b, out);
     bool apart = false;
     for (int i = 0; i < out->n_lines; i++) {
@@ -399,17 +288,39 @@ static void run_lines(Bench *b, BenchResult *out, double began)
         apart |= line->floor_apart;
     }
     look_inside(b, out);
-    for (int i = 0; i < out->n_lines && b->comm.size > 1; i++) {
-        b->batch = &b->batches[i];
-        measure_mute(b, &out->lines[i]);
+    Status s = several(b) ? measure_alone(b, out, err) : OK;
+    if (apart && s == OK) measure_apart(b, out);
+    return s;
+}
+
+/* What every rank's device has room for. */
+static Status fit_bench(BenchResult *out, BenchOpts *o, Comm *hosts, const Device *d, Err *err)
+{
+    if (o->largest) {
+        int64_t micro = bench_largest(o, d, hosts->size), *all;
+        all = xmalloc((size_t)hosts->size * sizeof *all);
+        comm_exchange(hosts, all, &micro, sizeof micro);
+        for (int i = 0; i < hosts->size; i++)
+            if (all[i] < micro) micro = all[i];
+        free(all);
+        o->micro = micro > 0 ? micro : 1; /* which is then told not to fit */
     }
-    if (apart) measure_apart(b, out);
+    out->micro = o->micro;
+    return comm_agree(hosts, bench_plan(out, o, d, hosts->size, err), err);
+}
+
+/* Blocks for NCCL: given, or chosen for these steps. */
+static int ctas_of(const BenchOpts *o)
+{
+    ShardOpts shards = bench_shards(o, o->hosts ? o->hosts->size : 1);
+    return o->ctas >= 0 ? o->ctas : step_ctas(&shards, o->method == METHOD_FULL, o->micro * o->seq);
 }
 
 Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
 {
     *out = (BenchResult){0};
-    Bench b = {.opts = opts};
+    BenchOpts fitted = *opts;
+    Bench b = {.opts = &fitted};
     double began = seconds_monotonic();
     const Backend *backend = backend_find(opts->device);
     if (!backend || str_eq(opts->device, "plan"))
@@ -425,7 +336,7 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
     if (status == OK) status = device_open(&b.dev, backend, &device, opts->compute, err);
     status = comm_agree(hosts, status, err);
     if (status != OK) {
-        close_bench(&b);
+        bench_close(&b);
         return status;
     }
     DeviceInfo info;
@@ -433,18 +344,19 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
     out->gpu = info.n_sms > 0 ? gpu_match(info.name) : NULL;
     out->region_bytes = b.dev.region_bytes;
     out->copy_bandwidth = copy_bandwidth(&b.dev);
-    status = comm_agree(hosts, plan_bench(out, opts, &b.dev, err), err);
+    status = fit_bench(out, &fitted, hosts, &b.dev, err);
     b.mix = out->mix;
     if (status == OK && opts->exact) {
         device_close(&b.dev);
         out->region_bytes = device.region_bytes = out->planned_extent;
         status = comm_agree(hosts, device_open(&b.dev, backend, &device, opts->compute, err), err);
     }
-    if (status == OK) status = launch_comm(&b.comm, hosts, &b.dev, 0, err);
-    if (status == OK) status = comm_agree(hosts, open_model(&b, err), err);
-    if (status == OK) run_lines(&b, out, began);
-    close_model(&b);
+    if (status == OK) status = launch_comm(&b.comm, hosts, &b.dev, ctas_of(&fitted), err);
+    out->ctas = b.dev.spare_sms;
+    if (status == OK) status = comm_agree(hosts, bench_open_model(&b, &b.comm, err), err);
+    if (status == OK) status = run_lines(&b, out, began, err);
+    bench_close_model(&b);
     launch_comm_close(&b.comm, hosts);
-    close_bench(&b);
+    bench_close(&b);
     return status;
 }

@@ -10,6 +10,9 @@ typedef struct BenchOpts {
     Comm *hosts; /* the ranks that run it together; NULL: this one alone */
     int zero;    /* parallel.zero */
     DType reduce;
+    bool widen;   /* gradients that are added up in f32 travel in it, too: for comparison */
+    int prefetch; /* parallel.prefetch */
+    int ctas;     /* parallel.ctas */
     const char *device;
     int threads; /* cpu; 0: all */
     LlamaConfig shape;
@@ -22,12 +25,14 @@ typedef struct BenchOpts {
     bool full, packed; /* rows that are one document; rows packed from documents; or both in turn */
     const int32_t *lens; /* of the packed documents */
     int64_t n_lens;
-    int recompute;         /* Recompute, or RECOMPUTE_AUTO */
-    DType gradients;       /* train.gradients */
-    bool in_backward;      /* train.update, clipping by block; else after, by global norm */
-    bool deterministic;    /* runtime.deterministic */
-    bool own_attention;    /* attention by our own kernels where a library's engine would do */
-    bool no_floor;         /* the steps alone */
+    int recompute;      /* Recompute, or RECOMPUTE_AUTO */
+    DType gradients;    /* train.gradients */
+    bool in_backward;   /* train.update, clipping by block; else after, by global norm */
+    bool deterministic; /* runtime.deterministic */
+    bool own_attention; /* attention by our own kernels where a library's engine would do */
+    bool no_floor;
+    bool steps_only;       /* several ranks: not without communication, nor each rank by itself */
+    bool largest;          /* as many rows at once as fit, instead of `micro` */
     bool exact;            /* reserves what the plan says and no more; without floor */
     double seconds;        /* of steps, and as long of the floor; in turns */
     int64_t steps;         /* at least so many steps, and floors */
@@ -44,8 +49,10 @@ typedef struct BenchLine {
     double floor_adamw_s; /* full tuning: the bytes that AdamW moves, at the copy bandwidth */
     bool floor_apart;     /* measured after the steps: beside the model there was no room */
     int64_t n_steps, n_floors;
-    double mute_s;     /* several ranks: median of steps in which nothing moves between them */
-    double sent_bytes; /* by a rank in a step, as rings move them */
+    /* several ranks, 0 where it was not measured: medians of steps in which nothing moves between them; and of every rank's by itself,
+     * all at once, with all of the model */
+    double mute_s, alone_s;
+    double sent_bytes;                   /* by a rank in a step, as rings move them */
     double flops_plain, flops_attention; /* of a step, by convention: see below */
     double loss;                         /* of the last step */
     MemStats mem;                        /* of the steps alone */
@@ -58,6 +65,8 @@ enum { BENCH_MAX_LINES = 2 };
 typedef struct BenchResult {
     const GpuSpec *gpu;          /* NULL: not in the table, or no GPU */
     int64_t n_params, n_trained; /* of the model, adapters included */
+    int64_t micro;               /* rows at once */
+    int ctas;                    /* GPU blocks that collectives take; 0: NCCL's choice, or no NCCL */
     double first_step_s;         /* from the start to the end of the first step */
     RecomputeMix mix;            /* what recompute meant */
     size_t planned_extent;       /* of the region: the peaks, and what lies idle between blocks */

@@ -55,15 +55,26 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     refused "no length" 2 "$tmp/lens: length 2 must be from 1 to *" bench --model tiny --lengths "$tmp/lens" $fast
     refused "rows of no kind" 2 "--rows: must be one of both, full, packed, is 'half'" bench --model tiny --rows half $fast
 }
-# Two ranks: the tokens of both, and what they sent.
-export WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + $$ % 12000))
-# shellcheck disable=SC2086
-RANK=1 LOCAL_RANK=1 "$lorac" bench --model tiny $fast --method full --zero 3 --rows full --memory 0.25 >"$tmp/rank1" 2>&1 &
-export RANK=0 LOCAL_RANK=0
-# shellcheck disable=SC2086
-done_by "two ranks" bench --model tiny $fast --method full --zero 3 --rows full --memory 0.25
-wait
-unset WORLD_SIZE MASTER_ADDR MASTER_PORT RANK LOCAL_RANK
-said "of both" "*64 tokens, 4 documents*tokens/s in all*ranks *2  stage 3; each sends *exposed *the same to the byte*"
-[ -s "$tmp/rank1" ] && fail "rank 1 says: $(cat "$tmp/rank1")"
+# Two ranks: the tokens of both, what they sent, and what they would do by themselves.
+two() # NAME ARGS...
+{
+    title=$1 && shift
+    export WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + ($$ * 7 + checks) % 12000))
+    RANK=1 LOCAL_RANK=1 "$lorac" bench --model tiny $fast "$@" >"$tmp/rank1" 2>&1 &
+    export RANK=0 LOCAL_RANK=0
+    done_by "$title" bench --model tiny $fast "$@"
+    wait
+    unset WORLD_SIZE MASTER_ADDR MASTER_PORT RANK LOCAL_RANK
+    [ -s "$tmp/rank1" ] && fail "$title: rank 1 says: $(cat "$tmp/rank1")"
+}
+two "two ranks" --method full --zero 3 --rows full --memory 0.25
+said "of both" "*64 tokens, 4 documents*tokens/s in all*ranks *2  stage 3; each sends *exposed *unsharded * scaling *the same to the byte*"
+two "two ranks with nothing ahead, the steps alone" --method full --zero 3 --prefetch 0 --steps-only --rows full --memory 0.25
+said "no more than that" "*stage 3; each sends *" && case $(cat "$tmp/out") in *exposed*) fail "exposed communication, too" ;; esac
+two "a table of the most rows that fit" --matrix --largest --seq 350 --memory 0.0117
+said "by plan" "*rows of 350*recompute full *ZeRO-2, the same, recompute full *ZeRO-3, the same, recompute full *nf4 base, the same*"
+two "a table of what does not fit" --matrix --micro 4096 --memory 0.03125
+said "by plan, too" "*rows *ZeRO-3, library's attention *4096 does not fit: needs * of 0.0 GiB*"
+two "the same as JSON" --matrix --micro 4096 --memory 0.03125 --json
+said "with what they need" '*"way": "ZeRO-3, library*"micro": 4096, "ranks": 2, "zero": 3, "extent_bytes": *"fits": false}*'
 finish
