@@ -268,11 +268,6 @@ void bench_print_json(StrBuf *b, const char *title, const BenchOpts *o, const Be
 
 /* ---- matrix ----------------------------------------------------------------------------------- */
 
-static bool fits(const BenchResult *r)
-{
-    return r->planned_extent <= r->region_bytes;
-}
-
 /* Of the step, to the floor of as many rows. */
 static double to_floor(const BenchResult *r, double floor_a_row)
 {
@@ -289,7 +284,7 @@ void bench_print_matrix_row(StrBuf *b, const char *name, const BenchResult *r, d
 {
     const BenchLine *l = &r->lines[0];
     strbuf_printf(b, "  %-42s %6lld", name, (long long)r->micro);
-    if (!fits(r)) {
+    if (r->too_large) {
         strbuf_printf(b, " does not fit: needs %.1f of %.1f GiB\n", (double)r->planned_extent / GIB,
                       (double)r->region_bytes / GIB);
         return;
@@ -311,12 +306,12 @@ void bench_print_matrix_json(StrBuf *b, const char *title, const char *name, con
     json_write_string(b, name, strlen(name));
     number(b, "micro", (double)r->micro);
     if (ranks_of(o) > 1) strbuf_printf(b, ", \"ranks\": %d, \"zero\": %d", ranks_of(o), o->zero);
-    if (fits(r)) {
+    if (!r->too_large) {
         line_json(b, o, r, &r->lines[0]);
         if (floor_a_row > 0) number(b, "to_floor", to_floor(r, floor_a_row));
     } else {
         number(b, "extent_bytes", (double)r->planned_extent);
         number(b, "reserved_bytes", (double)r->region_bytes);
     }
-    strbuf_printf(b, ", \"fits\": %s}\n", fits(r) ? "true" : "false");
+    strbuf_printf(b, ", \"fits\": %s}\n", r->too_large ? "false" : "true");
 }

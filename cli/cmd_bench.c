@@ -193,7 +193,8 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     o->recompute = recompute;
     o->own_attention = attention == 1;
     o->deterministic = f->deterministic;
-    o->exact = o->no_floor = f->exact;
+    o->exact = f->exact;
+    o->no_floor = f->exact || f->steps_only;
     o->full = kind != 2;
     o->packed = kind != 1;
     o->seconds = f->seconds;
@@ -338,7 +339,7 @@ int cmd_bench(int argc, char **argv)
          "several GPUs: parallel.ctas, multiprocessors for NCCL; 0: as it likes; -1: by the tokens "
          "(default)"},
         {"steps-only", OPT_FLAG, &f.steps_only, NULL,
-         "several ranks: neither steps without communication nor each rank by itself"},
+         "no floor, and of several ranks no steps without communication and none by themselves"},
         {"memory", OPT_NUMBER, &f.memory, "GIB",
          "of the device to take (default: all that is free)"},
         {"attention", OPT_STRING, &f.attention, "NAME",

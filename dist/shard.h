@@ -105,6 +105,7 @@ struct ShardSet {
     int n_uses;
     int first_trained;     /* use from which on gradients flow */
     size_t sent_uncovered; /* bytes of the last step's gradients that went after its passes */
+    size_t sent_ahead;     /* bytes that the last step sent for the next one's first pass */
     bool training;         /* the pass under way has a backward part */
     ShardDone *done;
     void *done_ud;

@@ -172,6 +172,7 @@ static void close_grads(ShardSet *s, ParamShard *sh, const char *name)
 void shards_begin_step(ShardSet *s)
 {
     ASSERT(s->opts.in_backward == (s->done != NULL), "who takes the gradients?");
+    s->sent_ahead = 0;
     for (int i = 0; i < s->n; i++) {
         ParamShard *sh = &s->items[i];
         sh->summed = false;
@@ -241,10 +242,12 @@ void shard_updated(ShardSet *s, ParamShard *sh)
 {
     for (int k = 0; k < sh->n_params && sh->trained; k++)
         param_changed(sh->params[k]);
+    size_t sent = s->comm->sent_bytes;
     if (shard_comes_and_goes(s, sh)) {
         /* nothing else hides the first gather of a pass */
         if (s->n_uses > 0 && s->opts.ahead > 0 && reads(&s->uses[0], sh))
             gather(s, sh, s->uses[0].name);
+        s->sent_ahead += s->comm->sent_bytes - sent;
         return;
     }
     if (!sh->trained || !sh->split) return;

@@ -293,27 +293,36 @@ static Status run_lines(Bench *b, BenchResult *out, double began, Err *err)
     return s;
 }
 
+/* The least of what ranks say. */
+static int64_t least(Comm *hosts, int64_t n)
+{
+    int64_t *all = xmalloc((size_t)hosts->size * sizeof *all);
+    comm_exchange(hosts, all, &n, sizeof n);
+    for (int i = 0; i < hosts->size; i++)
+        if (all[i] < n) n = all[i];
+    free(all);
+    return n;
+}
+
 /* What every rank's device has room for. */
 static Status fit_bench(BenchResult *out, BenchOpts *o, Comm *hosts, const Device *d, Err *err)
 {
     if (o->largest) {
-        int64_t micro = bench_largest(o, d, hosts->size), *all;
-        all = xmalloc((size_t)hosts->size * sizeof *all);
-        comm_exchange(hosts, all, &micro, sizeof micro);
-        for (int i = 0; i < hosts->size; i++)
-            if (all[i] < micro) micro = all[i];
-        free(all);
-        o->micro = micro > 0 ? micro : 1; /* which is then told not to fit */
+        o->micro = least(hosts, bench_largest(o, d, hosts->size));
+        if (o->micro == 0) o->micro = 1; /* which is then told not to fit */
     }
     out->micro = o->micro;
-    return comm_agree(hosts, bench_plan(out, o, d, hosts->size, err), err);
+    Status s = bench_plan(out, o, d, hosts->size, err);
+    out->too_large = least(hosts, out->planned_extent <= d->region_bytes) == 0;
+    return comm_agree(hosts, s, err);
 }
 
 /* Blocks for NCCL: given, or chosen for these steps. */
-static int ctas_of(const BenchOpts *o)
+static int ctas_of(const BenchOpts *o, int ranks)
 {
-    ShardOpts shards = bench_shards(o, o->hosts ? o->hosts->size : 1);
-    return o->ctas >= 0 ? o->ctas : step_ctas(&shards, o->method == METHOD_FULL, o->micro * o->seq);
+    ShardOpts shards = bench_shards(o, ranks);
+    if (o->ctas >= 0) return o->ctas;
+    return step_ctas(&shards, ranks, o->method == METHOD_FULL, o->micro * o->seq);
 }
 
 Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
@@ -351,7 +360,8 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
         out->region_bytes = device.region_bytes = out->planned_extent;
         status = comm_agree(hosts, device_open(&b.dev, backend, &device, opts->compute, err), err);
     }
-    if (status == OK) status = launch_comm(&b.comm, hosts, &b.dev, ctas_of(&fitted), err);
+    if (status == OK)
+        status = launch_comm(&b.comm, hosts, &b.dev, ctas_of(&fitted, hosts->size), err);
     out->ctas = b.dev.spare_sms;
     if (status == OK) status = comm_agree(hosts, bench_open_model(&b, &b.comm, err), err);
     if (status == OK) status = run_lines(&b, out, began, err);

@@ -31,7 +31,7 @@ typedef struct BenchOpts {
     bool deterministic; /* runtime.deterministic */
     bool own_attention; /* attention by our own kernels where a library's engine would do */
     bool no_floor;
-    bool steps_only;       /* several ranks: not without communication, nor each rank by itself */
+    bool steps_only;       /* several ranks: neither mute ones nor each rank by itself */
     bool largest;          /* as many rows at once as fit, instead of `micro` */
     bool exact;            /* reserves what the plan says and no more; without floor */
     double seconds;        /* of steps, and as long of the floor; in turns */
@@ -66,12 +66,13 @@ typedef struct BenchResult {
     const GpuSpec *gpu;          /* NULL: not in the table, or no GPU */
     int64_t n_params, n_trained; /* of the model, adapters included */
     int64_t micro;               /* rows at once */
-    int ctas;                    /* GPU blocks that collectives take; 0: NCCL's choice, or no NCCL */
-    double first_step_s;         /* from the start to the end of the first step */
-    RecomputeMix mix;            /* what recompute meant */
-    size_t planned_extent;       /* of the region: the peaks, and what lies idle between blocks */
-    size_t region_bytes;         /* reserved */
-    double copy_bandwidth;       /* bytes a second, read and written */
+    int ctas;              /* GPU blocks that collectives take; 0: NCCL's choice, or no NCCL */
+    double first_step_s;   /* from the start to the end of the first step */
+    RecomputeMix mix;      /* what recompute meant */
+    size_t planned_extent; /* of the region: the peaks, and what lies idle between blocks */
+    size_t region_bytes;   /* reserved */
+    bool too_large;        /* planned, and not begun: it does not fit the device of a rank */
+    double copy_bandwidth; /* bytes a second, read and written */
     BenchLine lines[BENCH_MAX_LINES];
     int n_lines;
     Meter meter;    /* of the step that was profiled, over the first line's batch */

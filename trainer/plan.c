@@ -113,7 +113,8 @@ static void keep_counts(const Planner *p, const Meter *m, const StepResult *r)
 {
     RunPlan *out = p->out;
     out->ranks = ranks_of(p);
-    out->sent_bytes = (double)p->session.comm.sent_bytes;
+    /* this first step fetched its own first unit, too */
+    out->sent_bytes = (double)(p->session.comm.sent_bytes - p->session.shards.sent_ahead);
     out->sent_uncovered = (double)p->session.shards.sent_uncovered;
     out->n_tokens = r->info.n_tokens;
     out->n_trained = r->info.n_trained;

@@ -136,7 +136,8 @@ static Status open_device(Session *s, Problems *p)
 static Status open_comm(Session *s, Problems *p)
 {
     Err err = {0};
-    Status status = launch_comm(&s->comm, s->hosts, &s->dev, step_ctas_of(s->cfg), &err);
+    Status status =
+        launch_comm(&s->comm, s->hosts, &s->dev, step_ctas_of(s->cfg, s->hosts->size), &err);
     if (status != OK) problems_add(p, "%s", err.line);
     return status;
 }

@@ -64,24 +64,26 @@ ShardOpts step_shards(const TrainConfig *c)
                        .in_backward = c->update == UPDATE_IN_BACKWARD};
 }
 
-/* A block of P parameters in bf16 is 2 P bytes, and its forward product with T tokens 2 P T operations: T alone says how fast
- * it must come.  Backward has twice the products, and gradients beside them.  Rates of an H200: 650 TFLOP/s, and about
- * 17 GB/s a block of NCCL's (bench/results); twice as fast as need be, for ranks that are late. */
-int step_ctas(const ShardOpts *shards, bool full, int64_t tokens)
+/* A block of P parameters in bf16 is 2 P bytes, of which 1/ranks is here, and its forward product with T tokens 2 P T
+ * operations: T says how fast it must come.  Backward has twice the products, and gradients beside the parameters.  Rates of an
+ * H200: 650 TFLOP/s, and about 17 GB/s a block of NCCL's; twice as fast as need be, for ranks that are late. */
+int step_ctas(const ShardOpts *shards, int ranks, bool full, int64_t tokens)
 {
     const double FLOPS = 650e12, BYTES = 17e9, MARGIN = 2;
     enum { STEP = 4, MOST = 32 };
     bool beside = shards->zero == 3 || (full && (shards->zero == 2 || shards->in_backward));
-    if (!beside) return 0;
+    if (!beside || ranks < 2) return 0;
     double need = MARGIN * FLOPS / (double)(tokens > 0 ? tokens : 1) / BYTES;
-    return need > MOST ? MOST : STEP * (int)ceil(need / STEP);
+    int n = STEP * (int)ceil(need * (ranks - 1) / ranks / STEP);
+    return n < MOST ? n : MOST;
 }
 
-int step_ctas_of(const TrainConfig *c)
+int step_ctas_of(const TrainConfig *c, int ranks)
 {
     ShardOpts shards = step_shards(c);
     if (c->ctas >= 0) return (int)c->ctas;
-    return step_ctas(&shards, c->method == METHOD_FULL, c->batch_micro * c->data.max_length);
+    if (c->shard_group > 0 && c->shard_group < ranks) ranks = (int)c->shard_group;
+    return step_ctas(&shards, ranks, c->method == METHOD_FULL, c->batch_micro * c->data.max_length);
 }
 
 Stepper *stepper_new(Llama *m, ShardSet *shards, Loader *loader, const StepOpts *opts, Trace *trace)

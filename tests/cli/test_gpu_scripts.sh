@@ -40,4 +40,11 @@ bash "$root/tools/gpu-bench.sh" --device cpu --seconds 0 --out "$tmp/bench.jsonl
 said "the table of the bench" "*tiny-lora *the same*tiny-lora-packed *tiny-full *start-cold *start-warm *files-warm *kernels *matrix: *recompute full *results: *"
 checks=$((checks + 1))
 [ "$(wc -l <"$tmp/bench.jsonl")" -ge 10 ] && grep -q "of a copy" "$tmp/bench.jsonl.txt" || fail "gpu-bench.sh: lines or the kernels' table are missing"
+
+# several ranks: in small, those sections that take seconds
+bash "$root/tools/gpu-ranks.sh" "$tmp/ranks" deaths resume bench >"$tmp/out" 2>"$tmp/err"
+rc=$?
+checks=$((checks + 1))
+[ $rc = 0 ] || { fail "gpu-ranks.sh: exit code $rc" && cat "$tmp/out" "$tmp/err" >&2; }
+said "the table of ranks" "*== table*PASS  deaths: rank 1 killed*PASS  deaths: rank 1 stands still*PASS  resume: saved on 2, on 1*PASS  bench 8b-full-zero3 on 2* exposed_s * alone_s *, 0 failed, 0 skipped in *"
 finish

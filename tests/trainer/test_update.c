@@ -166,3 +166,20 @@ Test(update, what_it_cannot_do_is_refused_by_name)
         tmp_dir_remove(dir);
     }
 }
+
+/* Blocks for collectives: only where these run beside products, more of them where fewer tokens hide a unit, fewer for two ranks
+ * than for eight. */
+Test(update, blocks_for_collectives)
+{
+    const ShardOpts whole = {.zero = 1}, parts = {.zero = 3}, grads = {.zero = 2},
+                    early = {.zero = 1, .in_backward = true};
+    cr_expect_eq(step_ctas(&parts, 1, true, 4096), 0);
+    cr_expect_eq(step_ctas(&whole, 8, true, 4096), 0);
+    cr_expect_eq(step_ctas(&grads, 8, false, 4096), 0); /* adapters go after the passes */
+    cr_expect_gt(step_ctas(&grads, 8, true, 4096), 0);
+    cr_expect_gt(step_ctas(&early, 8, true, 4096), 0);
+    cr_expect_eq(step_ctas(&parts, 8, false, 16384), 8);
+    cr_expect_eq(step_ctas(&parts, 2, false, 16384), 4);
+    cr_expect_gt(step_ctas(&parts, 8, false, 4096), 8);
+    cr_expect_eq(step_ctas(&parts, 8, false, 1), 32);
+}
