@@ -6,6 +6,7 @@
 #include "tests/support/shared.h"
 #include "tests/support/tmp.h"
 #include "tests/trainer/training.h"
+#include "trainer/step.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
