@@ -25,7 +25,7 @@ typedef struct BenchFlags {
         *rows, *lengths;
     const char *gradients, *update, *reduce;
     Comm *hosts;
-    int64_t zero, prefetch, ctas;
+    int64_t zero, prefetch, ctas, spare;
     int64_t rank, seq, micro, steps, threads, quant_block;
     double seconds, dropout, memory;
     bool single_quant, deterministic, exact, kernels, profile, matrix, json, steps_only, largest;
@@ -161,9 +161,11 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
         return err_set(err, E_INPUT, "--reduce: the CPU computes in fp32; leave it out");
     TRY(read_range("prefetch", f->prefetch, 0, 16, err));
     TRY(read_range("ctas", f->ctas, -1, 64, err));
+    TRY(read_range("spare", f->spare, -1, 64, err));
     o->hosts = f->hosts;
     o->prefetch = (int)f->prefetch;
     o->ctas = (int)f->ctas;
+    o->spare = (int)f->spare;
     o->widen = reduce == 2;
     o->steps_only = f->steps_only;
     o->largest = f->largest;
@@ -295,6 +297,7 @@ int cmd_bench(int argc, char **argv)
                     .zero = 1,
                     .prefetch = 1,
                     .ctas = -1,
+                    .spare = -1,
                     .rows = "both",
                     .device = backend_find("cuda") ? "cuda" : "cpu",
                     .rank = 16,
@@ -337,6 +340,9 @@ int cmd_bench(int argc, char **argv)
          "several ranks: parallel.prefetch, blocks gathered ahead (default 1)"},
         {"ctas", OPT_INT, &f.ctas, "N",
          "several GPUs: parallel.ctas, multiprocessors for NCCL; 0: as it likes; -1: by the tokens "
+         "(default)"},
+        {"spare", OPT_INT, &f.spare, "N",
+         "several GPUs: multiprocessors that products leave to NCCL; -1: as many as it takes "
          "(default)"},
         {"steps-only", OPT_FLAG, &f.steps_only, NULL,
          "no floor, and of several ranks no steps without communication and none by themselves"},

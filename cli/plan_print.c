@@ -1,6 +1,7 @@
 #include "cli/plan_print.h"
 
 #include "base/json.h"
+#include "trainer/step.h"
 
 #include <string.h>
 
@@ -102,7 +103,10 @@ static void print_ranks(StrBuf *b, const PlanReport *r)
                   "nothing computes\n",
                   p->ranks, (long long)r->config->zero, p->sent_bytes / 1e9,
                   p->sent_uncovered / 1e9);
+    int ctas = step_ctas_of(r->config, p->ranks);
     if (!r->device->gpu) return;
+    if (ctas > 0)
+        strbuf_printf(b, "  beside products NCCL takes %d of a GPU's multiprocessors\n", ctas);
     double covered = (p->sent_bytes - p->sent_uncovered) / LINK, floor = step_floor(p);
     double exposed = p->sent_uncovered / LINK + (covered > floor ? covered - floor : 0);
     strbuf_printf(
@@ -203,6 +207,7 @@ void plan_print_json(StrBuf *b, const PlanReport *r)
     if (p->ranks > 1) {
         number(b, "sent_bytes", p->sent_bytes);
         number(b, "sent_uncovered_bytes", p->sent_uncovered);
+        number(b, "ctas", step_ctas_of(r->config, p->ranks));
     }
     end_object(b);
     if (p->ranks > 1)

@@ -2,14 +2,17 @@
 # What several GPUs can prove of lorac, unattended, from a bundle (tools/bundle.sh) on a machine with two to eight.  Builds
 # nothing.  Logs go to OUT; a table of PASS, FAIL and SKIP lines comes last.  Exit code 1 when a line says FAIL.
 #
-#   tools/gpu-ranks.sh OUT [SECTION...]      default: all of them, under eight minutes on two GPUs
+#   tools/gpu-ranks.sh OUT [SECTION...]      default: all but the last two, under eight minutes on two GPUs
 #
 #   comm     the Comm cases: threads on one GPU, NCCL on 2, 4, ... GPUs, as it likes and held to 8 blocks
 #   curves   losses of 2, 4, ... GPUs against one GPU's: stages, full and LoRA, quantised bases, DoRA, LoRA+, fp32 and bf16
 #   deaths   a rank is killed, a rank stands still: all end, with a message that names it
 #   resume   saved on two ranks, gone on on one and on two
 #   bench    Llama-3-8B and Llama-2-70B on 2, 4, ... GPUs: s/step, what communication leaves exposed, each GPU by itself
-#   sweep    the same step by blocks for NCCL, ways of reducing and blocks gathered ahead, each against the ways before
+#   sweep    the same step by blocks for NCCL, ways of reducing and blocks gathered ahead, beside the ways before; five
+#            minutes
+#   matrix   lorac bench --matrix at rows of 350, one at a time and as many as fit, for each of LORAC_MATRIX (llama-2-7b; the
+#            others of the dissection are llama-2-13b and llama-2-70b): three minutes and more a table
 #
 # Ranks are started by the environment (RANK, WORLD_SIZE, ...); with LORAC_MPIRUN=1 by mpirun, which must be of the Open MPI
 # that the bundle was built with.
@@ -19,7 +22,8 @@ set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 # shellcheck source=tools/gpu_table.sh
 . "$root/tools/gpu_table.sh"
-table_begin "comm curves deaths resume bench sweep" "$@"
+[ $# = 1 ] && set -- "$1" comm curves deaths resume bench
+table_begin "comm curves deaths resume bench sweep matrix" "$@"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 budget=${LORAC_BUDGET:-480}
 if [ "$device" = cuda ]; then
@@ -31,6 +35,7 @@ else
 fi
 counts=$(for n in 2 4 8; do [ $n -le "$gpus" ] && echo $n; done)
 most=$(echo "$counts" | tail -n 1)
+limit=120 # seconds for a command
 port=$((20000 + RANDOM % 12000))
 
 late() # WHAT: no time is left for it
@@ -52,17 +57,17 @@ ranks()
 {
     local n=$1 pids=() rc=0 r
     shift
-    if [ "$n" = 1 ]; then timeout 120 "$@"; return; fi
+    if [ "$n" = 1 ]; then timeout $limit "$@"; return; fi
     if [ -n "${LORAC_MPIRUN:-}" ]; then
-        timeout 120 mpirun --oversubscribe --bind-to none -n "$n" "$@"
+        timeout $limit mpirun --oversubscribe --bind-to none -n "$n" "$@"
         return
     fi
     port=$((port + 1))
     for ((r = n - 1; r > 0; r--)); do
-        as_rank $r "$n" timeout 120 "$@" &
+        as_rank $r "$n" timeout $limit "$@" &
         pids+=($!)
     done
-    as_rank 0 "$n" timeout 120 "$@" || rc=$?
+    as_rank 0 "$n" timeout $limit "$@" || rc=$?
     for r in "${pids[@]}"; do wait "$r" || rc=$?; done
     return $rc
 }
@@ -305,6 +310,7 @@ bench()
     for n in $counts; do
         speed bench 8b-lora-zero1 "$n" "$llama8" --zero 1
         speed bench 8b-full-zero3 "$n" "$llama8" --method full --zero 3
+        speed bench 8b-full-zero3-after "$n" "$llama8" --method full --zero 3 --update after
         speed bench 8b-lora-zero3 "$n" "$llama8" --zero 3
         speed bench 8b-full-zero2 "$n" "$llama8_1" --method full --zero 2
     done
@@ -321,14 +327,39 @@ sweep()
     full="$llama8 --method full --zero 3 --steps-only"
     speed sweep 8b-full "$most" "$full"
     speed sweep 8b-full-as-before "$most" "$full" --ctas 0 --reduce "$(by_device fp32-sent fp32)"
-    for ctas in 0 4 8 16 32; do speed sweep "8b-full-ctas-$ctas" "$most" "$full" --ctas $ctas; done
+    for ctas in 0 4 8 16 24; do speed sweep "8b-full-ctas-$ctas" "$most" "$full" --ctas $ctas; done
+    for ctas in 4 8; do speed sweep "8b-full-ctas-$ctas-none-spared" "$most" "$full" --ctas $ctas --spare 0; done
     speed sweep 8b-full-sent-fp32 "$most" "$full" --reduce "$(by_device fp32-sent fp32)"
     speed sweep 8b-full-reduce-bf16 "$most" "$full" --reduce "$(by_device bf16 fp32)"
     speed sweep 8b-full-ahead-0 "$most" "$full" --prefetch 0
     speed sweep 8b-full-ahead-2 "$most" "$full" --prefetch 2
-    speed sweep 8b-full-after "$most" "$full" --update after
     for ctas in 0 8; do speed sweep "8b-lora-zero3-ctas-$ctas" "$most" "$llama8" --zero 3 --steps-only --ctas $ctas; done
-    for ctas in -1 0 8 32; do speed sweep "70b-lora-ctas-$ctas" "$most" "$llama70" --zero 3 --steps-only --ctas $ctas; done
+    for ctas in -1 0 24; do speed sweep "70b-lora-ctas-$ctas" "$most" "$llama70" --zero 3 --steps-only --ctas $ctas; done
+}
+
+# Tables of what each way takes.
+matrix()
+{
+    local name flags rows file
+    [ -n "$counts" ] || { line SKIP matrix "one GPU"; return; }
+    : > "$out/matrix.jsonl"
+    limit=580
+    for name in ${LORAC_MATRIX:-llama-2-7b}; do
+        for rows in "--micro 1" --largest; do
+            late "matrix $name $rows" && continue
+            file=$out/matrix-$name${rows// /}
+            flags="--model $name --matrix --seconds 1 --steps 1 $rows"
+            [ "$device" = cuda ] || flags="--model tiny --matrix --seconds 0 --steps 1 $rows --seq 64 --device cpu --threads 1 --memory 0.0039"
+            # shellcheck disable=SC2086
+            if ranks "$most" lorac bench $flags --json > "$file.json" 2> "$file.err"; then
+                cat "$file.json" >> "$out/matrix.jsonl"
+                line PASS "matrix $name $rows on $most" "$(grep -c '"fits": true' "$file.json") ways fit, $(grep -c '"fits": false' "$file.json") do not"
+            else
+                line FAIL "matrix $name $rows on $most" "$(first_words "$file.err")"
+            fi
+        done
+    done
+    limit=120
 }
 
 by_device() # CUDA CPU

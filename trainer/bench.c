@@ -363,6 +363,7 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
     if (status == OK)
         status = launch_comm(&b.comm, hosts, &b.dev, ctas_of(&fitted, hosts->size), err);
     out->ctas = b.dev.spare_sms;
+    if (out->ctas > 0 && opts->spare >= 0) b.dev.spare_sms = opts->spare;
     if (status == OK) status = comm_agree(hosts, bench_open_model(&b, &b.comm, err), err);
     if (status == OK) status = run_lines(&b, out, began, err);
     bench_close_model(&b);

@@ -13,6 +13,7 @@ typedef struct BenchOpts {
     bool widen;   /* gradients that are added up in f32 travel in it, too: for comparison */
     int prefetch; /* parallel.prefetch */
     int ctas;     /* parallel.ctas */
+    int spare;    /* multiprocessors that products leave alone; -1: as many as ctas */
     const char *device;
     int threads; /* cpu; 0: all */
     LlamaConfig shape;

@@ -82,8 +82,10 @@ int step_ctas_of(const TrainConfig *c, int ranks)
 {
     ShardOpts shards = step_shards(c);
     if (c->ctas >= 0) return (int)c->ctas;
+    int64_t of_a_rank = (c->batch_global + ranks - 1) / ranks;
+    int64_t rows = c->batch_micro < of_a_rank ? c->batch_micro : of_a_rank;
     if (c->shard_group > 0 && c->shard_group < ranks) ranks = (int)c->shard_group;
-    return step_ctas(&shards, ranks, c->method == METHOD_FULL, c->batch_micro * c->data.max_length);
+    return step_ctas(&shards, ranks, c->method == METHOD_FULL, rows * c->data.max_length);
 }
 
 Stepper *stepper_new(Llama *m, ShardSet *shards, Loader *loader, const StepOpts *opts, Trace *trace)
