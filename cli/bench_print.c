@@ -46,6 +46,8 @@ static void print_ranks(StrBuf *b, const BenchOpts *o, const BenchResult *r, con
         "  exposed    %10.4f s  of communication, %.1f %% of the step, which takes %.4f s "
         "when nothing is sent\n",
         l->step_s - l->mute_s, 100 * (l->step_s - l->mute_s) / l->step_s, l->mute_s);
+    if (l->mute_odd)
+        strbuf_puts(b, "                    at most: those met numbers that are not finite\n");
     if (l->alone_s > 0)
         strbuf_printf(b,
                       "  unsharded  %10.4f s  every rank by itself, all at once: scaling %.1f %%\n",
@@ -258,6 +260,7 @@ void bench_print_json(StrBuf *b, const char *title, const BenchOpts *o, const Be
         if (ranks_of(o) > 1 && !o->steps_only) {
             number(b, "mute_s", l->mute_s);
             number(b, "exposed_s", l->step_s - l->mute_s);
+            strbuf_printf(b, ", \"mute_finite\": %s", l->mute_odd ? "false" : "true");
             number(b, "alone_s", l->alone_s);
             number(b, "scaling_percent", 100 * l->alone_s / l->step_s);
         }

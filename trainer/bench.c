@@ -60,7 +60,9 @@ static double run_step(Bench *b, BenchLine *line)
     double began = seconds_monotonic();
     StepResult r = bench_step(b);
     double took = seconds_monotonic() - began;
-    if (!b->comm.mute) {
+    if (b->comm.mute) {
+        line->mute_odd |= !r.finite;
+    } else {
         line->loss = r.loss;
         line->sent_bytes = (double)(b->comm.sent_bytes - sent);
     }

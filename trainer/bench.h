@@ -53,6 +53,8 @@ typedef struct BenchLine {
     /* several ranks, 0 where it was not measured: medians of steps in which nothing moves between them; and of every rank's by itself,
      * all at once, with all of the model */
     double mute_s, alone_s;
+    bool
+        mute_odd; /* mute steps met numbers that are not finite, on which a card is faster: their time is too short */
     double sent_bytes;                   /* by a rank in a step, as rings move them */
     double flops_plain, flops_attention; /* of a step, by convention: see below */
     double loss;                         /* of the last step */

@@ -1,6 +1,7 @@
 /* The optimizer's part of a step: the gradient's norm, clipping, AdamW.  Either after the last backward pass, or unit by
  * unit within it (a unit: the embedding, a block, the head), so that the whole gradient never exists and units take
- * turns in one buffer.  Both give the same bits where both are possible. */
+ * turns in one buffer; where ranks split it their parts are kept and updated together, the last unit's after the others.
+ * Both give the same bits where both are possible. */
 #pragma once
 
 #include "dist/shard.h"
