@@ -6,6 +6,9 @@
 
 /* ids (N) i32, w (V,C) -> (N,C) */
 Tensor *op_embedding(Ctx *c, const Tensor *ids, Tensor *w);
+/* Of a frozen w that is not on the device: rows (N,C) of the compute dtype were looked up already, and lie in host memory that
+ * stays as it is until the device has copied them. */
+Tensor *op_embedding_staged(Ctx *c, const void *rows, int64_t n, int64_t cols);
 
 /* `pad`, here and below: columns beyond the result's in its pitch, room for what the next product's adapters write
  * beside it (op_linear_augmented). */

@@ -49,12 +49,17 @@ void param_clear(Param *p)
     storage_unref(p->t.storage);
     storage_unref(p->low.storage);
     if (p->t.quant) tensor_clear(&p->t.quant->packed);
+    free(p->host);
     *p = (Param){0};
 }
 
 void param_alloc(Device *d, Param *p)
 {
     ASSERT(!param_is_there(p), "%s has a storage", p->name);
+    if (p->on_host) {
+        p->host = xcalloc((size_t)tensor_numel(&p->t), dtype_bytes(p->t.dtype));
+        return;
+    }
     if (p->t.quant) {
         Tensor *packed = &p->t.quant->packed;
         packed->storage = storage_new(d, tensor_bytes(packed), MEM_WEIGHT);
@@ -94,9 +99,16 @@ void param_set_quant(Param *p, Quant *q)
     p->t.quant = q;
 }
 
+void param_set_on_host(Param *p)
+{
+    ASSERT(!param_is_there(p) && !p->trained && !p->t.quant && p->room == 0,
+           "%s has a storage, is trained, quantised or has room", p->name);
+    p->on_host = true;
+}
+
 bool param_is_there(const Param *p)
 {
-    return p->t.storage || (p->t.quant && p->t.quant->packed.storage);
+    return p->t.storage || p->host || (p->t.quant && p->t.quant->packed.storage);
 }
 
 static Tensor slice_scratch(Device *d, const Param *p, int slice)
@@ -107,6 +119,7 @@ static Tensor slice_scratch(Device *d, const Param *p, int slice)
 
 Tensor param_slice_begin(Device *d, Param *p, int slice)
 {
+    ASSERT(!p->on_host, "%s is on the host", p->name);
     return p->t.quant ? slice_scratch(d, p, slice) : param_slice_view(p, slice);
 }
 
@@ -170,9 +183,20 @@ int64_t param_slice_numel(const Param *p, int slice)
     return p->slices[slice].rows * (p->t.n_dims == 2 ? p->t.shape[1] : 1);
 }
 
+void *param_host_slice(const Param *p, int slice)
+{
+    ASSERT(p->host, "%s has no values yet", p->name);
+    int64_t cols = p->t.n_dims == 2 ? p->t.shape[1] : 1;
+    return (char *)p->host + (size_t)(p->slices[slice].row0 * cols) * dtype_bytes(p->t.dtype);
+}
+
 void param_read(Device *d, const Param *p, int slice, float *host)
 {
     const Quant *q = p->t.quant;
+    if (p->on_host) {
+        convert_to_f32(host, param_host_slice(p, slice), p->t.dtype, param_slice_numel(p, slice));
+        return;
+    }
     if (q) {
         Tensor values = slice_scratch(d, p, slice);
         d->k->dequantize(d, &values, &q->packed, &q->parts[slice]);
@@ -197,6 +221,10 @@ void param_read(Device *d, const Param *p, int slice, float *host)
 
 void param_write(Device *d, Param *p, int slice, const float *host)
 {
+    if (p->on_host) {
+        convert_from_f32(param_host_slice(p, slice), p->t.dtype, host, param_slice_numel(p, slice));
+        return;
+    }
     Tensor low = param_slice_low(p, slice);
     Tensor view = param_slice_begin(d, p, slice);
     if (!low.storage) {

@@ -42,6 +42,9 @@ struct Param {
     uint64_t room_version; /* of what the room holds, as its user counts; 0: nothing */
     uint64_t version;      /* of the contents; param_changed counts it up */
     const ParamHome *home; /* NULL: the storage is there for good */
+    bool
+        on_host; /* frozen, with its values in the host's memory and never a storage: host, dense, of t's dtype */
+    void *host;
 };
 
 /* All parameters of a model in one fixed order: units ascending, within a unit as the forward pass uses
@@ -80,9 +83,14 @@ void param_write(Device *d, Param *p, int slice, const float *host);
 /* Makes p a quantised matrix before it has a storage: q (borrowed, lives as long as p) has its parts, one a slice; they are
  * placed here.  From then on p->t has a shape and a pitch but no storage, and q->packed holds the values. */
 void param_set_quant(Param *p, Quant *q);
-/* Whether the values are in memory, as such or quantised. */
+/* Keeps p, which is frozen and has no storage yet, in the host's memory.  No op takes it then; a few of its rows go to the
+ * device at a time (model/host_rows.h). */
+void param_set_on_host(Param *p);
+/* The values of a slice of one. */
+void *param_host_slice(const Param *p, int slice);
+/* Whether the values are in memory, as such, quantised or the host's. */
 bool param_is_there(const Param *p);
-/* A dense tensor (rows, cols) or (rows) of the compute dtype to write a slice's values to: the slice itself, or for a
+/* Not for one on the host.  A dense tensor (rows, cols) or (rows) of the compute dtype to write a slice's values to: the slice itself, or for a
  * quantised one a scratch, which `end` encodes and frees.  What encoding loses is kept in the part's sums. */
 Tensor param_slice_begin(Device *d, Param *p, int slice);
 void param_slice_end(Device *d, Param *p, int slice, Tensor *values);

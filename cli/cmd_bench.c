@@ -23,7 +23,7 @@ static const int64_t UNSET = INT64_MIN; /* a default that depends on other flags
 typedef struct BenchFlags {
     const char *model, *method, *quantize, *targets, *precision, *recompute, *attention, *device,
         *rows, *lengths;
-    const char *gradients, *update, *reduce;
+    const char *gradients, *update, *reduce, *embedding;
     Comm *hosts;
     int64_t zero, prefetch, ctas, spare;
     int64_t rank, seq, micro, steps, threads, quant_block;
@@ -122,11 +122,12 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
                              *const quants[] = {"nf4", "fp4", "int8", "fp8", NULL},
                              *const precisions[] = {"fp32", "bf16", NULL},
                              *const attentions[] = {"library", "own", NULL},
+                             *const places[] = {"device", "host", NULL},
                              *const rows[] = {"both", "full", "packed", NULL};
     const char *recomputes[RECOMPUTE_AUTO + 2];
     for (int i = 0; i <= RECOMPUTE_AUTO + 1; i++)
         recomputes[i] = recompute_name(i);
-    int method, precision, recompute, attention, kind, reduce, quant = 0;
+    int method, precision, recompute, attention, kind, reduce, place, quant = 0;
     bool cpu = str_eq(f->device, "cpu");
     if (!f->precision) f->precision = cpu ? "fp32" : "bf16";
     TRY(read_model(&o->shape, f->model, err));
@@ -141,6 +142,7 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     TRY(read_choice(&recompute, "recompute", f->recompute, recomputes, err));
     TRY(read_choice(&attention, "attention", f->attention, attentions, err));
     TRY(read_choice(&kind, "rows", f->rows, rows, err));
+    TRY(read_choice(&place, "embedding", f->embedding, places, err));
     if (cpu && precision == 1)
         return err_set(err, E_INPUT, "--precision: the CPU computes in fp32; leave it out");
     TRY(read_gradients(o, f, method == 1, precision == 1, err));
@@ -197,6 +199,7 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     o->deterministic = f->deterministic;
     o->exact = f->exact;
     o->no_floor = f->exact || f->steps_only;
+    o->embed_on_host = place == 1;
     o->full = kind != 2;
     o->packed = kind != 1;
     o->seconds = f->seconds;
@@ -220,6 +223,7 @@ static void make_title(StrBuf *b, const BenchFlags *f, const BenchOpts *o, int64
         strbuf_printf(b, " %s, rows of %lld", f->precision, (long long)f->seq);
     else
         strbuf_printf(b, " %s, %lld x %lld", f->precision, (long long)micro, (long long)f->seq);
+    if (o->embed_on_host) strbuf_puts(b, ", embedding on the host");
     if (o->gradients == DT_BF16) strbuf_puts(b, ", bf16 gradients");
     if (o->in_backward) strbuf_puts(b, ", updated in backward");
     if (mix.level != RECOMPUTE_NONE || mix.n_more > 0) {
@@ -299,6 +303,7 @@ int cmd_bench(int argc, char **argv)
                     .ctas = -1,
                     .spare = -1,
                     .rows = "both",
+                    .embedding = "device",
                     .device = backend_find("cuda") ? "cuda" : "cpu",
                     .rank = 16,
                     .seq = UNSET,
@@ -313,6 +318,8 @@ int cmd_bench(int argc, char **argv)
          "the base of qlora: nf4 (default), fp4, int8 or fp8"},
         {"single-quant", OPT_FLAG, &f.single_quant, NULL,
          "nf4 and fp4 without double quantisation"},
+        {"embedding", OPT_STRING, &f.embedding, "PLACE",
+         "where a frozen embedding lies: device (default) or host"},
         {"quant-block", OPT_INT, &f.quant_block, "N",
          "nf4 and fp4: weights that share a scale, 32 to 4096 (default 64)"},
         {"targets", OPT_STRING, &f.targets, "NAMES",

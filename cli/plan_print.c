@@ -25,6 +25,9 @@ static void print_memory(StrBuf *b, const PlanReport *r)
     recompute_mix_text(b, r->config->mix, p->n_layers);
     if (r->config->n_recompute_layers > 0)
         strbuf_printf(b, " in %d layers", r->config->n_recompute_layers);
+    if (r->config->embed_on_host)
+        strbuf_printf(b, "\nembedding: %son the host",
+                      r->config->embedding == EMBEDDING_AUTO ? "auto keeps it " : "");
     strbuf_puts(b, "\nmemory at the peak, GiB\n");
     for (int c = 0; c < MEM_N; c++)
         if (p->mem.at_peak[c] > 0)

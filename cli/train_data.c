@@ -27,6 +27,7 @@ static void print_plan(const Session *s)
     printf("memory: %.2f of %.2f GiB planned, recompute %s%s", (double)s->planned_bytes / GIB,
            (double)s->dev.region_bytes / GIB, c->recompute == RECOMPUTE_AUTO ? "auto: " : "",
            b.data);
+    if (c->embed_on_host) printf(", embedding on the host");
     if (info.context_bytes > 0)
         printf("; driver and libraries took %.2f GiB before", (double)info.context_bytes / GIB);
     printf("\n");

@@ -167,6 +167,7 @@ enum { WHOLE_TRAINED, SPLIT_TRAINED, SPLIT_FROZEN, SPLIT_CODES, N_KINDS };
 static int kind_of(const ShardSet *s, const Param *p, int64_t trained_in_unit)
 {
     bool split = s->run->size > 1;
+    if (p->on_host) return -1;
     if (!p->trained && !(split && s->opts.zero == 3)) return -1;
     if (!p->trained) return p->t.quant ? SPLIT_CODES : SPLIT_FROZEN;
     bool large = !p->adapter && trained_in_unit >= s->opts.least;

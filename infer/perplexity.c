@@ -67,6 +67,7 @@ static void pass_run(Pass *p, Llama *m)
     }
     ASSERT(n == b->n_trained, "%lld targets, %lld counted", (long long)n, (long long)b->n_trained);
 
+    llama_stage(m, b->ids, b->n_tokens);
     feed_begin(&p->feed, b->n_tokens, b->ids, b->positions, b->n_docs, b->cu_docs, b->max_doc,
                NULL);
     Ctx *c = &p->feed.ctx;

@@ -71,8 +71,47 @@ float *weight_read_f32(const SafeTensor *t, Pool *pool)
     return out;
 }
 
+typedef struct HostCopy {
+    uint8_t *to;
+    const uint8_t *from;
+    DType to_dtype, from_dtype;
+    int64_t n;
+} HostCopy;
+
+static void host_copy_chunk(void *ud, int64_t chunk)
+{
+    const HostCopy *c = ud;
+    float some[1024];
+    int64_t end = (chunk + 1) * CHUNK < c->n ? (chunk + 1) * CHUNK : c->n;
+    for (int64_t at = chunk * CHUNK, n; at < end; at += n) {
+        n = end - at < 1024 ? end - at : 1024;
+        convert_to_f32(some, c->from + (size_t)at * dtype_bytes(c->from_dtype), c->from_dtype, n);
+        convert_from_f32(c->to + (size_t)at * dtype_bytes(c->to_dtype), c->to_dtype, some, n);
+    }
+}
+
+/* Threads for what is large and stays on the host: the device's, or some of its own. */
+static void host_run(Device *d, int64_t n, PoolFn *fn, void *ud)
+{
+    Pool *own = d->pool ? NULL : pool_new(0);
+    pool_run(own ? own : d->pool, (n + CHUNK - 1) / CHUNK, fn, ud);
+    pool_free(own);
+}
+
+static void write_on_host(const SafeTensor *t, Device *d, Param *p, int slice)
+{
+    DType *stored = &p->slices[slice].stored;
+    safe_dtype_to_tensor(t->dtype, stored);
+    HostCopy c = {param_host_slice(p, slice), t->data, p->t.dtype, *stored, safe_numel(t)};
+    host_run(d, c.n, host_copy_chunk, &c);
+}
+
 void weight_write(const SafeTensor *t, Device *d, Upload *u, Param *p, int slice)
 {
+    if (p->on_host) {
+        write_on_host(t, d, p, slice);
+        return;
+    }
     Tensor low = param_slice_low(p, slice), values = param_slice_begin(d, p, slice);
     DType *stored = &p->slices[slice].stored;
     safe_dtype_to_tensor(t->dtype, stored);
@@ -211,12 +250,14 @@ Status model_load_weights(Llama *m, const char *dir, Log *log, Err *err)
 
 /* --- random weights -------------------------------------------------------------------------------- */
 
-/* Numbers that the host draws itself: only adapters' are uniform, and those are small. */
+/* Numbers that the host draws itself: uniform ones, which only adapters have, and those are small; normal ones of what lies
+ * on the host. */
 typedef struct Draws {
     float *to;
     uint64_t key;
     double scale;
     int64_t n;
+    bool normal;
 } Draws;
 
 static void draw_chunk(void *ud, int64_t chunk)
@@ -224,22 +265,27 @@ static void draw_chunk(void *ud, int64_t chunk)
     Draws *d = ud;
     int64_t end = (chunk + 1) * CHUNK < d->n ? (chunk + 1) * CHUNK : d->n;
     for (int64_t i = chunk * CHUNK; i < end; i++)
-        d->to[i] = (float)((2 * rng_uniform(d->key, (uint64_t)i) - 1) * d->scale);
+        d->to[i] = d->normal ? (float)(d->scale * rng_normal(d->key, (uint64_t)i))
+                             : (float)((2 * rng_uniform(d->key, (uint64_t)i) - 1) * d->scale);
 }
 
 void weight_draw(Device *d, Param *p, int slice, WeightDraw draw, double scale, uint64_t seed)
 {
     const char *name = p->slices[slice].name;
     int64_t n = param_slice_numel(p, slice);
-    Draws draws = {NULL, rng_mix(seed, hash64(name, strlen(name), 0)), scale, n};
-    if (draw == DRAW_NORMAL) {
+    Draws draws = {NULL, rng_mix(seed, hash64(name, strlen(name), 0)), scale, n,
+                   draw == DRAW_NORMAL};
+    if (draw == DRAW_NORMAL && !p->on_host) {
         Tensor low = param_slice_low(p, slice), values = param_slice_begin(d, p, slice);
         d->k->fill_normal(d, &values, low.storage ? &low : NULL, draws.key, 0, scale);
         param_slice_end(d, p, slice, &values);
         return;
     }
     draws.to = xmalloc((size_t)n * sizeof *draws.to);
-    pool_run(d->pool, (n + CHUNK - 1) / CHUNK, draw_chunk, &draws);
+    if (p->on_host)
+        host_run(d, n, draw_chunk, &draws);
+    else
+        pool_run(d->pool, (n + CHUNK - 1) / CHUNK, draw_chunk, &draws);
     param_write(d, p, slice, draws.to);
     free(draws.to);
 }

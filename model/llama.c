@@ -11,6 +11,7 @@ static Tensor *embed_forward(Ctx *c, void *self, Tensor *x, const void *batch)
     Llama *m = self;
     (void)x;
     c->module = "embedding";
+    if (m->rows) return host_rows_take(c, m->rows, tensor_numel(((const Batch *)batch)->ids));
     return op_embedding(c, ((const Batch *)batch)->ids, &m->embed.t);
 }
 
@@ -67,6 +68,7 @@ void llama_clear(Llama *m)
         llama_block_clear(&m->blocks[i]);
     free(m->blocks);
     free(m->segments);
+    host_rows_free(m->rows);
     param_clear(&m->embed);
     param_clear(&m->norm);
     param_clear(&m->head);
@@ -93,6 +95,24 @@ void llama_untie(Llama *m)
                               tensor_bytes(&m->embed.t), COPY_ON_DEVICE);
     }
     llama_collect_params(m);
+}
+
+const char *llama_needs_embedding(const Llama *m)
+{
+    if (m->embed.trained) return "the embedding is trained";
+    return m->tied ? "the head is the embedding (tie_word_embeddings), which products read" : NULL;
+}
+
+void llama_embed_on_host(Llama *m, int threads)
+{
+    ASSERT(!llama_needs_embedding(m) && !m->rows, "%s", llama_needs_embedding(m));
+    param_set_on_host(&m->embed);
+    m->rows = host_rows_new(m->dev, &m->embed, threads);
+}
+
+void llama_stage(Llama *m, const int32_t *ids, int64_t n)
+{
+    if (m->rows) host_rows_stage(m->rows, ids, n);
 }
 
 Segment *llama_segment(Llama *m, int unit)

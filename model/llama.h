@@ -7,6 +7,7 @@
 #include "autograd/param.h"
 #include "autograd/segment.h"
 #include "base/json.h"
+#include "model/host_rows.h"
 #include "model/linear.h"
 #include "model/quant.h"
 
@@ -78,8 +79,9 @@ typedef struct LlamaBlock {
 typedef struct Llama {
     LlamaConfig cfg;
     Device *dev;
-    bool tied;   /* the head is the embedding: cfg.tie_word_embeddings, until llama_untie */
-    Param embed; /* (V,C) */
+    bool tied;      /* the head is the embedding: cfg.tie_word_embeddings, until llama_untie */
+    Param embed;    /* (V,C) */
+    HostRows *rows; /* of an embedding that is on the host, or NULL */
     LlamaBlock *blocks;
     Param norm;      /* (C) */
     Param head;      /* (V,C); unused when tied */
@@ -100,6 +102,14 @@ void llama_alloc(Llama *m);
 /* Gives a tied model a head of its own that begins as the embedding, because only one of the two will
  * change. */
 void llama_untie(Llama *m);
+/* Whether the embedding may be on the host: it is frozen and no product reads it.  NULL, or why not, as an end of "..., but". */
+const char *llama_needs_embedding(const Llama *m);
+/* Keeps the embedding in the host's memory: after it is known what is trained, before there are storages.  threads: that
+ * look rows up, 0: all that the process may use. */
+void llama_embed_on_host(Llama *m, int threads);
+/* Looks up the rows of the tokens that the next llama_forward runs on, so that this can be done while the device works on
+ * what came before.  Nothing for an embedding on the device. */
+void llama_stage(Llama *m, const int32_t *ids, int64_t n);
 /* Lists the parameters anew and tells each segment whether something inside is trained: after adapters were
  * attached or `trained` flags changed. */
 void llama_collect_params(Llama *m);

@@ -19,6 +19,20 @@ void apply_recompute(Llama *m, const TrainConfig *c, Problems *p)
     }
 }
 
+void apply_embedding(Llama *m, TrainConfig *c, Problems *p)
+{
+    if (!c->embed_on_host) return;
+    const char *needed = llama_needs_embedding(m);
+    if (!needed) {
+        llama_embed_on_host(m, (int)c->threads);
+        return;
+    }
+    c->embed_on_host = false;
+    if (c->embedding == EMBEDDING_HOST)
+        config_problem(c, p, "model.embedding",
+                       "host is not possible, for %s; set it to device, or leave it out", needed);
+}
+
 void apply_full(Llama *m)
 {
     for (int i = 0; i < m->params.n; i++)

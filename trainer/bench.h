@@ -31,6 +31,7 @@ typedef struct BenchOpts {
     bool in_backward;   /* train.update, clipping by block; else after, by global norm */
     bool deterministic; /* runtime.deterministic */
     bool own_attention; /* attention by our own kernels where a library's engine would do */
+    bool embed_on_host; /* model.embedding: host */
     bool no_floor;
     bool steps_only;       /* several ranks: neither mute ones nor each rank by itself */
     bool largest;          /* as many rows at once as fit, instead of `micro` */

@@ -28,6 +28,10 @@ Status bench_open_model(Bench *b, Comm *comm, Err *err)
     } else {
         apply_full(&b->model);
     }
+    const char *needed = llama_needs_embedding(&b->model);
+    if (o->embed_on_host && needed)
+        return err_set(err, E_INPUT, "--embedding: host is not possible, for %s", needed);
+    if (o->embed_on_host) llama_embed_on_host(&b->model, o->threads);
     recompute_apply(&b->model, b->mix);
     ShardOpts shards = bench_shards(o, comm->size);
     shards_init(&b->shards, &b->dev, comm, &b->model.params, &shards);

@@ -12,6 +12,7 @@ typedef enum Method { METHOD_LORA, METHOD_FULL, METHOD_QLORA } Method;
 typedef enum ModelInit { INIT_CHECKPOINT, INIT_RANDOM } ModelInit;
 typedef enum LoraInit { LORA_INIT_KAIMING, LORA_INIT_GAUSSIAN } LoraInit;
 typedef enum Precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 } Precision;
+typedef enum EmbeddingPlace { EMBEDDING_DEVICE, EMBEDDING_HOST, EMBEDDING_AUTO } EmbeddingPlace;
 typedef enum UpdateWhen { UPDATE_AUTO, UPDATE_AFTER, UPDATE_IN_BACKWARD } UpdateWhen;
 typedef enum FinalWeights { FINAL_LAST, FINAL_BEST } FinalWeights;
 
@@ -21,11 +22,13 @@ typedef struct TrainConfig {
     char *model_path;
     int model_init; /* ModelInit */
     char *model_preset;
-    int quantize;      /* with method qlora: index from QUANT_NF4 on */
-    bool double_quant; /* of nf4 and fp4 */
-    int quant_block;   /* of nf4 and fp4: QUANT_LEAST_BLOCK << it */
-    bool coded;        /* the session found a quantised checkpoint: the three above say nothing */
-    char *tokenizer;   /* NULL: model_path */
+    int quantize;       /* with method qlora: index from QUANT_NF4 on */
+    bool double_quant;  /* of nf4 and fp4 */
+    int quant_block;    /* of nf4 and fp4: QUANT_LEAST_BLOCK << it */
+    int embedding;      /* EmbeddingPlace */
+    bool embed_on_host; /* what it means; for auto what was chosen (trainer/plan.h), false before */
+    bool coded;         /* the session found a quantised checkpoint: the three above say nothing */
+    char *tokenizer;    /* NULL: model_path */
 
     int method;    /* Method */
     LoraOpts lora; /* opts.gaussian_init follows lora_init */

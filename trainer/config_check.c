@@ -183,6 +183,14 @@ static void check_train(TrainConfig *c, Problems *p)
         refuse(c, p, "train.recompute_layers", "train.recompute is none; leave it out");
 }
 
+static void check_embedding(TrainConfig *c, Problems *p)
+{
+    c->embed_on_host = c->embedding == EMBEDDING_HOST;
+    if (c->method == METHOD_FULL && c->embed_on_host)
+        config_problem(c, p, "model.embedding",
+                       "host is for a frozen embedding, and method full trains it; leave it out");
+}
+
 static void check_runtime(TrainConfig *c, Problems *p)
 {
     bool cpu = str_eq(c->device, "cpu");
@@ -244,6 +252,7 @@ void config_cross_check(TrainConfig *c, Problems *p)
     check_eval(c, p);
     check_optim(c, p);
     check_train(c, p);
+    check_embedding(c, p);
     check_runtime(c, p);
     config_settle_update(c, p);
 }

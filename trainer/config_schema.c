@@ -37,6 +37,12 @@ const ConfigField config_fields[] = {
     {"model.quant_block", FIELD_ENUM, AT(quant_block), .fallback = "64", .math = true,
      CHOICES("32", "64", "128", "256", "512", "1024", "2048", "4096"),
      .doc = "with nf4 and fp4: neighbouring weights that share a scale"},
+    {"model.embedding", FIELD_ENUM, AT(embedding), .fallback = "auto",
+     CHOICES("device", "host", "auto"),
+     .doc =
+         "where a frozen embedding lies: on the device, or in the host's memory, from where each "
+         "micro-batch gets its rows, with the same numbers; auto: on the host when that saves "
+         "recomputing, or makes the run fit"},
     {"tokenizer", FIELD_STRING, AT(tokenizer),
      .doc = "folder or tokenizer file; the default is model.path"},
 

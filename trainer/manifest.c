@@ -314,6 +314,27 @@ void manifest_compare(Session *s, const Json *m, const char *dir, Problems *prob
                        "the base is not the one that %s was trained on; %s", dir, advice);
 }
 
+/* The first row's bytes as they are kept, codes of a quantised one; in fresh memory. */
+static void *first_row(Device *d, const Param *p, size_t *bytes)
+{
+    const Quant *q = p->t.quant;
+    Tensor row = p->t.n_dims == 1 || q ? p->t : tensor_slice_rows(&p->t, 0, 1);
+    *bytes = (size_t)tensor_cols(&row) * dtype_bytes(row.dtype);
+    if (q) {
+        int64_t n = (int64_t)quant_codes_bytes(&q->parts[0]) / q->parts[0].rows;
+        row = tensor_shape(DT_U8, 1, &n);
+        row.storage = q->packed.storage;
+        row.offset = q->packed.offset + q->parts[0].codes;
+        *bytes = (size_t)n;
+    }
+    void *host = xmalloc(*bytes);
+    if (p->on_host)
+        memcpy(host, p->host, *bytes);
+    else
+        tensor_read(d, &row, host);
+    return host;
+}
+
 /* Of the first row of every frozen parameter: enough to tell one base from another. */
 static uint64_t base_hash(Session *s)
 {
@@ -323,10 +344,8 @@ static uint64_t base_hash(Session *s)
         Param *p = ps->items[i];
         if (p->trained) continue;
         param_open(p);
-        Tensor row = p->t.n_dims == 1 ? p->t : tensor_slice_rows(&p->t, 0, 1);
-        size_t bytes = (size_t)tensor_cols(&row) * dtype_bytes(row.dtype);
-        void *host = xmalloc(bytes);
-        tensor_read(&s->dev, &row, host);
+        size_t bytes;
+        void *host = first_row(&s->dev, p, &bytes);
         param_close(p, false);
         h = hash64(p->name, strlen(p->name), h);
         h = hash64(host, bytes, h);

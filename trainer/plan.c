@@ -209,7 +209,7 @@ static void run_data(Planner *p)
     host_batch_clear(&host);
 }
 
-/* The run as cfg->mix has it. */
+/* The run as cfg->mix and cfg->embed_on_host have it. */
 static Status run_once(Planner *p, RunPlan *out, Log *log, Problems *problems)
 {
     const TrainConfig *cfg = p->cfg;
@@ -252,8 +252,14 @@ Status plan_run(RunPlan *out, TrainConfig *cfg, const Dataset *train, const Data
     Planner p = {.cfg = cfg, .train = train, .eval = eval, .target = target, .gpu = gpu};
     if (train) p.loader = loader_new(train, &cfg->data, (uint64_t)cfg->seed, cfg->batch_global);
     if (cfg->recompute == RECOMPUTE_AUTO) cfg->mix = (RecomputeMix){RECOMPUTE_NONE, 0};
+    if (cfg->embedding == EMBEDDING_AUTO) cfg->embed_on_host = false;
     Status status = run_once(&p, out, log, problems);
     bytes -= bytes / ROOM_FOR_AUTO;
+    bool frozen = cfg->method != METHOD_FULL;
+    if (status == OK && frozen && cfg->embedding == EMBEDDING_AUTO && out->extent > bytes) {
+        cfg->embed_on_host = true; /* costs less time than making anything again */
+        status = run_once(&p, out, NULL, problems);
+    }
     if (status == OK && cfg->recompute == RECOMPUTE_AUTO && out->extent > bytes) {
         size_t need;
         cfg->mix = recompute_fit(&need, out->n_layers, bytes, need_with, &p);

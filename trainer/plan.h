@@ -28,7 +28,7 @@ typedef struct RunPlan {
 } RunPlan;
 
 /* train and eval may be NULL.  bytes: what the device has for tensors; train.recompute auto becomes cfg->mix, the fastest that
- * fits them, or full.  gpu: for the floors, or NULL.  Nothing of cfg's device is opened. */
+ * fits them, or full; before that model.embedding auto goes to the host (cfg->embed_on_host) where it may.  gpu: for the floors, or NULL.  Nothing of cfg's device is opened. */
 Status plan_run(RunPlan *out, TrainConfig *cfg, const Dataset *train, const Dataset *eval,
                 const PlanTarget *target, size_t bytes, const GpuSpec *gpu, Log *log,
                 Problems *problems) MUST_CHECK;

@@ -243,6 +243,7 @@ static Status build_model(Session *s, Problems *problems)
     else
         apply_full(&s->model);
     int before = problems->n;
+    apply_embedding(&s->model, s->cfg, problems);
     apply_recompute(&s->model, s->cfg, problems);
     if (problems->n > before) return E_INPUT;
     ShardOpts opts = step_shards(s->cfg);

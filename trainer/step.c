@@ -127,6 +127,7 @@ static void micro_batch(Stepper *s, const HostBatch *host, int64_t epoch, int64_
              .key = rng_mix(s->opts.seed, (uint64_t)epoch),
              .trace = s->trace};
     TrainBatch b;
+    llama_stage(s->model, host->ids, host->n_tokens); /* while the device is busy still */
     batch_upload(&b, &c, host, &s->scratch);
 
     shards_begin_pass(s->shards, true);
@@ -232,6 +233,19 @@ static int64_t count_nonfinite(Stepper *s, const Tensor *t)
     return (int64_t)n;
 }
 
+static int64_t count_in_slice(Stepper *s, Param *p, int slice)
+{
+    Tensor view = param_slice_view(p, slice);
+    if (!p->on_host) return count_nonfinite(s, &view);
+    int64_t n = param_slice_numel(p, slice), bad = 0;
+    float *host = xmalloc((size_t)n * sizeof *host);
+    param_read(s->dev, p, slice, host);
+    for (int64_t i = 0; i < n; i++)
+        bad += !isfinite(host[i]);
+    free(host);
+    return bad;
+}
+
 static bool blame_weights(Stepper *s, char *buf, size_t n)
 {
     const ParamSet *ps = &s->model->params;
@@ -240,9 +254,9 @@ static bool blame_weights(Stepper *s, char *buf, size_t n)
         Param *p = ps->items[i];
         param_open(p);
         bool coded = p->t.quant; /* no code is not finite */
-        for (int k = 0; !coded && count_nonfinite(s, &p->t) > 0 && k < p->n_slices && !found; k++) {
-            Tensor view = param_slice_view(p, k);
-            int64_t bad = count_nonfinite(s, &view);
+        bool look = p->on_host || (!coded && count_nonfinite(s, &p->t) > 0);
+        for (int k = 0; look && k < p->n_slices && !found; k++) {
+            int64_t bad = count_in_slice(s, p, k);
             if (bad > 0)
                 snprintf(buf, n, "weight %s holds %lld values that are not finite",
                          p->slices[k].name, (long long)bad);

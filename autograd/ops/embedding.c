@@ -29,3 +29,12 @@ Tensor *op_embedding(Ctx *c, const Tensor *ids, Tensor *w)
     }
     return y;
 }
+
+Tensor *op_embedding_staged(Ctx *c, const void *rows, int64_t n, int64_t cols)
+{
+    op_begin(c, &embedding_op);
+    Tensor *y = tensor_new_matrix(c, n, cols);
+    c->dev->backend->copy(c->dev, tensor_data(y), rows, tensor_bytes(y), COPY_TO_DEVICE);
+    tape_record(c, &embedding_op, 1, (Tensor *[]){y}, 0, NULL);
+    return y;
+}

@@ -11,6 +11,9 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     done_by "full, recomputed" bench --model tiny-qwen3 --method full --recompute full $fast
     said "says so" "tiny-qwen3 full fp32, 2 x 16, recompute full on CPU*6 N a token*"
     done_by "some modules, dropout" bench --model tiny --targets q_proj,v_proj --rank 4 --dropout 0.1 $fast
+    done_by "embedding on the host, blocks of 128" bench --model tiny-qwen2 --method qlora --embedding host --quant-block 128 --rows full $fast
+    said "says so" "tiny-qwen2 qlora nf4 double in blocks of 128 r16 all-linear fp32, 2 x 16, embedding on the host on CPU*the same to the byte*"
+    refused "a tied one" 2 "--embedding: host is not possible, for the head is the embedding (tie_word_embeddings), which products read" bench --model tiny-qwen3 --embedding host $fast
     done_by "in exactly the memory that is planned" bench --model tiny --exact --json $fast
     e=$(sed -n 's/.*"extent_bytes": \([0-9]*\), "reserved_bytes": \([0-9]*\),.*/\1 \2/p' "$tmp/out" | head -n 1)
     checks=$((checks + 1))

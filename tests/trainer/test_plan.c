@@ -42,6 +42,8 @@ static const PlanCase cases[] = {
      "method: qlora\nlora: {rank: 4, dora: true, dropout: 0.1}\ntrain: {recompute: full}\n",
      ", quantize: int8"},
     {"qlora, nf4, dora", "llama2-tiny", "method: qlora\nlora: {rank: 4, dora: true}\n"},
+    {"qlora, embedding on the host", "llama2-tiny",
+     "method: qlora\nlora: {rank: 4}\nbatch: {global: 4, micro: 2}\n", ", embedding: host"},
     {"qlora, fp4 in blocks of 256", "llama2-tiny", "method: qlora\nlora: {rank: 4}\n",
      ", quantize: fp4, quant_block: 256"},
     {"qlora, nf4", "llama3-tiny", "method: qlora\nlora: {rank: 4}\nbatch: {global: 4, micro: 2}\n"},
@@ -191,6 +193,35 @@ Test(plan, finds_settings_that_fit)
     cr_expect_eq(c.recompute, RECOMPUTE_NONE);
     cr_expect_eq(plan_advise(a, &c, NULL, NULL, &cpu, 1000), 0);
     cr_expect_eq(a[0].micro, 1);
+    config_clear(&c);
+    tmp_dir_remove(dir);
+}
+
+/* model.embedding auto: rows from the host cost less than making anything again, and nothing where they are not needed. */
+Test(plan, embedding_goes_to_the_host_first)
+{
+    char *dir = tmp_dir();
+    PlanCase k = {"lora", "llama2-tiny", "lora: {rank: 4}\nbatch: {global: 2}\n"};
+    TrainConfig c;
+    load(&c, &k, dir, false, true);
+    RunPlan all, less;
+    Problems p = {0};
+    Log log = {.to = NULL};
+    cr_assert_eq(plan_run(&all, &c, NULL, NULL, &cpu, SIZE_MAX, NULL, &log, &p), OK);
+    cr_expect(!c.embed_on_host);
+    cr_assert_eq(plan_run(&less, &c, NULL, NULL, &cpu, all.extent, NULL, &log, &p), OK);
+    cr_expect(c.embed_on_host);
+    cr_expect(c.mix.level == RECOMPUTE_NONE && c.mix.n_more == 0);
+    cr_expect_eq(all.mem.at_peak[MEM_WEIGHT] - less.mem.at_peak[MEM_WEIGHT], 512 * 64 * 4);
+    cr_assert_eq(plan_run(&less, &c, NULL, NULL, &cpu, less.extent, NULL, &log, &p), OK);
+    cr_expect(c.embed_on_host && (c.mix.level > RECOMPUTE_NONE || c.mix.n_more > 0));
+    config_clear(&c);
+
+    PlanCase tied = {"tied", "llama3-tiny", "lora: {rank: 4}\nbatch: {global: 2}\n"};
+    load(&c, &tied, dir, false, true);
+    cr_assert_eq(plan_run(&all, &c, NULL, NULL, &cpu, SIZE_MAX, NULL, &log, &p), OK);
+    cr_assert_eq(plan_run(&less, &c, NULL, NULL, &cpu, all.extent, NULL, &log, &p), OK);
+    cr_expect(!c.embed_on_host, "the head reads it");
     config_clear(&c);
     tmp_dir_remove(dir);
 }

@@ -139,6 +139,62 @@ Test(qlora, recompute_changes_no_bit, .timeout = 100)
     check_bits("lora={dora: true, dropout: 0.2}");
 }
 
+#define HOST "model.embedding=host", "method=qlora", "lora={rank: 4, dropout: 0.1}"
+#define EVAL "data.eval.count=8", "eval.every=2", "batch={global: 4, micro: 2}"
+
+/* The rows are the same wherever they come from; a run may go on with the embedding elsewhere. */
+Test(qlora, embedding_on_the_host_changes_no_bit, .timeout = 100)
+{
+    const char *model = "golden/llama2-tiny";
+    char *a = tmp_dir(), *b = tmp_dir();
+    Training x = train(
+        model, NULL, a,
+        (const char *const[]){HOST, EVAL, "model.embedding=device", "train.max_steps=4", NULL});
+    Training y =
+        train(model, NULL, b,
+              (const char *const[]){HOST, EVAL, "train.max_steps=4", "save.every=2", NULL});
+    cr_expect(same_file(a, b, "adapter_model.safetensors"));
+    for (int k = 0; k < training_steps(&x); k++)
+        cr_expect_eq(training_value(&x, k, "loss"), training_value(&y, k, "loss"));
+    /* the table alone is gone from the device */
+    double less =
+        training_value(&x, 3, "allocated_bytes") - training_value(&y, 3, "allocated_bytes");
+    cr_expect_eq(less, 512.0 * 64 * 4, "%g bytes less", less);
+    training_clear(&y);
+    char *again = str_format("resume=%s/checkpoint-2", b), *c = tmp_dir();
+    y = train(model, NULL, c,
+              (const char *const[]){HOST, EVAL, "model.embedding=device", "train.max_steps=4",
+                                    again, NULL});
+    cr_expect_eq(y.result.resumed_from, 2);
+    cr_expect(same_file(a, c, "adapter_model.safetensors"));
+    training_clear(&x);
+    training_clear(&y);
+    tmp_dir_remove(a), tmp_dir_remove(b), tmp_dir_remove(c);
+    free(again);
+}
+
+static void check_refused(const char *model, const char *more, const char *why)
+{
+    char *rel = str_format("tests/fixtures/%s", model), *dir = source_path(rel), *out = tmp_dir();
+    char *path = str_format("model.path=%s", dir), *to = str_format("output=%s", out);
+    char *rows = str_format("data.train=%s/batches.jsonl", dir);
+    const char *given[] = {path, to, rows, "model.embedding=host", more, NULL};
+    Training t = training_run(config, given);
+    cr_expect_eq(t.status, E_INPUT, "%s", model);
+    cr_expect(t.problems.n == 1 && strstr(t.problems.lines[0], why), "%s",
+              t.problems.n ? t.problems.lines[0] : t.err.line);
+    training_clear(&t);
+    tmp_dir_remove(out);
+    free(rel), free(dir), free(path), free(to), free(rows);
+}
+
+Test(qlora, embedding_that_something_reads_stays_on_the_device)
+{
+    check_refused("golden/llama3-tiny", "lora.rank=4", "tie_word_embeddings");
+    check_refused("golden/llama2-tiny", "lora.save_modules=[embed_tokens]", "is trained");
+    check_refused("golden/llama2-tiny", "method=full", "method full trains it");
+}
+
 static void open_and_report(QuantReport *r, const char *quantize)
 {
     char *dir = source_path("tests/fixtures/golden/llama2-tiny"), *out = tmp_dir();

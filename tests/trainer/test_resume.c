@@ -113,6 +113,12 @@ Test(resume, dora_with_dropout_is_bit_exact, .timeout = 200)
                                   "adapter_model.safetensors");
 }
 
+Test(resume, qlora_is_bit_exact, .timeout = 200)
+{
+    resume_ends_in_the_same_bytes(LIST("method=qlora", "lora={dropout: 0.1, rank: 4}"),
+                                  "adapter_model.safetensors");
+}
+
 Test(resume, another_cut_into_micro_batches_may_go_on, .timeout = 200)
 {
     char *out = tmp_dir();

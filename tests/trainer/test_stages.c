@@ -122,6 +122,7 @@ static const Way lora[] = {
 
 static const Way qlora[] = {
     {"qlora, nf4", {"method=qlora", "lora.rank=4", "batch.micro=1", NULL}},
+    {"qlora, embedding on the host", {"method=qlora", "model.embedding=host", "lora.rank=4", NULL}},
     {"qlora, int8, all made again",
      {"method=qlora", "model.quantize=int8", "lora.rank=4", "train.recompute=full", NULL}},
 };
@@ -173,12 +174,12 @@ Test(stages, lora, .timeout = 300)
 /* At stage 3 the codes are what is split and gathered. */
 Test(stages, qlora, .timeout = 300)
 {
-    for (int w = 0; w < 2; w++) {
+    for (int w = 0; w < 3; w++) {
         Memory alone = {0};
-        Training one = run("tests/fixtures/models/llama3-d64", &qlora[w], stages[0], 1, 4, &alone);
+        Training one = run("tests/fixtures/models/llama2-d64", &qlora[w], stages[0], 1, 4, &alone);
         for (int z = 0; z < 4; z += 3) {
             Memory m = {0};
-            Training t = run("tests/fixtures/models/llama3-d64", &qlora[w], stages[z], 3, 4, &m);
+            Training t = run("tests/fixtures/models/llama2-d64", &qlora[w], stages[z], 3, 4, &m);
             expect_same(&qlora[w], stages[z], 3, &one, &t);
             cr_expect_eq(m.gathered, 0);
             cr_expect_eq(m.extent, m.planned, "%s, %s: took %lld bytes, planned %lld",
