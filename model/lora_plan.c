@@ -12,11 +12,10 @@
 
 enum { MAX_RANK = 1 << 15 };
 
-/* The value of the first pattern that matches the end of the path at a dot. */
-static Status pattern_value(const LoraPattern *list, int n, const char *module, double def,
-                            double *out, Err *err)
+/* The first pattern that matches the end of the path at a dot; -1: none. */
+static Status pattern_find(const LoraPattern *list, int n, const char *module, int *out, Err *err)
 {
-    *out = def;
+    *out = -1;
     for (int i = 0; i < n; i++) {
         char *text = str_format("(?:.*\\.)?(?:%s)", list[i].key);
         Pattern *p = NULL;
@@ -26,9 +25,18 @@ static Status pattern_value(const LoraPattern *list, int n, const char *module, 
         bool match = pattern_matches(p, module);
         pattern_free(p);
         if (!match) continue;
-        *out = list[i].value;
+        *out = i;
         return OK;
     }
+    return OK;
+}
+
+static Status pattern_value(const LoraPattern *list, int n, const char *module, double def,
+                            double *out, Err *err)
+{
+    int i;
+    TRY(pattern_find(list, n, module, &i, err));
+    *out = i < 0 ? def : list[i].value;
     return OK;
 }
 
@@ -182,6 +190,27 @@ static Status assign(LoraModule *x, Matcher *k, Err *err)
     return lora_module_size(k->opts, x->name, &x->rank, &x->alpha, err);
 }
 
+/* Each is the first that matches some adapter. */
+static Status check_patterns(const LoraPlan *p, const char *key, const LoraPattern *list, int n,
+                             Err *err)
+{
+    bool *used = xcalloc((size_t)n + 1, sizeof *used);
+    Status s = OK;
+    for (int k = 0, i; k < p->n && s == OK; k++) {
+        if (p->items[k].role != ROLE_ADAPTER) continue;
+        s = pattern_find(list, n, p->items[k].name, &i, err);
+        if (s == OK && i >= 0) used[i] = true;
+    }
+    for (int i = 0; i < n && s == OK; i++)
+        if (!used[i])
+            s = err_set(err, E_INPUT,
+                        "%s: '%s' matches no adapter's module, or only such as an earlier pattern "
+                        "matches",
+                        key, list[i].key);
+    free(used);
+    return s;
+}
+
 static Status check_used(const LoraPlan *p, const Matcher *k, const LlamaConfig *cfg, Err *err)
 {
     const LoraOpts *o = k->opts;
@@ -206,6 +235,10 @@ static Status check_used(const LoraPlan *p, const Matcher *k, const LlamaConfig 
                            "save_modules: '%s' matches no module; there are embed_tokens, lm_head, "
                            "norm, input_layernorm, post_attention_layernorm and the projections",
                            o->save_modules[i]);
+    if (!o->lenient) {
+        TRY(check_patterns(p, "rank_pattern", o->ranks, o->n_ranks, err));
+        TRY(check_patterns(p, "alpha_pattern", o->alphas, o->n_alphas, err));
+    }
     return n_adapters ? OK : err_set(err, E_INPUT, "LoRA targets match no module of the model");
 }
 

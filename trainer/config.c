@@ -127,6 +127,9 @@ static void clear_value(const ConfigField *f, TrainConfig *c)
     case FIELD_FIELDS:
         config_free_field_map(*(FieldMap **)at, count);
         break;
+    case FIELD_PATTERNS:
+        config_free_patterns(*(LoraPattern **)at, count);
+        break;
     case FIELD_SOURCES:
         config_free_sources(*(DataSource **)at, count);
         break;

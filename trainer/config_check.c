@@ -34,10 +34,11 @@ static void check_model(TrainConfig *c, Problems *p)
 
 static void check_method(TrainConfig *c, Problems *p)
 {
-    static const char *const keys[] = {"lora.rank",   "lora.alpha",      "lora.rslora",
-                                       "lora.dora",   "lora.b_lr_ratio", "lora.targets",
-                                       "lora.layers", "lora.dropout",    "lora.save_modules",
-                                       "lora.init",   "lora.adapter"};
+    static const char *const keys[] = {
+        "lora.rank",         "lora.alpha",        "lora.rslora",        "lora.dora",
+        "lora.b_lr_ratio",   "lora.targets",      "lora.layers",        "lora.dropout",
+        "lora.save_modules", "lora.rank_pattern", "lora.alpha_pattern", "lora.init",
+        "lora.adapter"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         bool shape = !str_eq(keys[i], "lora.b_lr_ratio") && !str_eq(keys[i], "lora.adapter") &&
                      !str_eq(keys[i], "lora.dropout");

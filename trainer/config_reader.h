@@ -29,4 +29,5 @@ void reader_sources(ConfigReader *r, const ConfigField *f, const DataSource *def
                     const YamlNode *n, DataSource **out, int *count);
 void config_free_strings(char **items, int n);
 void config_free_field_map(FieldMap *m, int n);
+void config_free_patterns(LoraPattern *p, int n);
 void config_free_sources(DataSource *s, int n);

@@ -67,6 +67,12 @@ const ConfigField config_fields[] = {
      .doc = "modules that get an adapter: names or dotted suffixes such as q_proj, or all-linear"},
     {"lora.layers", FIELD_INTS, AT(lora.layers), COUNT(lora.n_layers), .fallback = "[]",
      .math = true, RANGE(0, 1e6), .doc = "only in these layers, counted from 0; empty: in all"},
+    {"lora.rank_pattern", FIELD_PATTERNS, AT(lora.ranks), COUNT(lora.n_ranks), .fallback = "{}",
+     .math = true, RANGE(1, 32768),
+     .doc = "r of the modules whose path ends, at a dot, with what a key matches (a regular "
+            "expression, as in PEFT; the first counts): {q_proj: 4, layers.1.mlp.*: 32}"},
+    {"lora.alpha_pattern", FIELD_PATTERNS, AT(lora.alphas), COUNT(lora.n_alphas), .fallback = "{}",
+     .math = true, ABOVE(0, 1e9), .doc = "their alpha, in the same way"},
     {"lora.save_modules", FIELD_STRINGS, AT(lora.save_modules), COUNT(lora.n_save_modules),
      .fallback = "[]", .math = true,
      .doc = "modules trained whole and saved with the adapter: embed_tokens, lm_head, norm, ..."},

@@ -12,7 +12,8 @@ typedef enum FieldType {
     FIELD_STRINGS, /* char **, one or a list; int count at count_offset */
     FIELD_INTS,    /* int64_t *, the same */
     FIELD_FIELDS,  /* FieldMap *, a map of text to text */
-    FIELD_SOURCES, /* DataSource *, a path, or a list of paths and maps */
+    FIELD_PATTERNS, /* LoraPattern *, a map of text to numbers in [min, max] or as NUMBER */
+    FIELD_SOURCES,  /* DataSource *, a path, or a list of paths and maps */
 } FieldType;
 
 enum { FIELD_MAX_CHOICES = 8 };

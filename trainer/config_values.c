@@ -186,6 +186,30 @@ static void read_field_map(ConfigReader *r, const char *key, const YamlNode *n, 
     *out = m, *count = got;
 }
 
+void config_free_patterns(LoraPattern *p, int n)
+{
+    for (int i = 0; i < n; i++)
+        free(p[i].key);
+    free(p);
+}
+
+/* In the file's order: the first pattern that matches counts. */
+static void read_patterns(ConfigReader *r, const ConfigField *f, const char *key, const YamlNode *n,
+                          LoraPattern **out, int *count)
+{
+    if (n->kind != YAML_MAP) {
+        wrong_value(r, key, n, "a map from patterns of module names to numbers");
+        return;
+    }
+    LoraPattern *p = n->n ? xcalloc((size_t)n->n, sizeof *p) : NULL;
+    for (int i = 0; i < n->n; i++) {
+        p[i].key = xstrdup(n->keys[i]);
+        read_number(r, f, key, n->items[i], &p[i].value);
+    }
+    config_free_patterns(*out, *count);
+    *out = p, *count = n->n;
+}
+
 void reader_value(ConfigReader *r, const ConfigField *f, const char *key, const YamlNode *n,
                   void *base)
 {
@@ -215,6 +239,9 @@ void reader_value(ConfigReader *r, const ConfigField *f, const char *key, const 
         break;
     case FIELD_FIELDS:
         read_field_map(r, key, n, (FieldMap **)at, count);
+        break;
+    case FIELD_PATTERNS:
+        read_patterns(r, f, key, n, (LoraPattern **)at, count);
         break;
     case FIELD_SOURCES:
         reader_sources(r, f, &((TrainConfig *)base)->source_defaults, n, (DataSource **)at, count);

@@ -28,6 +28,18 @@ static void write_fields(StrBuf *out, const FieldMap *m, int n)
     strbuf_putc(out, '}');
 }
 
+static void write_patterns(StrBuf *out, const LoraPattern *p, int n)
+{
+    strbuf_putc(out, '{');
+    for (int i = 0; i < n; i++) {
+        if (i) strbuf_puts(out, ", ");
+        write_text(out, p[i].key);
+        strbuf_puts(out, ": ");
+        json_write_number(out, p[i].value);
+    }
+    strbuf_putc(out, '}');
+}
+
 static void write_sources(StrBuf *out, const DataSource *s, int n)
 {
     if (n == 0) {
@@ -84,6 +96,9 @@ void config_write_value(StrBuf *out, const ConfigField *f, const void *base)
         break;
     case FIELD_FIELDS:
         write_fields(out, *(FieldMap *const *)at, count);
+        break;
+    case FIELD_PATTERNS:
+        write_patterns(out, *(LoraPattern *const *)at, count);
         break;
     case FIELD_SOURCES:
         write_sources(out, *(DataSource *const *)at, count);
@@ -199,11 +214,15 @@ static void explain_type(StrBuf *out, const ConfigField *f)
     case FIELD_FIELDS:
         strbuf_puts(out, "map");
         break;
+    case FIELD_PATTERNS:
+        strbuf_puts(out, "map of numbers");
+        break;
     case FIELD_SOURCES:
         strbuf_puts(out, "path or list of sources");
         break;
     }
-    bool number = f->type == FIELD_INT || f->type == FIELD_NUMBER || f->type == FIELD_INTS;
+    bool number = f->type == FIELD_INT || f->type == FIELD_NUMBER || f->type == FIELD_INTS ||
+                  f->type == FIELD_PATTERNS;
     if (!number) return;
     strbuf_printf(out, "%s%.10g", f->open_min ? " > " : " >= ", f->min);
     if (f->max < 1e6) strbuf_printf(out, ", %s%.10g", f->open_max ? "< " : "<= ", f->max);

@@ -137,6 +137,7 @@ Test(qlora, recompute_changes_no_bit, .timeout = 100)
     check_bits("model.quantize=fp8");
     check_bits("lora.dora=true");
     check_bits("lora={dora: true, dropout: 0.2}");
+    check_bits("lora={dora: true, rslora: true, b_lr_ratio: 4, rank_pattern: {'(k|v)_proj': 6}}");
 }
 
 #define HOST "model.embedding=host", "method=qlora", "lora={rank: 4, dropout: 0.1}"
@@ -173,12 +174,57 @@ Test(qlora, embedding_on_the_host_changes_no_bit, .timeout = 100)
     free(again);
 }
 
-static void check_refused(const char *model, const char *more, const char *why)
+#define PATTERNS                                                                                   \
+    "lora={rank: 4, rank_pattern: {layers.1.self_attn.q_proj: 2, (k|v)_proj: 6}, "                 \
+    "alpha_pattern: {'mlp.*': 3}}"
+
+/* Each module has the rank of the first pattern that matches it; PEFT's file tells them, and training goes on from it. */
+Test(qlora, patterns_give_modules_their_rank)
+{
+    static const struct {
+        const char *module;
+        int64_t rank;
+    } want[] = {{"0.self_attn.q_proj", 4},
+                {"1.self_attn.q_proj", 2},
+                {"0.self_attn.k_proj", 6},
+                {"1.self_attn.v_proj", 6},
+                {"1.mlp.up_proj", 4}};
+    const char *model = "golden/llama2-tiny";
+    char *a = tmp_dir(), *b = tmp_dir(), *path = str_format("%s/adapter_model.safetensors", a);
+    Training t = train(model, NULL, a,
+                       (const char *const[]){"method=qlora", PATTERNS, "train.max_steps=2", NULL});
+    training_clear(&t);
+    SafeTensors *f;
+    Err err = {0};
+    cr_assert_eq(safetensors_open(&f, path, &err), OK, "%s", err.line);
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        char *name = str_format("base_model.model.model.layers.%s.lora_A.weight", want[i].module);
+        const SafeTensor *x = safetensors_find(f, name);
+        cr_assert(x, "%s", name);
+        cr_expect_eq(x->shape[0], want[i].rank, "%s: %lld", name, (long long)x->shape[0]);
+        free(name);
+    }
+    safetensors_close(f);
+    LoraOpts o;
+    cr_assert_eq(lora_opts_load(&o, NULL, a, &err), OK, "%s", err.line);
+    cr_expect(o.n_ranks == 2 && str_eq(o.ranks[1].key, "(k|v)_proj") && o.ranks[1].value == 6);
+    cr_expect(o.n_alphas == 1 && str_eq(o.alphas[0].key, "mlp.*") && o.alphas[0].value == 3);
+    lora_opts_clear(&o);
+    char *adapter = str_format("lora.adapter=%s", a);
+    t = train(model, NULL, b,
+              (const char *const[]){"method=qlora", adapter, "train.max_steps=2", NULL});
+    training_clear(&t);
+    tmp_dir_remove(a), tmp_dir_remove(b);
+    free(path), free(adapter);
+}
+
+/* Two overrides, or one, that a run is refused for. */
+static void check_refused(const char *model, const char *first, const char *second, const char *why)
 {
     char *rel = str_format("tests/fixtures/%s", model), *dir = source_path(rel), *out = tmp_dir();
     char *path = str_format("model.path=%s", dir), *to = str_format("output=%s", out);
     char *rows = str_format("data.train=%s/batches.jsonl", dir);
-    const char *given[] = {path, to, rows, "model.embedding=host", more, NULL};
+    const char *given[] = {path, to, rows, first, second, NULL};
     Training t = training_run(config, given);
     cr_expect_eq(t.status, E_INPUT, "%s", model);
     cr_expect(t.problems.n == 1 && strstr(t.problems.lines[0], why), "%s",
@@ -188,11 +234,20 @@ static void check_refused(const char *model, const char *more, const char *why)
     free(rel), free(dir), free(path), free(to), free(rows);
 }
 
+#define HOST_PLACE "model.embedding=host"
+
 Test(qlora, embedding_that_something_reads_stays_on_the_device)
 {
-    check_refused("golden/llama3-tiny", "lora.rank=4", "tie_word_embeddings");
-    check_refused("golden/llama2-tiny", "lora.save_modules=[embed_tokens]", "is trained");
-    check_refused("golden/llama2-tiny", "method=full", "method full trains it");
+    check_refused("golden/llama3-tiny", HOST_PLACE, NULL, "tie_word_embeddings");
+    check_refused("golden/llama2-tiny", HOST_PLACE, "lora.save_modules=[embed_tokens]",
+                  "is trained");
+    check_refused("golden/llama2-tiny", HOST_PLACE, "method=full", "method full trains it");
+}
+
+Test(qlora, pattern_that_matches_nothing_is_refused)
+{
+    check_refused("golden/llama2-tiny", "lora.rank_pattern={qq_proj: 4}", NULL,
+                  "'qq_proj' matches no");
 }
 
 static void open_and_report(QuantReport *r, const char *quantize)
@@ -244,18 +299,7 @@ Test(qlora, report_tells_bits_and_errors)
 
 Test(qlora, modules_trained_whole_are_refused)
 {
-    char *out = tmp_dir(), *dir = source_path("tests/fixtures/golden/llama2-tiny");
-    char *path = str_format("model.path=%s", dir), *to = str_format("output=%s", out);
-    char *rows = str_format("data.train=%s/batches.jsonl", dir);
-    const char *given[] = {
-        path, to, rows, "method=qlora", "lora.targets=[q_proj]", "lora.save_modules=[o_proj]",
-        NULL};
-    Training t = training_run(config, given);
-    cr_expect_eq(t.status, E_INPUT);
-    cr_assert_eq(t.problems.n, 1);
-    cr_expect(strstr(t.problems.lines[0], "self_attn.o_proj is quantised"), "%s",
-              t.problems.lines[0]);
-    training_clear(&t);
-    tmp_dir_remove(out);
-    free(path), free(to), free(rows), free(dir);
+    check_refused("golden/llama2-tiny", "method=qlora",
+                  "lora={targets: [q_proj], save_modules: [o_proj]}",
+                  "self_attn.o_proj is quantised");
 }
