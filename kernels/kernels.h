@@ -62,7 +62,7 @@ typedef struct AdapterPart {
 enum { STEP_LR, STEP_BIAS1, STEP_BIAS2, STEP_GRAD_SCALE, STEP_SKIP, STEP_N };
 
 /* Elements of a flat array, from the end of the range before to `end`, that are updated alike.  All ends but the last are
- * multiples of 8. */
+ * multiples of 8, and of STATES_BLOCK where states are in 8 bits. */
 typedef struct AdamwRange {
     int64_t end;
     float lr_scale, weight_decay;
@@ -70,9 +70,14 @@ typedef struct AdamwRange {
 
 enum { ADAMW_MAX_RANGES = 32 };
 
-/* AdamW's mean of gradients and mean of their squares: f32 (n) each. */
+/* Elements that share an absmax where AdamW's states are in 8 bits. */
+enum { STATES_BLOCK = 256 };
+
+/* AdamW's mean of gradients and mean of their squares, n elements each: f32; or codes u8 of the dynamic maps (tensor/quant.h), m's of
+ * the signed one and v's of the unsigned, and the absmax of each STATES_BLOCK elements, f32 (n / STATES_BLOCK, rounded up). */
 typedef struct AdamwStates {
     Tensor m, v;
+    Tensor m_max, v_max; /* without storage beside f32 */
 } AdamwStates;
 
 typedef struct AdamwArgs {
@@ -213,7 +218,10 @@ typedef struct Kernels {
      *   w -= lr * (m / step[BIAS1]) / (sqrt(v / step[BIAS2]) + eps),   BIASi = 1 - beta_i^t
      * w is f32 and low NULL; or w is the bf16 working copy and low (i16) what it lacks of the f32 master, whose bits are
      * (w << 16) + low: the master is put together, updated and split again (convert_split), so that it takes 16 bits
-     * beside the working copy and not one bit of it is lost.  Nothing happens when step[SKIP] != 0. */
+     * beside the working copy and not one bit of it is lost.  Nothing happens when step[SKIP] != 0.
+     * States in 8 bits (Dettmers et al. 2022, block-wise quantisation; bitsandbytes' AdamW8bit): a block is decoded, w takes its
+     * step from the new m and v in f32, and they are encoded again: absmax of the block, then the code whose magnitude is
+     * nearest to |x| * (1 / absmax), the smaller of two; m below 0 never becomes 0. */
     void (*adamw)(Device *d, Tensor *w, Tensor *low, AdamwStates *states, const Tensor *grad,
                   const Tensor *step, const AdamwArgs *args);
 } Kernels;

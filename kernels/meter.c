@@ -404,7 +404,8 @@ static void m_adamw(Device *d, Tensor *w, Tensor *low, AdamwStates *states, cons
 {
     RUN(d, adamw, (d, w, low, states, grad, step, args));
     end(d, ID(adamw), 14 * (double)tensor_numel(w),
-        2 * (size(w) + size(low) + size(&states->m) + size(&states->v)) + size(grad));
+        2 * (size(w) + size(low) + size(&states->m) + size(&states->v)) +
+            2 * (size(&states->m_max) + size(&states->v_max)) + size(grad));
 }
 
 static const Kernels meter_kernels = {

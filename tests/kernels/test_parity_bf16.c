@@ -585,6 +585,69 @@ static void optimizer(Bench *b, int64_t n, DType w_dtype, DType grad_dtype)
     drop_all(b);
 }
 
+static Pair *zeros(Bench *b, DType dtype, int64_t n)
+{
+    Pair *p = make(b, dtype, dtype, 1, &n, 0);
+    tensor_zero(&b->cpu, &p->cpu);
+    tensor_zero(&b->gpu, &p->gpu);
+    return p;
+}
+
+static void same_bytes(Bench *b, const char *name, const Pair *p)
+{
+    size_t bytes = tensor_bytes(&p->cpu), other = 0;
+    uint8_t *x = xmalloc(bytes), *y = xmalloc(bytes);
+    tensor_read(&b->cpu, &p->cpu, x);
+    tensor_read(&b->gpu, &p->gpu, y);
+    for (size_t i = 0; i < bytes; i++)
+        other += x[i] != y[i];
+    if (other) fprintf(stderr, "%s: %zu of %zu bytes differ\n", name, other, bytes);
+    b->n_failed += other != 0;
+    free(x), free(y);
+}
+
+/* States in 8 bits have the same bits on both, step after step. */
+static void optimizer8(Bench *b, int64_t n, DType w_dtype, DType grad_dtype)
+{
+    bool halves = w_dtype == DT_BF16;
+    int64_t n_blocks = (n + STATES_BLOCK - 1) / STATES_BLOCK;
+    Pair *w = vector(b, n, DT_F32), *g = make(b, grad_dtype, DT_F32, 1, &n, 0);
+    Pair *step = zeros(b, DT_F32, STEP_N), *hi = zeros(b, DT_BF16, n), *low = zeros(b, DT_I16, n);
+    Pair *s[4] = {zeros(b, DT_U8, n), zeros(b, DT_U8, n), zeros(b, DT_F32, n_blocks),
+                  zeros(b, DT_F32, n_blocks)};
+    AdamwStates cpu = {s[0]->cpu, s[1]->cpu, s[2]->cpu, s[3]->cpu},
+                gpu = {s[0]->gpu, s[1]->gpu, s[2]->gpu, s[3]->gpu};
+    float *x = xmalloc((size_t)n * sizeof *x);
+    tensor_read(&b->cpu, &w->cpu, x);
+    split(&b->cpu, &hi->cpu, &low->cpu, x, n);
+    split(&b->gpu, &hi->gpu, &low->gpu, x, n);
+    free(x);
+    int64_t half = n / 2 / STATES_BLOCK * STATES_BLOCK;
+    AdamwArgs args = {0.9f, 0.95f, 1e-8f, 1, {{n, 1, 0.1f}}};
+    if (half > 0) args = (AdamwArgs){0.9f, 0.95f, 1e-8f, 2, {{half, 0.5f, 0}, {n, 1, 0.1f}}};
+    Pair *weights = halves ? hi : w;
+    for (int t = 1; t <= 4; t++) {
+        float scalars[STEP_N] = {1e-3f, 1 - powf(0.9f, (float)t), 1 - powf(0.95f, (float)t), 0.5f,
+                                 0};
+        tensor_write(&b->cpu, &step->cpu, scalars);
+        tensor_write(&b->gpu, &step->gpu, scalars);
+        fill(b, g, pow(10, -t), 0);
+        BOTH(b, adamw,
+             (&b->cpu, &weights->cpu, halves ? &low->cpu : NULL, &cpu, &g->cpu, &step->cpu, &args),
+             (&b->gpu, &weights->gpu, halves ? &low->gpu : NULL, &gpu, &g->gpu, &step->gpu, &args));
+        same_bytes(b, "adamw codes of m", s[0]);
+        same_bytes(b, "adamw codes of v", s[1]);
+        same_bytes(b, "adamw absmax of m", s[2]);
+        same_bytes(b, "adamw absmax of v", s[3]);
+    }
+    if (halves) {
+        join(&b->cpu, &hi->cpu, &low->cpu, &w->cpu, n);
+        join(&b->gpu, &hi->gpu, &low->gpu, &w->gpu, n);
+    }
+    same(b, "adamw w beside states in 8 bits", w, 1e-5);
+    drop_all(b);
+}
+
 Test(parity_bf16, optimizer_and_sums)
 {
     Bench b;
@@ -593,6 +656,9 @@ Test(parity_bf16, optimizer_and_sums)
     for (int i = 0; i < 6; i++)
         for (int k = 0; k < 4; k++)
             optimizer(&b, sizes[i], k & 1 ? DT_BF16 : DT_F32, k & 2 ? DT_BF16 : DT_F32);
+    for (int i = 0; i < 6; i++)
+        for (int k = 0; k < 4; k++)
+            optimizer8(&b, sizes[i], k & 1 ? DT_BF16 : DT_F32, k & 2 ? DT_BF16 : DT_F32);
     cr_assert_eq(b.n_failed, 0);
     close_both(&b);
 }
