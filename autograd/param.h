@@ -34,9 +34,11 @@ struct Param {
     ParamSlice slices[PARAM_MAX_SLICES];
     int n_slices;
     int unit; /* of sharding, recompute and prefetch: 0 the embedding, 1 + i block i, last the head */
-    bool trained;          /* receives gradients and optimizer state */
-    bool decay;            /* weight decay: two or more dimensions (norms and biases not) */
-    bool adapter;          /* LoRA A, B: MEM_ADAPTER, saved in the adapter file */
+    bool trained; /* receives gradients and optimizer state */
+    bool decay;   /* weight decay: two or more dimensions (norms and biases not) */
+    bool adapter; /* LoRA A, B: MEM_ADAPTER, saved in the adapter file */
+    bool
+        fp32_states; /* AdamW's are never kept in 8 bits: an embedding, whose rows few gradients reach */
     float lr_scale;        /* 1 unless a config says otherwise */
     int64_t room;          /* rows of the storage behind the matrix, of its pitch */
     uint64_t room_version; /* of what the room holds, as its user counts; 0: nothing */

@@ -23,7 +23,7 @@ static const int64_t UNSET = INT64_MIN; /* a default that depends on other flags
 typedef struct BenchFlags {
     const char *model, *method, *quantize, *targets, *precision, *recompute, *attention, *device,
         *rows, *lengths;
-    const char *gradients, *update, *reduce, *embedding;
+    const char *gradients, *update, *states, *reduce, *embedding;
     Comm *hosts;
     int64_t zero, prefetch, ctas, spare;
     int64_t rank, seq, micro, steps, threads, quant_block;
@@ -117,17 +117,18 @@ static Status read_gradients(BenchOpts *o, const BenchFlags *f, bool full, bool 
 
 static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
 {
-    static const char *const methods[] = {"lora", "full", "qlora", NULL},
-                             *const reduces[] = {"fp32", "bf16", "fp32-sent", NULL},
-                             *const quants[] = {"nf4", "fp4", "int8", "fp8", NULL},
-                             *const precisions[] = {"fp32", "bf16", NULL},
-                             *const attentions[] = {"library", "own", NULL},
-                             *const places[] = {"device", "host", NULL},
-                             *const rows[] = {"both", "full", "packed", NULL};
+    static const char *const
+        methods[] = {"lora", "full", "qlora", NULL},
+        *const reduces[] = {"fp32", "bf16", "fp32-sent", NULL},
+        *const quants[] = {"nf4", "fp4", "int8", "fp8", NULL},
+        *const precisions[] = {"fp32", "bf16", NULL},
+        *const attentions[] = {"library", "own", NULL}, *const places[] = {"device", "host", NULL},
+        *const states[] = {"fp32", "int8", NULL}, *const rows[] = {"both", "full", "packed", NULL};
     const char *recomputes[RECOMPUTE_AUTO + 2];
     for (int i = 0; i <= RECOMPUTE_AUTO + 1; i++)
         recomputes[i] = recompute_name(i);
-    int method, precision, recompute, attention, kind, reduce, place, quant = 0;
+    int method, precision, recompute, attention, kind, reduce, place, quant = 0,
+                                                                      format = STATES_FP32;
     bool cpu = str_eq(f->device, "cpu");
     if (!f->precision) f->precision = cpu ? "fp32" : "bf16";
     TRY(read_model(&o->shape, f->model, err));
@@ -146,6 +147,8 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     if (cpu && precision == 1)
         return err_set(err, E_INPUT, "--precision: the CPU computes in fp32; leave it out");
     TRY(read_gradients(o, f, method == 1, precision == 1, err));
+    if (f->states) TRY(read_choice(&format, "states", f->states, states, err));
+    o->states = (StatesFormat)format;
     TRY(read_range("rank", f->rank, 1, 65536, err));
     TRY(read_range("seq", f->seq, 2, 1 << 24, err));
     TRY(read_range("micro", f->micro, 1, (1 << 30) / f->seq, err));
@@ -226,6 +229,7 @@ static void make_title(StrBuf *b, const BenchFlags *f, const BenchOpts *o, int64
     if (o->embed_on_host) strbuf_puts(b, ", embedding on the host");
     if (o->gradients == DT_BF16) strbuf_puts(b, ", bf16 gradients");
     if (o->in_backward) strbuf_puts(b, ", updated in backward");
+    if (o->states == STATES_INT8) strbuf_puts(b, ", states in 8 bits");
     if (mix.level != RECOMPUTE_NONE || mix.n_more > 0) {
         strbuf_puts(b, ", recompute ");
         recompute_mix_text(b, mix, o->shape.n_layers);
@@ -339,6 +343,7 @@ int cmd_bench(int argc, char **argv)
         {"gradients", OPT_STRING, &f.gradients, "NAME", "fp32 or bf16 (default where it can be)"},
         {"update", OPT_STRING, &f.update, "NAME",
          "after or in_backward (default for full tuning in bf16)"},
+        {"states", OPT_STRING, &f.states, "NAME", "of AdamW: fp32 (default) or int8"},
         {"zero", OPT_INT, &f.zero, "N", "several ranks: parallel.zero, 0 to 3 (default 1)"},
         {"reduce", OPT_STRING, &f.reduce, "NAME",
          "several ranks: parallel.reduce, fp32 (default) or bf16; fp32-sent: bf16 gradients travel "

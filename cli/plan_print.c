@@ -79,6 +79,8 @@ static void print_work(StrBuf *b, const PlanReport *r)
         strbuf_printf(b, "  gradients in %s, AdamW %s (train.gradients, train.update)\n",
                       r->config->gradients == PRECISION_BF16 ? "bf16" : "fp32",
                       r->config->update == UPDATE_IN_BACKWARD ? "within backward" : "after it");
+    if (r->config->states == STATES_INT8)
+        strbuf_puts(b, "  AdamW's states in 8 bits (optim.states)\n");
     strbuf_printf(b, "  TFLOP without attention %.4g, attention %.4g, together %.4g\n", products,
                   attention, products + attention);
     if (!r->device->gpu) return;
@@ -195,9 +197,10 @@ void plan_print_json(StrBuf *b, const PlanReport *r)
     for (int c = 0; c < MEM_N; c++)
         bytes(b, mem_category_name((MemCategory)c), p->mem.at_peak[c]);
     end_object(b);
-    strbuf_printf(b, ", \"gradients\": \"%s\", \"update\": \"%s\"",
+    strbuf_printf(b, ", \"gradients\": \"%s\", \"update\": \"%s\", \"states\": \"%s\"",
                   r->config->gradients == PRECISION_BF16 ? "bf16" : "fp32",
-                  r->config->update == UPDATE_IN_BACKWARD ? "in_backward" : "after");
+                  r->config->update == UPDATE_IN_BACKWARD ? "in_backward" : "after",
+                  r->config->states == STATES_INT8 ? "int8" : "fp32");
     strbuf_printf(b,
                   ", \"step\": {\"tokens\": %lld, \"trained\": %lld, \"documents\": %lld, "
                   "\"micro_batches\": %lld, ",

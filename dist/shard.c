@@ -65,6 +65,32 @@ static void make_ranges(ParamShard *sh)
     }
 }
 
+StatesFormat shard_states_format(const ShardSet *s, const Param *p, int slice)
+{
+    enum { LEAST = 4096 };
+    if (p->fp32_states || param_slice_numel(p, slice) < LEAST) return STATES_FP32;
+    for (int k = 0; k < p->n_slices; k++)
+        if (p->slices[k].row0 * slice_cols(p) % STATES_BLOCK != 0) return STATES_FP32;
+    return s->opts.states;
+}
+
+/* The gap behind a parameter goes with its last slice. */
+static void alloc_states(ShardSet *s, ParamShard *sh)
+{
+    StatesLayout whole = {0};
+    for (int i = 0; i < sh->n_params; i++) {
+        const Param *p = sh->params[i];
+        int64_t behind = i + 1 < sh->n_params ? sh->offsets[i + 1] : sh->total;
+        for (int k = 0; k < p->n_slices; k++) {
+            int64_t next = sh->offsets[i] + (p->slices[k].row0 + p->slices[k].rows) * slice_cols(p);
+            states_layout_add(&whole, k + 1 < p->n_slices ? next : behind,
+                              shard_states_format(s, p, k));
+        }
+    }
+    states_init(&sh->states, s->dev, &whole, sh->numel, (int)(sh->first / sh->numel));
+    states_layout_clear(&whole);
+}
+
 /* ---- storage ---------------------------------------------------------------------------------- */
 
 static Tensor flat_array(Device *d, DType dtype, int64_t numel, MemCategory category)
@@ -109,7 +135,7 @@ static void alloc_shard(ShardSet *s, ParamShard *sh)
         sh->whole_grad = flat_array(d, s->opts.grads, sh->total, MEM_GRAD);
         sh->grad = part_of(&sh->whole_grad, sh->first, sh->numel);
     } /* else see join_grads */
-    states_init(&sh->states, d, sh->numel);
+    alloc_states(s, sh);
 }
 
 void shard_bind(ParamShard *sh)

@@ -18,7 +18,8 @@
 #include "dist/comm.h"
 #include "dist/states.h"
 
-enum { SHARD_ALIGN = 128 }; /* elements: a parameter begins at a multiple of 256 bytes in bf16 */
+/* Elements: a parameter begins, and a rank's part ends, at a multiple of 512 bytes in bf16 and of a block of 8-bit states. */
+enum { SHARD_ALIGN = STATES_BLOCK };
 
 typedef struct ShardOpts {
     int zero;      /* the stage, 0..3 */
@@ -27,6 +28,7 @@ typedef struct ShardOpts {
     DType reduce;  /* in which those of split shards travel and are added up, hop by hop */
     bool exact;    /* instead they travel as they are and are added in f32 where they go to */
     int ahead; /* stage 3: so many units are gathered before they are needed; 0: when they are */
+    StatesFormat states; /* of AdamW, but for what shard_states_format says */
     Comm *run,
         *across; /* ranks split in runs (comm_run, comm_across), and runs have the same; NULL: all are one */
     bool
@@ -130,6 +132,10 @@ void shards_finish_grads(ShardSet *s);
 void shard_updated(ShardSet *s, ParamShard *sh);
 void shards_updated(ShardSet *s); /* every one, in order */
 
+/* How a checkpoint tensor's states are kept: as the options say, but in fp32 where it has fewer than 4096 elements or is an
+ * embedding, as bitsandbytes and transformers' trainer have it, or where it or a neighbour in one matrix does not begin with a
+ * block (no model known does that).  It follows from the tensor alone: the number of ranks does not count. */
+StatesFormat shard_states_format(const ShardSet *s, const Param *p, int slice);
 /* A range of one of this rank's flat arrays (weights, low, grad). */
 Tensor shard_view(const Tensor *flat, const ShardRange *r);
 const char *shard_range_name(const ShardRange *r);

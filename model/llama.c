@@ -45,6 +45,7 @@ void llama_init(Llama *m, const LlamaConfig *cfg, Device *d, int64_t max_positio
     *m = (Llama){.cfg = *cfg, .dev = d, .tied = cfg->tie_word_embeddings};
     int64_t V = cfg->vocab_size, C = cfg->hidden_size;
     param_init(&m->embed, "model.embed_tokens.weight", d->compute, V, C, 0);
+    m->embed.fp32_states = true;
     param_init(&m->norm, "model.norm.weight", d->compute, C, 0, head_unit(m));
     if (!m->tied) param_init(&m->head, "lm_head.weight", d->compute, V, C, head_unit(m));
     make_rope(m, max_positions);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "dist/comm.h"
+#include "dist/states.h"
 #include "kernels/meter.h"
 #include "trainer/config.h"
 
@@ -26,12 +27,13 @@ typedef struct BenchOpts {
     bool full, packed; /* rows that are one document; rows packed from documents; or both in turn */
     const int32_t *lens; /* of the packed documents */
     int64_t n_lens;
-    int recompute;      /* Recompute, or RECOMPUTE_AUTO */
-    DType gradients;    /* train.gradients */
-    bool in_backward;   /* train.update, clipping by block; else after, by global norm */
-    bool deterministic; /* runtime.deterministic */
-    bool own_attention; /* attention by our own kernels where a library's engine would do */
-    bool embed_on_host; /* model.embedding: host */
+    int recompute;       /* Recompute, or RECOMPUTE_AUTO */
+    DType gradients;     /* train.gradients */
+    StatesFormat states; /* optim.states */
+    bool in_backward;    /* train.update, clipping by block; else after, by global norm */
+    bool deterministic;  /* runtime.deterministic */
+    bool own_attention;  /* attention by our own kernels where a library's engine would do */
+    bool embed_on_host;  /* model.embedding: host */
     bool no_floor;
     bool steps_only;       /* several ranks: neither mute ones nor each rank by itself */
     bool largest;          /* as many rows at once as fit, instead of `micro` */

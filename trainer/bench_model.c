@@ -13,6 +13,7 @@ ShardOpts bench_shards(const BenchOpts *o, int ranks)
                        .reduce = o->reduce,
                        .exact = o->gradients == DT_BF16 && o->reduce == DT_F32 && !o->widen,
                        .ahead = o->prefetch,
+                       .states = o->states,
                        .in_backward = o->in_backward};
 }
 

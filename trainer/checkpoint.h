@@ -1,6 +1,6 @@
 /* Checkpoints: OUTPUT/checkpoint-N holds the weights as others read them (an adapter or a model folder),
  * state.safetensors with the fp32 master copy and AdamW's m and v of every trained checkpoint tensor
- * ("master.NAME", "m.NAME", "v.NAME": no layout, no number of ranks), and manifest.json with the position
+ * ("master.NAME", "m.NAME", "v.NAME", in 8 bits "m_absmax.NAME" and "v_absmax.NAME", too: no layout, no number of ranks), and manifest.json with the position
  * in the data and a CRC-32C for every 16 MiB of every file.
  *
  * A checkpoint is written beside (.checkpoint-N.tmp), synced and renamed: whatever kills the process, what is

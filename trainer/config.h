@@ -42,6 +42,7 @@ typedef struct TrainConfig {
 
     double lr, beta1, beta2, eps, weight_decay, clip;
     int clip_by;  /* ClipBy (trainer/update.h) */
+    int states;   /* StatesFormat (dist/states.h) */
     int schedule; /* ScheduleKind */
     int64_t warmup_steps;
     double warmup_ratio, min_lr_ratio, decay_ratio, gamma;

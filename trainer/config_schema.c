@@ -138,6 +138,12 @@ const ConfigField config_fields[] = {
      .doc = "added to the root of the second mean"},
     {"optim.weight_decay", FIELD_NUMBER, AT(weight_decay), .fallback = "0", .math = true,
      RANGE(0, 1e3), .doc = "decoupled decay of matrices; norms and biases have none"},
+    {"optim.states", FIELD_ENUM, AT(states), .fallback = "fp32", .math = true,
+     CHOICES("fp32", "int8"),
+     .doc = "what AdamW keeps its two means in; int8: codes of 8 bits in blocks of 256, a quarter "
+            "of the "
+            "memory, as bitsandbytes' AdamW8bit; embeddings and tensors of fewer than 4096 "
+            "elements stay in fp32"},
     {"optim.clip", FIELD_NUMBER, AT(clip), .fallback = "1", .math = true, RANGE(0, 1e9),
      .doc = "largest norm of the gradient; 0: no clipping"},
     {"optim.clip_by", FIELD_ENUM, AT(clip_by), .fallback = "global", .math = true,

@@ -13,50 +13,69 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { N_ARRAYS = 3 };
+/* What is kept of a slice; the last two of states in 8 bits alone. */
+enum { MASTER, M, V, M_ABSMAX, V_ABSMAX, N_ARRAYS };
 
-static const char *const array_names[N_ARRAYS] = {"master", "m", "v"};
+static const char *const array_names[N_ARRAYS] = {"master", "m", "v", "m_absmax", "v_absmax"};
 
 /* ---- layout ----------------------------------------------------------------------------------- */
 
-/* Tensor k N_ARRAYS + a: array a of the k-th trained slice, in the order of the parameters. */
+/* The arrays of all trained slices, one behind the other, in the order of the parameters. */
 typedef struct Layout {
-    const ParamSet *params;
+    const ShardSet *shards;
     SafeTensor *tensors;
     char **names;
     int64_t (*shapes)[2];
     uint64_t *offsets; /* of a tensor's bytes in the file, where it was laid out */
-    int n;
+    int n, n_slices;
 } Layout;
 
-static void add_slice(Layout *l, const Param *p, int slice)
+static int count_arrays(const Layout *l, const Param *p, int slice)
 {
-    for (int a = 0; a < N_ARRAYS; a++) {
-        int i = l->n++;
-        l->names[i] = str_format("%s.%s", array_names[a], p->slices[slice].name);
-        l->shapes[i][0] = p->slices[slice].rows;
-        l->shapes[i][1] = p->t.n_dims == 1 ? 0 : tensor_cols(&p->t);
-        l->tensors[i] = (SafeTensor){.name = l->names[i],
-                                     .dtype = ST_F32,
-                                     .n_dims = p->t.n_dims,
-                                     .shape = l->shapes[i],
-                                     .bytes = (size_t)param_slice_numel(p, slice) * sizeof(float)};
-    }
+    return shard_states_format(l->shards, p, slice) == STATES_INT8 ? N_ARRAYS : V + 1;
 }
 
-static void layout_open(Layout *l, const ParamSet *params)
+static int64_t count_blocks(int64_t n)
 {
+    return (n + STATES_BLOCK - 1) / STATES_BLOCK;
+}
+
+static void add_array(Layout *l, const Param *p, int slice, int a, bool codes)
+{
+    int i = l->n++;
+    int64_t numel = param_slice_numel(p, slice);
+    SafeTensor *t = &l->tensors[i];
+    l->names[i] = str_format("%s.%s", array_names[a], p->slices[slice].name);
+    *t = (SafeTensor){.name = l->names[i],
+                      .dtype = codes && (a == M || a == V) ? ST_U8 : ST_F32,
+                      .n_dims = p->t.n_dims,
+                      .shape = l->shapes[i]};
+    l->shapes[i][0] = p->slices[slice].rows;
+    l->shapes[i][1] = p->t.n_dims == 1 ? 0 : tensor_cols(&p->t);
+    t->bytes = (size_t)numel * (t->dtype == ST_U8 ? 1 : sizeof(float));
+    if (a < M_ABSMAX) return;
+    t->n_dims = 1;
+    l->shapes[i][0] = count_blocks(numel);
+    t->bytes = (size_t)count_blocks(numel) * sizeof(float);
+}
+
+static void layout_open(Layout *l, const ShardSet *shards)
+{
+    const ParamSet *params = shards->params;
     size_t n = 0;
     for (int i = 0; i < params->n; i++)
         n += (size_t)params->items[i]->n_slices * N_ARRAYS;
-    *l = (Layout){.params = params};
+    *l = (Layout){.shards = shards};
     l->tensors = xcalloc(n, sizeof *l->tensors);
     l->names = xcalloc(n, sizeof *l->names);
     l->shapes = xcalloc(n, sizeof *l->shapes);
     l->offsets = xcalloc(n, sizeof *l->offsets);
-    for (int i = 0; i < params->n; i++)
-        for (int k = 0; k < params->items[i]->n_slices && params->items[i]->trained; k++)
-            add_slice(l, params->items[i], k);
+    for (int i = 0; i < params->n; i++) {
+        const Param *p = params->items[i];
+        for (int k = 0; k < p->n_slices && p->trained; k++, l->n_slices++)
+            for (int a = 0, arrays = count_arrays(l, p, k); a < arrays; a++)
+                add_array(l, p, k, a, arrays == N_ARRAYS);
+    }
 }
 
 static void layout_close(Layout *l)
@@ -69,14 +88,17 @@ static void layout_close(Layout *l)
     free(l->offsets);
 }
 
-/* The first of the N_ARRAYS tensors of a range's slice. */
+/* The first tensor of a range's slice. */
 static int tensor_of(const Layout *l, const ShardRange *r)
 {
+    const ParamSet *params = l->shards->params;
     int at = 0;
-    for (int i = 0; i < l->params->n; i++) {
-        const Param *p = l->params->items[i];
-        if (p == r->param) return at + r->slice * N_ARRAYS;
-        if (p->trained) at += p->n_slices * N_ARRAYS;
+    for (int i = 0; i < params->n; i++) {
+        const Param *p = params->items[i];
+        for (int k = 0; k < p->n_slices && p->trained; k++) {
+            if (p == r->param && k == r->slice) return at;
+            at += count_arrays(l, p, k);
+        }
     }
     ASSERT(false, "%s is not trained", r->param->name);
     return -1;
@@ -118,22 +140,26 @@ static void write_master(Device *d, ParamShard *sh, const ShardRange *r, const f
     free(rest);
 }
 
-static void read_array(Device *d, const ParamShard *sh, const ShardRange *r, int a, float *host)
-{
-    AdamwStates states = states_view(&sh->states, r->offset, r->numel);
-    if (a == 0)
-        read_master(d, sh, r, host);
-    else
-        tensor_read(d, a == 1 ? &states.m : &states.v, host);
-}
+/* Where a range's bytes of an array begin in the slice's, and how many they are. */
+typedef struct Piece {
+    size_t at, bytes;
+    Tensor states; /* they themselves; not of MASTER */
+} Piece;
 
-static void write_array(Device *d, ParamShard *sh, const ShardRange *r, int a, const float *host)
+static Piece piece_of(const ParamShard *sh, const ShardRange *r, int a)
 {
-    AdamwStates states = states_view(&sh->states, r->offset, r->numel);
-    if (a == 0)
-        write_master(d, sh, r, host);
-    else
-        tensor_write(d, a == 1 ? &states.m : &states.v, host);
+    int64_t first = r->first, n = r->numel;
+    size_t each = sizeof(float);
+    Piece p = {0};
+    if (a != MASTER) {
+        AdamwStates s = states_view(&sh->states, r->offset, r->numel);
+        p.states = a == M ? s.m : a == V ? s.v : a == M_ABSMAX ? s.m_max : s.v_max;
+        each = dtype_bytes(p.states.dtype);
+    }
+    if (a >= M_ABSMAX) first /= STATES_BLOCK, n = count_blocks(n);
+    p.at = (size_t)first * each;
+    p.bytes = (size_t)n * each;
+    return p;
 }
 
 /* ---- writing ---------------------------------------------------------------------------------- */
@@ -185,13 +211,16 @@ static Status begin_file(Layout *l, const char *path, bool leads, Err *err)
 static Status write_range(Session *s, const Layout *l, const ParamShard *sh, const ShardRange *r,
                           int fd, const char *path, Err *err)
 {
-    int first = tensor_of(l, r);
-    float *host = xmalloc((size_t)r->numel * sizeof *host);
+    int first = tensor_of(l, r), n = count_arrays(l, r->param, r->slice);
+    void *host = xmalloc((size_t)r->numel * sizeof(float));
     Status status = OK;
-    for (int a = 0; a < N_ARRAYS && status == OK; a++) {
-        read_array(&s->dev, sh, r, a, host);
-        status = write_at(fd, host, (size_t)r->numel * sizeof *host,
-                          l->offsets[first + a] + (uint64_t)r->first * sizeof *host, path, err);
+    for (int a = 0; a < n && status == OK; a++) {
+        Piece p = piece_of(sh, r, a);
+        if (a == MASTER)
+            read_master(&s->dev, sh, r, host);
+        else
+            tensor_read(&s->dev, &p.states, host);
+        status = write_at(fd, host, p.bytes, l->offsets[first + a] + p.at, path, err);
     }
     free(host);
     return status;
@@ -216,7 +245,7 @@ static Status write_ranges(Session *s, const Layout *l, const char *path, Err *e
 Status state_file_write(Session *s, const char *dir, Err *err)
 {
     Layout l;
-    layout_open(&l, &s->model.params);
+    layout_open(&l, &s->shards);
     char *path = path_join(dir, "state.safetensors");
     shards_end_pass(&s->shards);
     Status status = begin_file(&l, path, session_leads(s), err);
@@ -231,26 +260,33 @@ Status state_file_write(Session *s, const char *dir, Err *err)
 
 static bool same_shape(const SafeTensor *t, const SafeTensor *want)
 {
-    bool same = t->dtype == want->dtype && t->n_dims == want->n_dims;
+    bool same = t->n_dims == want->n_dims;
     for (int i = 0; same && i < want->n_dims; i++)
         same = t->shape[i] == want->shape[i];
     return same;
 }
 
+static Status check_tensor(const SafeTensor *want, const SafeTensors *f, const char *path, Err *err)
+{
+    const SafeTensor *t = safetensors_find(f, want->name);
+    if (!t) return err_set(err, E_INPUT, "%s: has no tensor %s", path, want->name);
+    if (!same_shape(t, want))
+        return err_set(err, E_INPUT, "%s: %s has another shape than the model's", path, want->name);
+    if (t->dtype != want->dtype)
+        return err_set(err, E_INPUT, "%s: %s is %s and must be %s; optim.states was another", path,
+                       want->name, safe_dtype_name(t->dtype), safe_dtype_name(want->dtype));
+    return OK;
+}
+
 static Status check_file(const Layout *l, const SafeTensors *f, StateParts parts, const char *path,
                          Err *err)
 {
-    for (int i = 0; i < l->n; i++) {
-        if (i % N_ARRAYS >= (int)parts) continue;
-        const SafeTensor *t = safetensors_find(f, l->names[i]);
-        if (!t) return err_set(err, E_INPUT, "%s: has no tensor %s", path, l->names[i]);
-        if (!same_shape(t, &l->tensors[i]))
-            return err_set(err, E_INPUT, "%s: %s has another shape than the model's", path,
-                           l->names[i]);
-    }
+    for (int i = 0; i < l->n; i++)
+        if (parts == STATE_ALL || str_starts(l->names[i], "master."))
+            TRY(check_tensor(&l->tensors[i], f, path, err));
     if (parts == STATE_ALL && safetensors_count(f) != l->n)
-        return err_set(err, E_INPUT, "%s: holds %d tensors, the model trains %d", path,
-                       safetensors_count(f) / N_ARRAYS, l->n / N_ARRAYS);
+        return err_set(err, E_INPUT, "%s: holds %d tensors, the %d that are trained need %d", path,
+                       safetensors_count(f), l->n_slices, l->n);
     return OK;
 }
 
@@ -258,12 +294,16 @@ static void read_range(Session *s, const Layout *l, const SafeTensors *f, StateP
                        ParamShard *sh, const ShardRange *r)
 {
     int first = tensor_of(l, r);
-    float *host = xmalloc((size_t)r->numel * sizeof *host);
-    for (int a = 0; a < (int)parts; a++) {
+    int n = parts == STATE_ALL ? count_arrays(l, r->param, r->slice) : 1;
+    void *host = xmalloc((size_t)r->numel * sizeof(float));
+    for (int a = 0; a < n; a++) {
         const SafeTensor *t = safetensors_find(f, l->names[first + a]);
-        /* the file's bytes may be unaligned */
-        memcpy(host, t->data + (size_t)r->first * sizeof *host, (size_t)r->numel * sizeof *host);
-        write_array(&s->dev, sh, r, a, host);
+        Piece p = piece_of(sh, r, a);
+        memcpy(host, t->data + p.at, p.bytes); /* the file's bytes may be unaligned */
+        if (a == MASTER)
+            write_master(&s->dev, sh, r, host);
+        else
+            tensor_write(&s->dev, &p.states, host);
     }
     free(host);
 }
@@ -271,7 +311,7 @@ static void read_range(Session *s, const Layout *l, const SafeTensors *f, StateP
 Status state_file_read(Session *s, const char *dir, StateParts parts, Err *err)
 {
     Layout l;
-    layout_open(&l, &s->model.params);
+    layout_open(&l, &s->shards);
     char *path = path_join(dir, "state.safetensors");
     SafeTensors *f = NULL;
     shards_end_pass(&s->shards);

@@ -1,13 +1,11 @@
-/* state.safetensors of a checkpoint: fp32 master copy, m and v of every trained checkpoint tensor.  Its layout follows from
- * the tensors alone; each rank writes and reads the bytes that it keeps. */
+/* state.safetensors of a checkpoint: fp32 master copy, m and v of every trained checkpoint tensor; where these are in 8 bits,
+ * their codes (U8) and the absmax of each STATES_BLOCK elements.  Its layout follows from the tensors and optim.states alone;
+ * each rank writes and reads the bytes that it keeps. */
 #pragma once
 
 #include "trainer/session.h"
 
-typedef enum StateParts {
-    STATE_WEIGHTS = 1,
-    STATE_ALL = 3
-} StateParts; /* arrays: master; and m, v */
+typedef enum StateParts { STATE_WEIGHTS, STATE_ALL } StateParts; /* masters; and AdamW's states */
 
 /* All ranks. */
 Status state_file_write(Session *s, const char *dir, Err *err) MUST_CHECK;

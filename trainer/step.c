@@ -61,6 +61,7 @@ ShardOpts step_shards(const TrainConfig *c)
                        .reduce = c->reduce == PRECISION_BF16 ? DT_BF16 : DT_F32,
                        .exact = grads == DT_BF16 && c->reduce != PRECISION_BF16,
                        .ahead = (int)c->prefetch,
+                       .states = (StatesFormat)c->states,
                        .in_backward = c->update == UPDATE_IN_BACKWARD};
 }
 

@@ -50,19 +50,19 @@ static void add_array(Unit *x, const AdamwArgs *args, int64_t begin, int64_t end
                                             .args = *args};
 }
 
-/* A unit is one array, or several where a table of ranges is full.  The gap behind a parameter goes with it: it holds
- * zeros, which stay. */
+/* A unit is one array, or several where a table of ranges is full or states are kept in another format.  The gap behind a
+ * parameter goes with it: it holds zeros, which stay. */
 static void add_arrays(Unit *x, const AdamwOpts *opts)
 {
     const ParamShard *sh = x->shard;
-    if (sh->n_ranges == 0) return; /* nothing but what lies behind the last parameter */
-    AdamwArgs args = adamw_args(opts);
-    int64_t begin = 0, at = 0;
     if (sh->n_ranges == 0) return; /* this rank's part of a small unit may be a gap */
+    AdamwArgs args = adamw_args(opts);
+    int64_t begin = sh->ranges[0].offset, at = begin;
     for (int i = 0; i < sh->n_ranges; i++) {
         const ShardRange *r = &sh->ranges[i];
         int64_t end = i + 1 < sh->n_ranges ? r[1].offset : sh->numel;
-        if (!adamw_add_range(&args, opts, end - at, r->lr_scale, r->decay)) {
+        bool other = at >= states_run(&sh->states, begin)->end;
+        if (other || !adamw_add_range(&args, opts, end - at, r->lr_scale, r->decay)) {
             add_array(x, &args, begin, at);
             args = adamw_args(opts);
             begin = at;

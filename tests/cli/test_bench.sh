@@ -25,6 +25,9 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     said "counts them" "*packed documents*step *, 25 tokens, 6 documents*"
     done_by "full, updated in backward" bench --model tiny-qwen3 --method full --update in_backward --rows full $fast
     said "says so" "tiny-qwen3 full fp32, 2 x 16, updated in backward on CPU*"
+    done_by "states in 8 bits" bench --model tiny-qwen3 --method full --states int8 --rows full $fast
+    said "says so" "tiny-qwen3 full fp32, 2 x 16, states in 8 bits on CPU*"
+    refused "states of no kind" 2 "--states: must be one of fp32, int8, is 'int4'" bench --model tiny --states int4 $fast
     refused "bf16 gradients in fp32" 2 "--gradients: bf16 is for --method full in bf16" bench --model tiny --gradients bf16 $fast
     done_by "deterministic" bench --model tiny --deterministic --rows full $fast
     said "says so" "tiny lora*, deterministic on CPU*"

@@ -38,8 +38,8 @@ Test(shard, arrays_hold_the_trained_parameters_by_unit)
     cr_assert_not_null(embed.t.storage);
     ParamShard *one = &s.items[0];
     cr_assert_eq(one->n_ranges, 4);
-    cr_assert_eq(one->numel, 256); /* 21 and 7, each rounded up to 128 */
-    int64_t offsets[] = {0, 12, 15, 128}, sizes[] = {12, 3, 6, 7};
+    cr_assert_eq(one->numel, 512); /* 21 and 7, each rounded up to 256 */
+    int64_t offsets[] = {0, 12, 15, 256}, sizes[] = {12, 3, 6, 7};
     for (int i = 0; i < 4; i++) {
         cr_assert_eq(one->ranges[i].offset, offsets[i], "range %d", i);
         cr_assert_eq(one->ranges[i].numel, sizes[i], "range %d", i);
@@ -51,8 +51,8 @@ Test(shard, arrays_hold_the_trained_parameters_by_unit)
 
     /* the parameter is the array of weights, its gradient the gradient array */
     cr_assert_eq(tensor_data(&qkv.t), tensor_data(&one->weights));
-    cr_assert_eq((char *)tensor_data(&bias.t), (char *)tensor_data(&one->weights) + 128 * 4);
-    cr_assert_eq((char *)tensor_data(bias.t.grad), (char *)tensor_data(&one->grad) + 128 * 4);
+    cr_assert_eq((char *)tensor_data(&bias.t), (char *)tensor_data(&one->weights) + 256 * 4);
+    cr_assert_eq((char *)tensor_data(bias.t.grad), (char *)tensor_data(&one->grad) + 256 * 4);
     cr_assert_eq((uintptr_t)tensor_data(&bias.t) % 256, 0);
 
     /* a gradient that nothing reached is 0 after the step, one that was reached is kept */
@@ -104,7 +104,7 @@ Test(shard, master_copies_beside_bf16_weights_are_exact)
     Comm self = comm_self();
     ShardSet s;
     shards_init(&s, &d, &self, &set, NULL);
-    cr_assert_eq(tensor_data(&norm.low), (char *)tensor_data(&s.items[0].low) + 128 * 2);
+    cr_assert_eq(tensor_data(&norm.low), (char *)tensor_data(&s.items[0].low) + 256 * 2);
     const float v[6] = {1.0f / 3, -2.0f / 3, 0x1.018p0f, -0x1.00ffp0f, 1e-40f, 3e38f},
                 n[3] = {-0.0f, 5, 1e-9f};
     param_write(&d, &qkv, 2, v);
@@ -140,11 +140,11 @@ typedef struct Taken {
 static void take(void *ud, ParamShard *sh)
 {
     Taken *t = ud;
-    float got[256];
+    float got[512];
     cr_assert_eq(t->dev->mem.live[MEM_GRAD], (size_t)sh->total * sizeof(float));
     tensor_read(t->dev, &sh->grad, got);
     for (int64_t i = 0; i < sh->total; i++)
-        cr_assert_eq(got[i], t->n == 1 && i >= 128 && i < 133 ? 1.0f : 0.0f, "unit %d, %d",
+        cr_assert_eq(got[i], t->n == 1 && i >= 256 && i < 261 ? 1.0f : 0.0f, "unit %d, %d",
                      sh->unit, (int)i);
     t->units[t->n++] = sh->unit;
 }
@@ -204,6 +204,86 @@ Test(shard, gradients_taken_in_backward)
     cr_assert(taken.units[0] == 2 && taken.units[1] == 1 && taken.units[2] == 0);
     cr_assert_eq(d.mem.live[MEM_GRAD], 0);
     s.done = NULL;
+    shards_clear(&s);
+    for (int i = 0; i < 4; i++)
+        param_clear(&p[i]);
+    paramset_clear(&set);
+    device_close(&d);
+}
+
+static void expect_run(const States *s, int i, int64_t begin, int64_t end, StatesFormat format)
+{
+    cr_assert_lt(i, s->layout.n);
+    const StatesRun *r = &s->layout.runs[i];
+    cr_expect_eq(r->begin, begin, "run %d begins at %lld", i, (long long)r->begin);
+    cr_expect_eq(r->end, end, "run %d ends at %lld", i, (long long)r->end);
+    cr_expect_eq(r->format, format, "run %d", i);
+}
+
+/* What is small, an embedding, or does not begin with a block stays in f32; the rest has codes and absmax, wherever a rank's
+ * part begins and ends; and ranks have the same memory. */
+Test(shard, states_in_8_bits_belong_to_checkpoint_tensors)
+{
+    Device d;
+    open_device(&d, DT_F32);
+    Param p[4];
+    param_init(&p[0], "embed", DT_F32, 64, 64, 0);
+    param_init(&p[1], "qkv", DT_F32, 160, 64, 0);
+    param_set_slices(&p[1], 3, (const char *const[]){"q", "k", "v"}, (const int64_t[]){80, 16, 64});
+    param_init(&p[2], "odd", DT_F32, 65, 129, 0);
+    param_set_slices(&p[2], 2, (const char *const[]){"one", "other"}, (const int64_t[]){33, 32});
+    param_init(&p[3], "short", DT_F32, 4100, 0, 0);
+    p[0].fp32_states = true;
+    ParamSet set = {0};
+    for (int i = 0; i < 4; i++) {
+        paramset_add(&set, &p[i]);
+        param_set_trained(&p[i], true);
+    }
+    Comm self = comm_self();
+    ShardSet s;
+    shards_init(&s, &d, &self, &set, &(ShardOpts){.states = STATES_INT8});
+    const ParamShard *sh = &s.items[0];
+    /* 4096, 5120 + 1024 + 4096, 8385 and 4100, in steps of 256 */
+    const int64_t k = 4096 + 5120, v = k + 1024, odd = v + 4096, last = odd + 8448,
+                  total = last + 4352;
+    cr_assert_eq(sh->total, total);
+    cr_assert_eq(sh->states.layout.n, 6);
+    expect_run(&sh->states, 0, 0, 4096, STATES_FP32);
+    expect_run(&sh->states, 1, 4096, k, STATES_INT8);
+    expect_run(&sh->states, 2, k, v, STATES_FP32);
+    expect_run(&sh->states, 3, v, odd, STATES_INT8);
+    expect_run(&sh->states, 4, odd, last, STATES_FP32);
+    expect_run(&sh->states, 5, last, total, STATES_INT8);
+
+    AdamwStates view = states_view(&sh->states, last + 512, 3588);
+    cr_expect_eq(view.m.dtype, DT_U8);
+    cr_expect_eq(tensor_numel(&view.v), 3588);
+    cr_expect_eq(tensor_numel(&view.m_max), 15);
+    cr_expect_eq((char *)tensor_data(&view.v) - (char *)tensor_data(&view.m), total - last);
+    cr_expect_eq((char *)tensor_data(&view.m_max) - (char *)tensor_data(&view.m),
+                 2 * (total - last) - 512 + 2 * 4);
+    view = states_view(&sh->states, k + 8, 16);
+    cr_expect_eq(view.m.dtype, DT_F32);
+    cr_expect_null(view.m_max.storage);
+    cr_expect_eq((char *)tensor_data(&view.v) - (char *)tensor_data(&view.m), 4 * (v - k));
+
+    /* parts of three ranks */
+    int64_t part = (total / 3 + 255) / 256 * 256;
+    StatesLayout whole = sh->states.layout;
+    States parts[3];
+    for (int i = 0; i < 3; i++) {
+        states_init(&parts[i], &d, &whole, part, i);
+        cr_expect_eq(tensor_numel(&parts[i].bytes), tensor_numel(&parts[0].bytes));
+        cr_expect_geq((size_t)tensor_numel(&parts[i].bytes), parts[i].layout.bytes);
+    }
+    expect_run(&parts[1], 0, 0, v - part, STATES_FP32);
+    expect_run(&parts[1], 1, v - part, odd - part, STATES_INT8);
+    expect_run(&parts[1], 2, odd - part, part, STATES_FP32);
+    expect_run(&parts[2], 0, 0, last - 2 * part, STATES_FP32);
+    expect_run(&parts[2], 1, last - 2 * part, total - 2 * part, STATES_INT8);
+    for (int i = 0; i < 3; i++)
+        states_clear(&parts[i]);
+
     shards_clear(&s);
     for (int i = 0; i < 4; i++)
         param_clear(&p[i]);

@@ -31,6 +31,8 @@ static const PlanCase cases[] = {
      "method: full\ntrain: {update: in_backward}\noptim: {clip_by: block}\n"},
     {"full, updated in backward, tied", "tiny-qwen3",
      "method: full\ntrain: {update: in_backward, recompute: full}\noptim: {clip: 0}\n"},
+    {"full, states in 8 bits", "llama2-tiny", "method: full\noptim: {states: int8}\n"},
+    {"lora, states in 8 bits", "tiny-qwen3", "lora: {rank: 64}\noptim: {states: int8}\n"},
     {"lora, recompute in one layer, a trained norm", "llama3-tiny",
      "lora: {rank: 2, save_modules: [norm]}\ntrain: {recompute: full, recompute_layers: [1]}\n"},
     {"dora, biases", "qwen2-tiny",

@@ -119,6 +119,36 @@ Test(resume, qlora_is_bit_exact, .timeout = 200)
                                   "adapter_model.safetensors");
 }
 
+Test(resume, states_in_8_bits_are_bit_exact, .timeout = 200)
+{
+    resume_ends_in_the_same_bytes(LIST("method=full", "optim.states=int8"), "model.safetensors");
+}
+
+/* On other ranks: codes and absmax are written and read piece by piece. */
+Test(resume, states_in_8_bits_know_no_ranks, .timeout = 200)
+{
+    char *one = tmp_dir(), *three = tmp_dir();
+    const char *const *how = LIST("method=full", "optim.states=int8", "batch={global: 6, micro: 1}",
+                                  "train.max_steps=8", "parallel.zero=2");
+    Training a = run_ok(one, how);
+    char *config = config_for(three);
+    Training b = training_run_ranks(config, how, 3, NULL, NULL);
+    training_print(&b);
+    cr_assert_eq(b.status, OK);
+    training_clear(&b);
+    cut_off(three, 4);
+    b = run_ok(three, how); /* what three wrote, one reads */
+    cr_expect_eq(b.result.resumed_from, 4);
+    for (int k = 0; k < training_steps(&a); k++)
+        cr_expect_float_eq(training_value(&a, k, "loss"), training_value(&b, k, "loss"), 1e-5,
+                           "step %d", k);
+    free(config);
+    training_clear(&a);
+    training_clear(&b);
+    tmp_dir_remove(one);
+    tmp_dir_remove(three);
+}
+
 Test(resume, another_cut_into_micro_batches_may_go_on, .timeout = 200)
 {
     char *out = tmp_dir();
@@ -196,6 +226,12 @@ Test(resume, changed_config_is_refused_by_key, .timeout = 200)
                       out, out);
     expect_refused(out, LIST(DROP, from), line);
     free(line), free(from);
+    line = str_format("command line: optim.states: is int8, and %s/checkpoint-25 was made with "
+                      "fp32; set it back, or "
+                      "start anew in another output folder",
+                      out);
+    expect_refused(out, LIST(DROP, "optim.states=int8"), line);
+    free(line);
     tmp_dir_remove(out);
 }
 

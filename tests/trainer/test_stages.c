@@ -111,6 +111,16 @@ static const Way ahead[] = {
      {"method=full", "parallel.prefetch=3", "batch.micro=1", NULL}},
     {"lora, much gathered ahead", {"lora.rank=4", "parallel.prefetch=2", "batch.micro=2", NULL}},
 };
+
+static const Way int8[] = {
+    {"full, states in 8 bits", {"method=full", "optim.states=int8", NULL}},
+    {"full, states in 8 bits, accumulated",
+     {"method=full", "optim.states=int8", "batch.micro=1", NULL}},
+    {"full, states in 8 bits, updated in backward",
+     {"method=full", "optim={lr: 0.002, clip: 0.1, clip_by: block, states: int8}",
+      "train.update=in_backward", NULL}},
+    {"lora, states in 8 bits", {"lora.rank=64", "optim.states=int8", "batch.micro=2", NULL}},
+};
 static const Way lora[] = {
     {"lora", {"lora.rank=4", NULL}},
     {"lora, accumulated, all made again",
@@ -164,6 +174,19 @@ Test(stages, full, .timeout = 300)
 Test(stages, gathered_ahead, .timeout = 300)
 {
     every_stage("tests/fixtures/models/llama3-d64", ahead, 3, 4);
+}
+
+/* Blocks of states belong to checkpoint tensors: cut anywhere they are the same. */
+Test(stages, states_in_8_bits, .timeout = 300)
+{
+    every_stage("tests/fixtures/models/llama2-d64", int8, 4, 4);
+    Memory fine = {0}, coarse = {0};
+    Training a = run("tests/fixtures/models/llama2-d64", &full[0], stages[0], 1, 1, &fine);
+    Training b = run("tests/fixtures/models/llama2-d64", &int8[0], stages[0], 1, 1, &coarse);
+    cr_expect_lt(2 * coarse.states, fine.states, "%lld bytes of states, and %lld in fp32",
+                 (long long)coarse.states, (long long)fine.states);
+    training_clear(&a);
+    training_clear(&b);
 }
 
 Test(stages, lora, .timeout = 300)
