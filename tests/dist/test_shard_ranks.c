@@ -215,8 +215,9 @@ Test(shard_ranks, parameters_come_and_gradients_add_up, .timeout = 100)
             }
 }
 
-/* One step of four ranks on a device that computes nothing. */
-static void plan_step(ShardOpts opts, size_t *sent, size_t *peak)
+/* Steps of four ranks on a device that computes nothing: bytes that each sends, the last one's for the next apart, and the most
+ * memory that buffers take. */
+static void plan_steps(ShardOpts opts, int n, size_t *sent, size_t *ahead, size_t *peak)
 {
     PlanTarget target = {.cuda = true, .ranks = 4, .n_sms = 132};
     Device d;
@@ -227,18 +228,25 @@ static void plan_step(ShardOpts opts, size_t *sent, size_t *peak)
         device_open(&d, backend_find("plan"), &(DeviceOpts){.target = &target}, DT_BF16, &err), OK,
         "%s", err.line);
     bed_open(&b, &d, &c, &(Case){.opts = opts});
-    c.sent_bytes = 0;
     device_reset_peak(&d);
-    shards_begin_step(&b.shards);
-    shards_begin_pass(&b.shards, true);
-    for (int i = N_UNITS - 1; i >= 0; i--) {
-        const Segment *s = &b.segments[i];
-        s->hooks->enter_backward(s->hooks_ud);
-        s->hooks->leave_backward(s->hooks_ud);
+    for (int step = 0; step < n; step++) {
+        c.sent_bytes = 0;
+        shards_begin_step(&b.shards);
+        shards_begin_pass(&b.shards, true);
+        for (int i = 0; i < N_UNITS; i++) {
+            b.segments[i].hooks->enter_forward(b.segments[i].hooks_ud);
+            b.segments[i].hooks->leave_forward(b.segments[i].hooks_ud);
+        }
+        for (int i = N_UNITS - 1; i >= 0; i--) {
+            b.segments[i].hooks->enter_backward(b.segments[i].hooks_ud);
+            b.segments[i].hooks->leave_backward(b.segments[i].hooks_ud);
+        }
+        shards_end_pass(&b.shards);
+        shards_finish_grads(&b.shards);
+        if (opts.zero == 3) shards_updated(&b.shards);
+        sent[step] = c.sent_bytes;
+        ahead[step] = b.shards.sent_ahead;
     }
-    shards_end_pass(&b.shards);
-    shards_finish_grads(&b.shards);
-    *sent = c.sent_bytes;
     *peak = d.mem.peak[MEM_COMM];
     bed_close(&b);
     device_close(&d);
@@ -247,15 +255,31 @@ static void plan_step(ShardOpts opts, size_t *sent, size_t *peak)
 /* bf16 gradients that are added up in f32 cost the bytes of bf16, on the wire and in memory. */
 Test(shard_ranks, exact_sums_send_half)
 {
-    size_t exact, wide, narrow, exact_peak, wide_peak, narrow_peak;
+    size_t exact, wide, narrow, exact_peak, wide_peak, narrow_peak, ahead;
     ShardOpts opts = {.zero = 2, .grads = DT_BF16, .reduce = DT_F32};
-    plan_step(opts, &wide, &wide_peak);
+    plan_steps(opts, 1, &wide, &ahead, &wide_peak);
     opts.exact = true;
-    plan_step(opts, &exact, &exact_peak);
+    plan_steps(opts, 1, &exact, &ahead, &exact_peak);
     opts.exact = false;
     opts.reduce = DT_BF16;
-    plan_step(opts, &narrow, &narrow_peak);
+    plan_steps(opts, 1, &narrow, &ahead, &narrow_peak);
     cr_expect_eq(exact, narrow);
     cr_expect_eq(2 * exact, wide);
     cr_expect_lt(exact_peak, wide_peak);
+}
+
+/* A first step gathers its own first unit and the next step's; what it sends without that is what any other step sends. */
+Test(shard_ranks, a_first_steps_bytes_tell_all_steps)
+{
+    size_t sent[3], ahead[3], peak, late[3], late_peak;
+    ShardOpts opts = {.zero = 3, .grads = DT_BF16, .reduce = DT_F32, .exact = true, .ahead = 1};
+    plan_steps(opts, 3, sent, ahead, &peak);
+    cr_expect_gt(ahead[0], 0);
+    cr_expect_eq(sent[0] - ahead[0], sent[1]);
+    cr_expect_eq(sent[1], sent[2]);
+    opts.ahead = 0;
+    plan_steps(opts, 3, late, ahead, &late_peak);
+    cr_expect_eq(ahead[0], 0);
+    cr_expect_eq(late[0], sent[1]);
+    cr_expect_lt(late_peak, peak);
 }
