@@ -24,7 +24,10 @@ void operand_close(Ctx *c, const Tensor *w, Tensor *values)
 
 bool operand_is_direct(const Ctx *c, const Tensor *w, int64_t n_rows)
 {
-    return w->quant && !c->tape && n_rows <= QUANT_MATVEC_ROWS;
+    if (!w->quant) return false;
+    ASSERT(!c->tape || w->quant->outliers == 0, "%s: outliers are apart in evaluation only",
+           w->name);
+    return !c->tape && (n_rows <= QUANT_MATVEC_ROWS || w->quant->outliers > 0);
 }
 
 void operand_matvec(Ctx *c, Tensor *y, const Tensor *add, const Tensor *x, const Tensor *w)
@@ -35,7 +38,11 @@ void operand_matvec(Ctx *c, Tensor *y, const Tensor *add, const Tensor *x, const
         int64_t rows = q->parts[i].rows;
         Tensor part = tensor_slice_cols(y, row0, rows);
         Tensor plus = add ? tensor_slice_cols(add, row0, rows) : (Tensor){0};
-        c->dev->k->quant_matvec(c->dev, &part, add ? &plus : NULL, x, &q->packed, &q->parts[i]);
+        if (q->outliers > 0)
+            c->dev->k->quant_mixed(c->dev, &part, add ? &plus : NULL, x, &q->packed, &q->parts[i],
+                                   q->outliers);
+        else
+            c->dev->k->quant_matvec(c->dev, &part, add ? &plus : NULL, x, &q->packed, &q->parts[i]);
         row0 += rows;
     }
 }

@@ -8,7 +8,8 @@
 /* w itself, or its values in scratch: a handle that is good until operand_close. */
 Tensor *operand_open(Ctx *c, Tensor *w);
 void operand_close(Ctx *c, const Tensor *w, Tensor *values);
-/* Whether a product of so many rows, of which nothing is recorded, goes straight from the codes. */
+/* Whether a product of so many rows, of which nothing is recorded, goes straight from the codes: of a few, or of any number
+ * where outliers of x are treated apart (Quant.outliers). */
 bool operand_is_direct(const Ctx *c, const Tensor *w, int64_t n_rows);
 /* y (N,O) = add + x (N,I) w^T for such a product; add (N,O) or NULL. */
 void operand_matvec(Ctx *c, Tensor *y, const Tensor *add, const Tensor *x, const Tensor *w);

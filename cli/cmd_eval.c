@@ -100,6 +100,8 @@ static Status check_flags(const EvalJob *job, Err *err)
         {"adapter", "beside --baseline", job->model.adapter, runs},
         {"tokenizer", "beside --baseline", job->model.tokenizer, runs},
         {"device", "beside --baseline", job->model.device, runs},
+        {"quantize", "beside --baseline", job->model.quantize, runs},
+        {"int8-outliers", "beside --baseline", job->model.outliers != 0, runs},
         {"threads", "beside --baseline", job->model.threads != 0, runs},
         {"max-length", "beside --baseline", job->max_length != 0, runs},
         {"overlong", "beside --baseline", job->overlong, runs},

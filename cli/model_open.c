@@ -58,6 +58,14 @@ static Status quantize(OpenModel *m, const ModelFlags *f, Err *err)
         o.nested = quant_is_4bit(o.type);
     }
     llama_quantize(&m->llama, &o);
+    if (f->outliers == 0) return OK;
+    if (!(f->outliers > 0))
+        return err_set(err, E_INPUT, "--int8-outliers: must be above 0, is %g", f->outliers);
+    if (o.type != QUANT_INT8)
+        return err_set(err, E_INPUT,
+                       "--int8-outliers: the base is kept as %s; it is for int8 (--quantize int8)",
+                       quant_type_name(o.type));
+    llama_set_outliers(&m->llama, (float)f->outliers);
     return OK;
 }
 

@@ -10,6 +10,7 @@
 typedef struct ModelFlags {
     const char *model, *adapter, *tokenizer, *device, *quantize;
     int64_t threads;
+    double outliers; /* 0: not given */
 } ModelFlags;
 
 /* Entries for a command's table of options. */
@@ -21,6 +22,8 @@ typedef struct ModelFlags {
          "folder or file of the tokenizer (default: the model folder)"},                           \
         {"quantize", OPT_STRING, &(f).quantize, "TYPE",                                            \
          "keep the blocks' matrices as nf4 or fp4 (with double quantisation), int8 or fp8"},       \
+        {"int8-outliers", OPT_NUMBER, &(f).outliers, "T",                                          \
+         "int8: code inputs in 8 bits too, but for columns with magnitudes from T on (6)"},        \
         {"device", OPT_STRING, &(f).device, "NAME", "where to compute (default: cpu)"},            \
     {                                                                                              \
         "threads", OPT_INT, &(f).threads, "N", "cpu threads (default: all that may be used)"       \

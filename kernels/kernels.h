@@ -193,12 +193,18 @@ typedef struct Kernels {
      * quantize: packed = the codes of src (rows, cols); pitch.  4 bits: code of x * (1 / absmax); the offset is the mean
      * of the absmax, summed in f64 and divided in f32.
      * dequantize: y (rows, cols) = the values, computed in f32, rounded to y's dtype; pitch.
+     * quant_mixed: y (N, rows) = add + x (N, cols) w^T for int8 as LLM.int8 (Dettmers et al. 2022; bitsandbytes
+     * MatMul8bitLt) does it, for evaluation.  In float16, x's columns with any |x| >= threshold are multiplied as they are
+     * with decoded columns of w; the others, in rows of round(127 x / absmax of the row's elements below threshold), with the
+     * codes, summed in int32.  add may be NULL; pitch: y, add, x.
      * quant_matvec: y (N, rows) = add + x (N, cols) w^T without the values in between, N <= QUANT_MATVEC_ROWS; add may be
      * NULL, or y; pitch: y, add, x. */
     void (*quantize)(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src);
     void (*dequantize)(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q);
     void (*quant_matvec)(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
                          const Tensor *packed, const QuantPart *q);
+    void (*quant_mixed)(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
+                        const Tensor *packed, const QuantPart *q, float threshold);
 
     /* out (1) f32 = beta * out + sum of x / of x^2; summed in f64; any shape, dense. */
     void (*sum)(Device *d, Tensor *out, float beta, const Tensor *x);

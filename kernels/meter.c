@@ -374,6 +374,14 @@ static void m_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor
         size(y) + size(add) + size(x) + size_packed(q));
 }
 
+static void m_quant_mixed(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
+                          const Tensor *packed, const QuantPart *q, float threshold)
+{
+    RUN(d, quant_mixed, (d, y, add, x, packed, q, threshold));
+    end(d, ID(quant_mixed), 2 * (double)tensor_rows(x) * (double)quant_numel(q),
+        size(y) + size(add) + size(x) + size_packed(q));
+}
+
 static void m_sum(Device *d, Tensor *out, float beta, const Tensor *x)
 {
     RUN(d, sum, (d, out, beta, x));
@@ -440,6 +448,7 @@ static const Kernels meter_kernels = {
     .quantize = m_quantize,
     .dequantize = m_dequantize,
     .quant_matvec = m_quant_matvec,
+    .quant_mixed = m_quant_mixed,
     .sum = m_sum,
     .sum_squares = m_sum_squares,
     .count_nonfinite = m_count_nonfinite,

@@ -45,6 +45,18 @@ size_t cpu_quant_matvec_scratch(int64_t rows, int64_t cols)
     return (size_t)(ceil_div(rows, CPU_QUANT_ROWS) * cols) * sizeof(float);
 }
 
+/* ---- both columns ---- */
+
+MixedScratch quant_mixed_scratch(int64_t n_rows, int64_t cols)
+{
+    MixedScratch s = {.pitch = ceil_div(cols, 32) * 32};
+    s.absmax = (size_t)ceil_div(n_rows * s.pitch, 256) * 256;
+    s.list = s.absmax + (size_t)ceil_div(n_rows * 4, 256) * 256;
+    s.flags = s.list + (size_t)ceil_div((cols + 1) * 4, 256) * 256;
+    s.bytes = s.flags + (size_t)cols;
+    return s;
+}
+
 /* ---- the CUDA column ---- */
 
 size_t cuda_reduce_scratch(void)

@@ -28,6 +28,16 @@ size_t cpu_split_rope_scratch(int64_t n_rows, int64_t qkv_cols, int64_t head_dim
 enum { CPU_QUANT_ROWS = 64 }; /* of a part of quant_matvec */
 size_t cpu_quant_matvec_scratch(int64_t rows, int64_t cols);
 
+/* ---- both columns ---- */
+
+/* quant_mixed: where x's codes (N, pitch) i8, its rows' absmax (N) f32, the columns' flags (C) u8 and the list of flagged ones,
+ * i32 [1 + C], its length first, lie in the one scratch. */
+typedef struct MixedScratch {
+    size_t codes, absmax, flags, list, bytes;
+    int64_t pitch; /* whole words of 32 codes, the last ones 0 */
+} MixedScratch;
+MixedScratch quant_mixed_scratch(int64_t n_rows, int64_t cols);
+
 /* ---- the CUDA column ---- */
 
 enum { CUDA_REDUCE_BLOCKS = 1024, CUDA_ROPE_WARPS = 8 };

@@ -133,8 +133,9 @@ static Tensor *with_magnitudes(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residu
                        &z, &rest);
         return op_dora(c, z, NULL, rest, dora, n);
     }
-    z = l->augmented ? op_linear_augmented(c, x, &l->w.t, NULL, NULL, slices, n, version)
-                     : op_linear_lora(c, x, &l->w.t, NULL, NULL, slices, n, NULL, NULL);
+    bool direct = operand_is_direct(c, &l->w.t, tensor_rows(x));
+    z = l->augmented && !direct ? op_linear_augmented(c, x, &l->w.t, NULL, NULL, slices, n, version)
+                                : op_linear_lora(c, x, &l->w.t, NULL, NULL, slices, n, NULL, NULL);
     return op_dora(c, z, bias, residual, dora, n);
 }
 

@@ -45,6 +45,15 @@ void llama_quantize(Llama *m, const QuantOpts *o)
         quantize_linear(l, o);
 }
 
+void llama_set_outliers(Llama *m, float threshold)
+{
+    FusedLinear *l;
+    for (int64_t i = 0; (l = llama_linear(m, i)) != NULL; i++) {
+        ASSERT(l->w.t.quant && l->quant.parts[0].type == QUANT_INT8, "%s is not int8", l->w.name);
+        l->quant.outliers = threshold;
+    }
+}
+
 /* ---- the report --------------------------------------------------------------------------------- */
 
 typedef struct Sums {

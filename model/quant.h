@@ -21,6 +21,10 @@ QuantOpts quant_opts_of(const QuantFile *f);
  * written to them are encoded one checkpoint tensor at a time, so that the model never exists unquantised. */
 void llama_quantize(struct Llama *m, const QuantOpts *o);
 
+/* Products of an int8 base treat columns of their input apart that hold a magnitude of `threshold` or more, and code the rest in
+ * 8 bits, as LLM.int8 (kernels.h, quant_mixed): to evaluate what a model does there, never while training. */
+void llama_set_outliers(struct Llama *m, float threshold);
+
 /* One kind of matrix over all layers: "q_proj", ... */
 typedef struct QuantClass {
     char name[24];

@@ -63,6 +63,8 @@ typedef struct QuantPart {
 typedef struct Quant {
     QuantPart parts[QUANT_MAX_PARTS];
     int n_parts;
+    float
+        outliers; /* int8, evaluation alone: threshold of quant_mixed (kernels.h); 0: weights alone are in 8 bits */
     int64_t room;  /* rows that a scratch for the values needs behind the matrix */
     Tensor packed; /* (bytes) u8; storage NULL: not gathered, or not allocated yet */
 } Quant;
@@ -183,7 +185,10 @@ enum { QUANT_MATVEC_ROWS = 4 };
 
 #define QUANT_FP8_MAX 448.0f
 /* 1/127 as bitsandbytes multiplies by it. */
-#define QUANT_INV127 7.874015718698502e-3f
+#define QUANT_INV127         7.874015718698502e-3f
+#define QUANT_INV127_SQUARED 6.2000124e-5f
+/* int32 holds the sum of fewer products of two codes. */
+enum { QUANT_MIXED_COLS = 1 << 17 };
 
 #ifdef __cplusplus
 }

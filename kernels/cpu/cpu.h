@@ -102,6 +102,8 @@ void cpu_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tensor *s
 void cpu_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q);
 void cpu_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
                       const Tensor *packed, const QuantPart *q);
+void cpu_quant_mixed(Device *d, Tensor *y, const Tensor *add, const Tensor *x, const Tensor *packed,
+                     const QuantPart *q, float threshold);
 
 void cpu_sum(Device *d, Tensor *out, float beta, const Tensor *x);
 void cpu_sum_squares(Device *d, Tensor *out, float beta, const Tensor *x);

@@ -33,6 +33,7 @@ const Kernels cpu_kernels = {
     .quantize = cpu_quantize,
     .dequantize = cpu_dequantize,
     .quant_matvec = cpu_quant_matvec,
+    .quant_mixed = cpu_quant_mixed,
     .sum = cpu_sum,
     .sum_squares = cpu_sum_squares,
     .count_nonfinite = cpu_count_nonfinite,

@@ -33,6 +33,7 @@ const Kernels cuda_kernels = {
     .quantize = cuda_quantize,
     .dequantize = cuda_dequantize,
     .quant_matvec = cuda_quant_matvec,
+    .quant_mixed = cuda_quant_mixed,
     .sum = cuda_sum,
     .sum_squares = cuda_sum_squares,
     .count_nonfinite = cuda_count_nonfinite,

@@ -59,6 +59,8 @@ void cuda_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tensor *
 void cuda_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q);
 void cuda_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
                        const Tensor *packed, const QuantPart *q);
+void cuda_quant_mixed(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
+                      const Tensor *packed, const QuantPart *q, float threshold);
 void cuda_sum(Device *d, Tensor *out, float beta, const Tensor *x);
 void cuda_sum_squares(Device *d, Tensor *out, float beta, const Tensor *x);
 void cuda_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x);

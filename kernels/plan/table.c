@@ -203,6 +203,12 @@ static void p_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor
     if (!plan_target(d)->cuda) scratch(d, cpu_quant_matvec_scratch(q->rows, q->cols));
 }
 
+static void p_quant_mixed(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
+                          const Tensor *packed, const QuantPart *q, float threshold)
+{
+    scratch(d, quant_mixed_scratch(tensor_rows(x), q->cols).bytes);
+}
+
 static void p_reduce(Device *d, Tensor *out, float beta, const Tensor *x)
 {
     scratch(d, plan_target(d)->cuda ? cuda_reduce_scratch() : cpu_reduce_scratch(tensor_numel(x)));
@@ -250,6 +256,7 @@ const Kernels plan_kernels = {
     .quantize = p_quantize,
     .dequantize = p_dequantize,
     .quant_matvec = p_quant_matvec,
+    .quant_mixed = p_quant_mixed,
     .sum = p_reduce,
     .sum_squares = p_reduce,
     .count_nonfinite = p_reduce,

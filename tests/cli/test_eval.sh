@@ -96,6 +96,21 @@ refused "tokens outside" 2 '*bad.jsonl:1: input_ids?1?: 600 is outside the model
     eval --model "$m" --data "$tmp/bad.jsonl" --format tokens
 done_by "split without a tokenizer" eval --model "$m" --data "$golden/batches.jsonl" --format tokens --limit 2 \
     --max-length 20 --overlong split
+q="eval --model $golden --data $golden/batches.jsonl --format tokens --limit 4 --json --quiet"
+# shellcheck disable=SC2086 # words they are
+for flags in "" "--int8-outliers 6" "--int8-outliers 0.01" "--adapter $golden/dora_final --int8-outliers 1.5"; do
+    done_by "int8 $flags" $q --quantize int8 $flags
+    sed -n 's/.*"loss": \([0-9.]*\),.*/\1/p' "$tmp/out" >>"$tmp/losses"
+done
+# weights in 8 bits; inputs too, but for few columns; no column coded, so the first again but for rounding; with an adapter
+checks=$((checks + 1))
+awk 'function off(a, b) { return a > b ? a - b : b - a }
+    { x[NR] = $1 } END { exit !(NR == 4 && x[2] != x[1] && off(x[2], x[1]) < 0.02 && off(x[3], x[1]) < 1e-4 && x[4] < x[1] - 0.1) }' \
+    "$tmp/losses" || fail "losses with outliers apart: $(tr '\n' ' ' <"$tmp/losses")"
+# shellcheck disable=SC2086
+refused "outliers of nf4" 2 "--int8-outliers: the base is kept as nf4; it is for int8 (--quantize int8)" $q --quantize nf4 --int8-outliers 6
+# shellcheck disable=SC2086
+refused "a threshold below 0" 2 "--int8-outliers: must be above 0, is -1" $q --quantize int8 --int8-outliers -1
 echo '{"dialogue": "A: x"}' >"$tmp/bad.jsonl"
 refused "no answer" 2 '*bad.jsonl:1: summary: *' eval --model "$m" --data "$tmp/bad.jsonl" --format samsum
 refused "adapter of another model" 2 '*lora_final/adapter_model.safetensors: *' \

@@ -288,6 +288,55 @@ Test(kernel_quant, groups)
         }
 }
 
+/* ---- LLM.int8 ----------------------------------------------------------------------------------- */
+
+static void check_mixed(Package *p, const char *name, bool add)
+{
+    Bed *b = &p->bed;
+    const SafeTensor *x = find(p, name, ".x"), *w = find(p, name, ".weight"),
+                     *y = find(p, name, ".y"), *scb = find(p, name, ".SCB");
+    cr_assert(x && w && y && scb, "%s", name);
+    int64_t n = x->shape[0], rows = w->shape[0], cols = w->shape[1];
+    QuantPart q = {.type = QUANT_INT8, .rows = rows, .cols = cols, .block = cols};
+    Tensor *packed = alone(b, &q), *in = bed_matrix(b, n, cols, 5),
+           *out = bed_matrix(b, n, rows, 3);
+    Tensor *plus = add ? bed_fill(b, bed_matrix(b, n, rows, 0), 4, 1, 0) : NULL;
+    uint8_t *host = xcalloc((size_t)tensor_numel(packed), 1);
+    memcpy(host + q.codes, w->data, w->bytes);
+    memcpy(host + q.scales, scb->data, scb->bytes);
+    tensor_write(&b->dev, packed, host);
+    tensor_write(&b->dev, in, x->data);
+    b->dev.k->quant_mixed(&b->dev, out, plus, in, packed, &q, 6);
+    float *got = bed_read(b, out), *more = plus ? bed_read(b, plus) : NULL;
+    double *want = xmalloc((size_t)(n * rows) * sizeof *want);
+    for (int64_t i = 0; i < n * rows; i++) {
+        float v;
+        memcpy(&v, y->data + 4 * i, sizeof v);
+        want[i] = (double)v + (more ? (double)more[i] : 0);
+    }
+    cr_expect(close_enough(name, got, want, n * rows, close_tolerance(DT_F32, cols)), "%s", name);
+    cr_expect(bed_pad_intact(b, out), "%s: wrote the pad", name);
+    free(host), free(got), free(more), free(want);
+}
+
+/* Outliers in some columns, none, all; a row of zeros, one row, odd widths. */
+Test(kernel_quant, mixed_is_llm_int8)
+{
+    static const char *const names[] = {"some", "none", "one", "odd", "all", "large"};
+    char *path = source_path("tests/fixtures/quant/int8_mixed.safetensors");
+    Package p = {0};
+    Err err = {0};
+    cr_assert_eq(safetensors_open(&p.file, path, &err), OK, "%s", err.line);
+    bed_open(&p.bed, 2);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        check_mixed(&p, names[i], false);
+        check_mixed(&p, names[i], true);
+    }
+    bed_close(&p.bed);
+    safetensors_close(p.file);
+    free(path);
+}
+
 /* ---- products ----------------------------------------------------------------------------------- */
 
 static void check_matvec(Bed *b, QuantType type, int64_t block, bool nested, int64_t rows,

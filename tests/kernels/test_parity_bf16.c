@@ -719,6 +719,17 @@ static void quantised(Bench *b, QuantType type, int64_t block, bool nested, int6
              (&b->gpu, &out->gpu, &add->gpu, &x->gpu, &packed->gpu, &q));
         same(b, what, out, BF16);
     }
+    for (int64_t n = 1; n <= 130 && type == QUANT_INT8; n += 43) {
+        Pair *x = matrix(b, n, cols, 8), *out = matrix(b, n, rows, 8), *add = matrix(b, n, rows, 0);
+        for (int k = 0; k < 2;
+             k++) { /* the draws have few magnitudes above 2.5, and none above 100 */
+            float threshold = k ? 100 : 2.5f;
+            BOTH(b, quant_mixed,
+                 (&b->cpu, &out->cpu, &add->cpu, &x->cpu, &packed->cpu, &q, threshold),
+                 (&b->gpu, &out->gpu, &add->gpu, &x->gpu, &packed->gpu, &q, threshold));
+            same(b, what, out, BF16);
+        }
+    }
     drop_all(b);
 }
 
