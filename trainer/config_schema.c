@@ -265,8 +265,7 @@ const ConfigField config_fields[] = {
      .doc = "GPU multiprocessors that NCCL takes for collectives beside products, which leave them "
             "alone; 0: as many as "
             "NCCL likes, with products on all; -1: as few as hide them at this many tokens a "
-            "micro-batch, 0 where no "
-            "collective runs beside products"},
+            "micro-batch, 0 where a cap gains nothing"},
     {"parallel.timeout", FIELD_INT, AT(timeout), .fallback = "1800", RANGE(1, 1e9),
      .doc = "seconds after which ranks that wait for each other give up and tell who waits where; "
             "longer than writing "

@@ -18,8 +18,8 @@ StepOpts step_opts(const TrainConfig *c);
 /* What the shards of such steps are like. */
 ShardOpts step_shards(const TrainConfig *c);
 /* GPU blocks for collectives that run beside the products of micro-batches of so many tokens, so that these hide them and lose as
- * few multiprocessors as may be; 0, NCCL's own choice, where all runs after them.  ranks: that share a split shard; full: every
- * parameter is trained. */
+ * few multiprocessors as may be; 0, NCCL's own choice, where no gradients go beside them or a cap would not do.  ranks: that
+ * share a split shard; full: every parameter is trained. */
 int step_ctas(const ShardOpts *shards, int ranks, bool full, int64_t tokens);
 /* The same for a run of `ranks`, as parallel.ctas says. */
 int step_ctas_of(const TrainConfig *c, int ranks);
