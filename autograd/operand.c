@@ -5,15 +5,11 @@ Tensor *operand_open(Ctx *c, Tensor *w)
 {
     const Quant *q = w->quant;
     if (!q) return w;
-    int64_t shape[2] = {tensor_rows(w) + q->room, tensor_cols(w)}, row0 = 0;
+    int64_t shape[2] = {tensor_rows(w) + q->room, tensor_cols(w)};
     Tensor *values = scope_tensor(c->scope, w->dtype, 2, shape, w->ld, MEM_WORKSPACE);
     values->shape[0] = tensor_rows(w);
     values->name = w->name;
-    for (int i = 0; i < q->n_parts; i++) {
-        Tensor rows = tensor_slice_rows(values, row0, q->parts[i].rows);
-        c->dev->k->dequantize(c->dev, &rows, &q->packed, &q->parts[i]);
-        row0 += q->parts[i].rows;
-    }
+    c->dev->k->dequantize(c->dev, values, &q->packed, q->parts, q->n_parts);
     return values;
 }
 
@@ -33,16 +29,17 @@ bool operand_is_direct(const Ctx *c, const Tensor *w, int64_t n_rows)
 void operand_matvec(Ctx *c, Tensor *y, const Tensor *add, const Tensor *x, const Tensor *w)
 {
     const Quant *q = w->quant;
+    if (q->outliers == 0) {
+        c->dev->k->quant_matvec(c->dev, y, add, x, &q->packed, q->parts, q->n_parts);
+        return;
+    }
     int64_t row0 = 0;
     for (int i = 0; i < q->n_parts; i++) {
         int64_t rows = q->parts[i].rows;
         Tensor part = tensor_slice_cols(y, row0, rows);
         Tensor plus = add ? tensor_slice_cols(add, row0, rows) : (Tensor){0};
-        if (q->outliers > 0)
-            c->dev->k->quant_mixed(c->dev, &part, add ? &plus : NULL, x, &q->packed, &q->parts[i],
-                                   q->outliers);
-        else
-            c->dev->k->quant_matvec(c->dev, &part, add ? &plus : NULL, x, &q->packed, &q->parts[i]);
+        c->dev->k->quant_mixed(c->dev, &part, add ? &plus : NULL, x, &q->packed, &q->parts[i],
+                               q->outliers);
         row0 += rows;
     }
 }

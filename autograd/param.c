@@ -137,7 +137,7 @@ void param_slice_end(Device *d, Param *p, int slice, Tensor *values)
     d->k->quantize(d, &q->packed, part, values);
     d->k->sum_squares(d, &sums[0], 0, values);
     Tensor decoded = slice_scratch(d, p, slice);
-    d->k->dequantize(d, &decoded, &q->packed, part);
+    d->k->dequantize(d, &decoded, &q->packed, part, 1);
     d->k->axpy(d, &decoded, -1, values);
     d->k->sum_squares(d, &sums[1], 0, &decoded);
     tensor_clear(&decoded);
@@ -199,7 +199,7 @@ void param_read(Device *d, const Param *p, int slice, float *host)
     }
     if (q) {
         Tensor values = slice_scratch(d, p, slice);
-        d->k->dequantize(d, &values, &q->packed, &q->parts[slice]);
+        d->k->dequantize(d, &values, &q->packed, &q->parts[slice], 1);
         tensor_read_f32(d, &values, host);
         tensor_clear(&values);
         return;

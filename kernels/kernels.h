@@ -167,6 +167,10 @@ typedef struct Kernels {
     void (*softmax_xent)(Device *d, Tensor *loss, Tensor *logits, const Tensor *targets,
                          float grad_scale);
 
+    /* best (N) i32 = where each row of x (N,V) f32 is largest, of equal ones the lowest; -1 for a row with a NaN, with
+     * +infinity, or of nothing but -infinity.  pitch: x. */
+    void (*argmax)(Device *d, Tensor *best, const Tensor *x);
+
     /* y (N,C) = x * mask / (1-p).     dx = beta * dx + dy * mask / (1-p).  pitch: all. */
     void (*dropout_fwd)(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args);
     void (*dropout_bwd)(Device *d, Tensor *dx, float beta, const Tensor *dy,
@@ -189,7 +193,8 @@ typedef struct Kernels {
     void (*dora_bwd)(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_beta, const Tensor *dy,
                      const Tensor *z, const Tensor *m, const Tensor *norm);
 
-    /* Quantised matrices (tensor/quant.h), one checkpoint tensor `q` of `packed` at a time.
+    /* Quantised matrices (tensor/quant.h): one checkpoint tensor `q` of `packed`, or all n of a matrix, the rows of one
+     * below the other's.
      * quantize: packed = the codes of src (rows, cols); pitch.  4 bits: code of x * (1 / absmax); the offset is the mean
      * of the absmax, summed in f64 and divided in f32.
      * dequantize: y (rows, cols) = the values, computed in f32, rounded to y's dtype; pitch.
@@ -200,9 +205,9 @@ typedef struct Kernels {
      * quant_matvec: y (N, rows) = add + x (N, cols) w^T without the values in between, N <= QUANT_MATVEC_ROWS; add may be
      * NULL, or y; pitch: y, add, x. */
     void (*quantize)(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src);
-    void (*dequantize)(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q);
+    void (*dequantize)(Device *d, Tensor *y, const Tensor *packed, const QuantPart *parts, int n);
     void (*quant_matvec)(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
-                         const Tensor *packed, const QuantPart *q);
+                         const Tensor *packed, const QuantPart *parts, int n_parts);
     void (*quant_mixed)(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
                         const Tensor *packed, const QuantPart *q, float threshold);
 

@@ -301,6 +301,12 @@ static void m_softmax_xent(Device *d, Tensor *loss, Tensor *logits, const Tensor
         size(loss) + size(logits) * (grad_scale != 0 ? 3 : 1) + size(targets));
 }
 
+static void m_argmax(Device *d, Tensor *best, const Tensor *x)
+{
+    RUN(d, argmax, (d, best, x));
+    end(d, ID(argmax), (double)tensor_numel(x), size(best) + size(x));
+}
+
 static void m_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args)
 {
     RUN(d, dropout_fwd, (d, y, x, args));
@@ -360,18 +366,33 @@ static void m_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tens
     end(d, ID(quantize), 0, size_packed(q) + size(src));
 }
 
-static void m_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q)
+/* Of all parts: numbers, and what is stored. */
+static double numel_of(const QuantPart *parts, int n, double *bytes)
 {
-    RUN(d, dequantize, (d, y, packed, q));
-    end(d, ID(dequantize), 0, size(y) + size_packed(q));
+    double numel = 0;
+    *bytes = 0;
+    for (int i = 0; i < n; i++) {
+        numel += (double)quant_numel(&parts[i]);
+        *bytes += size_packed(&parts[i]);
+    }
+    return numel;
+}
+
+static void m_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *parts, int n)
+{
+    RUN(d, dequantize, (d, y, packed, parts, n));
+    double bytes;
+    numel_of(parts, n, &bytes);
+    end(d, ID(dequantize), 0, size(y) + bytes);
 }
 
 static void m_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
-                           const Tensor *packed, const QuantPart *q)
+                           const Tensor *packed, const QuantPart *parts, int n)
 {
-    RUN(d, quant_matvec, (d, y, add, x, packed, q));
-    end(d, ID(quant_matvec), 2 * (double)tensor_rows(x) * (double)quant_numel(q),
-        size(y) + size(add) + size(x) + size_packed(q));
+    RUN(d, quant_matvec, (d, y, add, x, packed, parts, n));
+    double bytes, numel = numel_of(parts, n, &bytes);
+    end(d, ID(quant_matvec), 2 * (double)tensor_rows(x) * numel,
+        size(y) + size(add) + size(x) + bytes);
 }
 
 static void m_quant_mixed(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
@@ -438,6 +459,7 @@ static const Kernels meter_kernels = {
     .gather_rows = m_gather_rows,
     .scatter_rows = m_scatter_rows,
     .softmax_xent = m_softmax_xent,
+    .argmax = m_argmax,
     .dropout_fwd = m_dropout_fwd,
     .dropout_bwd = m_dropout_bwd,
     .fill_normal = m_fill_normal,

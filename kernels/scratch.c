@@ -101,6 +101,28 @@ size_t cuda_attention_plain_scratch(int64_t n_tokens, int64_t n_heads)
     return (size_t)(n_tokens * n_heads) * sizeof(float);
 }
 
+int64_t cuda_cached_parts(int64_t n_tokens, int64_t n_kv_heads, int64_t longest, int n_sms)
+{
+    enum { BLOCKS = 4, LEAST_KEYS = 64, MOST_TOKENS = 64 };
+    if (n_tokens > MOST_TOKENS) return 1;
+    int64_t want = ceil_div(BLOCKS * n_sms, n_tokens * n_kv_heads);
+    int64_t most = ceil_div(longest, LEAST_KEYS);
+    if (most > CUDA_CACHED_MOST_PARTS) most = CUDA_CACHED_MOST_PARTS;
+    return want < most ? want : most;
+}
+
+size_t cuda_attention_cached_scratch(int64_t n_tokens, int64_t n_heads, int64_t n_kv_heads,
+                                     int64_t head_dim, int64_t longest, int n_sms)
+{
+    int64_t parts = cuda_cached_parts(n_tokens, n_kv_heads, longest, n_sms);
+    return parts > 1 ? (size_t)(n_tokens * n_heads * parts * (head_dim + 2)) * sizeof(float) : 0;
+}
+
+size_t cuda_argmax_scratch(int64_t n_rows)
+{
+    return (size_t)(n_rows * CUDA_ARGMAX_PARTS) * sizeof(uint64_t);
+}
+
 bool cuda_attention_is_flash(bool is_bf16, int64_t head_dim)
 {
     return is_bf16 && head_dim % 16 == 0 && head_dim <= 256;

@@ -51,6 +51,16 @@ int64_t cuda_rope_blocks(int64_t n_rows, int64_t n_heads, bool want_dw, int n_sm
 size_t cuda_rope_scratch(int64_t n_rows, int64_t n_heads, int64_t head_dim, int n_sms);
 size_t cuda_attention_plain_scratch(int64_t n_tokens, int64_t n_heads); /* backward alone */
 
+/* Attention to a cache: parts that a query's keys are cut into, so that one query has the whole GPU, too; a part is some
+ * 64 keys at least.  longest: a bound on the keys of a query.  Scratch only where there are several. */
+enum { CUDA_CACHED_MOST_PARTS = 64 };
+int64_t cuda_cached_parts(int64_t n_tokens, int64_t n_kv_heads, int64_t longest, int n_sms);
+size_t cuda_attention_cached_scratch(int64_t n_tokens, int64_t n_heads, int64_t n_kv_heads,
+                                     int64_t head_dim, int64_t longest, int n_sms);
+
+enum { CUDA_ARGMAX_PARTS = 64 }; /* of a row */
+size_t cuda_argmax_scratch(int64_t n_rows);
+
 /* cuDNN's attention: where each piece of the one scratch lies, in bytes from its start. */
 typedef struct AttentionScratch {
     size_t lengths, off_q, off_kv, off_o, off_do, off_stats;

@@ -117,7 +117,7 @@ static void encode(Writer *w, const Piece *x)
     tensor_read(w->dev, &packed, w->packed);
     if (first) {
         float *decoded = xmalloc((size_t)quant_numel(&w->part) * sizeof *decoded);
-        w->dev->k->dequantize(w->dev, &values, &packed, &w->part);
+        w->dev->k->dequantize(w->dev, &values, &packed, &w->part, 1);
         tensor_read(w->dev, &values, decoded);
         add_error(w, name, host, decoded);
         free(decoded);

@@ -23,6 +23,8 @@ typedef struct DeviceOpts {
     bool
         deterministic; /* cuda: the same bits every time: own attention (the library's sums dq by atomics), and
                           * products by the library's first answer instead of the fastest of a timing */
+    bool
+        no_early; /* cuda: no kernel of a recorded pass begins before the one ahead of it is done */
     bool tracked; /* cuda: tells a memory checker what has an owner; slow, for tests under one */
     const void *target; /* plan: the PlanTarget (kernels/plan/plan.h) that stands for the device */
 } DeviceOpts;
@@ -39,8 +41,9 @@ typedef struct DeviceInfo {
     int64_t n_dense;          /* those of n_flash whose documents were all of one length */
 } DeviceInfo;
 
-/* Work in program order each: what computes, and what moves data between ranks beside it. */
-typedef enum StreamId { STREAM_COMPUTE, STREAM_COMM, STREAM_N } StreamId;
+/* Work in program order each: what computes, what moves data between ranks beside it, and what gets ready beside a product
+ * that the next one will read. */
+typedef enum StreamId { STREAM_COMPUTE, STREAM_COMM, STREAM_AHEAD, STREAM_N } StreamId;
 enum { DEVICE_EVENTS = 256 };
 
 /* All calls are asynchronous with respect to the host where the device is, in program order on the
@@ -62,6 +65,13 @@ typedef struct Backend {
     void (*record)(Device *d, int slot);
     void (*await)(Device *d, const Device *of, int slot);
     bool (*happened)(const Device *d, int slot);
+    /* Work that is recorded instead of done: what the stream in use is given between begin and end, on the addresses that it
+     * had then, as often as it is replayed.  Nothing of it may wait for the device or ask for memory of the system.  All
+     * four NULL where it gains nothing. */
+    void (*capture_begin)(Device *d);
+    void *(*capture_end)(Device *d);
+    void (*replay)(Device *d, void *graph);
+    void (*graph_free)(Device *d, void *graph);
     /* Host memory that copies reach without a detour; both NULL where the device's memory is the host's. */
     void *(*host_alloc)(Device *d, size_t bytes);
     void (*host_free)(Device *d, void *p);

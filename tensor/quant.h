@@ -181,7 +181,7 @@ RNG_FN float fp8_to_f32(uint8_t code)
 }
 
 /* The most rows of x that quant_matvec takes (kernels.h). */
-enum { QUANT_MATVEC_ROWS = 4 };
+enum { QUANT_MATVEC_ROWS = 8 };
 
 #define QUANT_FP8_MAX 448.0f
 /* 1/127 as bitsandbytes multiplies by it. */

@@ -89,6 +89,8 @@ void cpu_scatter_rows(Device *d, Tensor *dx, float beta, const Tensor *dy, const
 void cpu_softmax_xent(Device *d, Tensor *loss, Tensor *logits, const Tensor *targets,
                       float grad_scale);
 
+void cpu_argmax(Device *d, Tensor *best, const Tensor *x);
+
 void cpu_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args);
 void cpu_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy, const DropoutArgs *args);
 
@@ -99,9 +101,9 @@ void cpu_dora_fwd(Device *d, Tensor *y, const Tensor *z, const Tensor *m, const 
 void cpu_dora_bwd(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_beta, const Tensor *dy,
                   const Tensor *z, const Tensor *m, const Tensor *norm);
 void cpu_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src);
-void cpu_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q);
+void cpu_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *parts, int n);
 void cpu_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
-                      const Tensor *packed, const QuantPart *q);
+                      const Tensor *packed, const QuantPart *parts, int n_parts);
 void cpu_quant_mixed(Device *d, Tensor *y, const Tensor *add, const Tensor *x, const Tensor *packed,
                      const QuantPart *q, float threshold);
 

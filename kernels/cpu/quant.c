@@ -217,11 +217,17 @@ static void decode_rows(void *args, int64_t from, int64_t to)
         decode_row(&a->coding, r, a->y + r * a->ldy);
 }
 
-void cpu_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q)
+void cpu_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *parts, int n)
 {
-    check_matrix(y, q->rows, q->cols, "y");
-    Decode a = {coding_of(packed, q), data_f32(y), y->ld};
-    rows_run(d, q->rows, 4 * q->cols, decode_rows, &a);
+    float *to = data_f32(y);
+    int64_t rows = 0;
+    for (int i = 0; i < n; i++) {
+        const QuantPart *q = &parts[i];
+        Decode a = {coding_of(packed, q), to + rows * y->ld, y->ld};
+        rows_run(d, q->rows, 4 * q->cols, decode_rows, &a);
+        rows += q->rows;
+    }
+    check_matrix(y, rows, parts[0].cols, "y");
 }
 
 /* ---- a few rows times the matrix ---------------------------------------------------------------- */
@@ -252,11 +258,10 @@ static void matvec_part(void *args, int64_t part)
     }
 }
 
-void cpu_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
-                      const Tensor *packed, const QuantPart *q)
+static void matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x, const Tensor *packed,
+                   const QuantPart *q)
 {
     int64_t n = tensor_rows(x);
-    ASSERT(n <= QUANT_MATVEC_ROWS, "quant_matvec: %lld rows", (long long)n);
     check_matrix(y, n, q->rows, "y");
     check_matrix(x, n, q->cols, "x");
     if (add) check_matrix(add, n, q->rows, "add");
@@ -272,4 +277,21 @@ void cpu_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
                 .ld_add = add ? add->ld : 0};
     pool_run(d->pool, (q->rows + CPU_QUANT_ROWS - 1) / CPU_QUANT_ROWS, matvec_part, &a);
     workspace_give(d);
+}
+
+void cpu_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
+                      const Tensor *packed, const QuantPart *parts, int n_parts)
+{
+    int64_t row0 = 0;
+    ASSERT(tensor_rows(x) <= QUANT_MATVEC_ROWS, "quant_matvec: %lld rows",
+           (long long)tensor_rows(x));
+    for (int i = 0; i < n_parts; i++) {
+        int64_t rows = parts[i].rows;
+        Tensor part = tensor_slice_cols(y, row0, rows);
+        Tensor plus = add ? tensor_slice_cols(add, row0, rows) : (Tensor){0};
+        matvec(d, &part, add ? &plus : NULL, x, packed, &parts[i]);
+        row0 += rows;
+    }
+    ASSERT(row0 == tensor_cols(y), "quant_matvec: %lld columns for %lld rows",
+           (long long)tensor_cols(y), (long long)row0);
 }

@@ -23,6 +23,7 @@ const Kernels cpu_kernels = {
     .gather_rows = cpu_gather_rows,
     .scatter_rows = cpu_scatter_rows,
     .softmax_xent = cpu_softmax_xent,
+    .argmax = cpu_argmax,
     .dropout_fwd = cpu_dropout_fwd,
     .dropout_bwd = cpu_dropout_bwd,
     .fill_normal = cpu_fill_normal,

@@ -1,6 +1,5 @@
 /* Attention of our own: for f32, for shapes that cuDNN refuses, and where results must be the same every time.
- * A warp a query (forward, dq) or a key (dk, dv): no atomics, no S x S buffer, sums in a fixed order.
- * Decode reads the cache the same way. */
+ * A warp a query (forward, dq) or a key (dk, dv): no atomics, no S x S buffer, sums in a fixed order. */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/table.h"
@@ -202,88 +201,6 @@ void cuda_attention_bwd_plain(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, con
         cuda_attention_bwd_mma(d, dq, dk, dv, d_o, q, k, v, lse, delta, n_heads, n_kv_heads, docs,
                                scale);
     workspace_give(d);
-}
-
-template <typename T>
-__global__ void kv_append_kernel(T *cache_k, T *cache_v, const T *k, const T *v, const int32_t *cu,
-                                 int n_docs, const int32_t *past, int64_t capacity, int cols)
-{
-    int token = blockIdx.x, b = doc_of(cu, n_docs, token);
-    int64_t at = ((int64_t)b * capacity + past[b] + token - cu[b]) * cols;
-    for (int i = threadIdx.x; i < cols; i += blockDim.x) {
-        cache_k[at + i] = k[(int64_t)token * cols + i];
-        cache_v[at + i] = v[(int64_t)token * cols + i];
-    }
-}
-
-void cuda_kv_append(Device *d, Tensor *cache_k, Tensor *cache_v, const Tensor *k, const Tensor *v,
-                    const Docs *docs, const Tensor *past)
-{
-    int64_t n = tensor_rows(k);
-    if (n == 0) return;
-    DISPATCH(k, T, {
-        kv_append_kernel<T><<<(unsigned)n, THREADS, 0, cuda_stream(d)>>>(
-            (T *)tensor_data(cache_k), (T *)tensor_data(cache_v), (const T *)tensor_data(k),
-            (const T *)tensor_data(v), (const int32_t *)tensor_data(docs->cu), docs->n_docs,
-            (const int32_t *)tensor_data(past), cache_k->shape[1], (int)tensor_cols(k));
-    });
-    LAUNCHED();
-}
-
-/* The block's warps share one query's keys and merge their partial softmaxes at the end. */
-template <typename T>
-__global__ void attention_cached_kernel(T *o, int64_t ld_o, const T *q, const T *cache_k,
-                                        const T *cache_v, int n_heads, int n_kv_heads, int width,
-                                        const int32_t *cu, int n_docs, const int32_t *past,
-                                        int64_t capacity, float scale)
-{
-    __shared__ float most[WARPS], sum[WARPS], acc[WARPS][MAX_STEPS * WARP];
-    int token = blockIdx.x / n_heads, head = blockIdx.x % n_heads,
-        kv = head / (n_heads / n_kv_heads);
-    int b = doc_of(cu, n_docs, token), n = past[b] + token - cu[b] + 1;
-    int warp = threadIdx.x / WARP;
-    const T *keys = cache_k + ((int64_t)b * capacity * n_kv_heads + kv) * width;
-    const T *values = cache_v + ((int64_t)b * capacity * n_kv_heads + kv) * width;
-    Lane ql = lane_load(q + (int64_t)blockIdx.x * width, width);
-    Online on = {-INFINITY, 0.0f, {}};
-    for (int j = warp; j < n; j += WARPS) {
-        int64_t at = (int64_t)j * n_kv_heads * width;
-        online_add(&on, lane_dot(ql, lane_load(keys + at, width)) * scale,
-                   lane_load(values + at, width));
-    }
-    lane_store(acc[warp], on.acc, 1.0f, width);
-    if (threadIdx.x % WARP == 0) most[warp] = on.most, sum[warp] = on.sum;
-    __syncthreads();
-    float all = -INFINITY, total = 0;
-    for (int w = 0; w < WARPS; w++)
-        all = fmaxf(all, most[w]);
-    for (int w = 0; w < WARPS; w++)
-        total += sum[w] * __expf(most[w] - all);
-    for (int i = threadIdx.x; i < width; i += THREADS) {
-        float x = 0;
-        for (int w = 0; w < WARPS; w++)
-            x += sum[w] > 0 ? acc[w][i] * __expf(most[w] - all) : 0.0f;
-        o[token * ld_o + (int64_t)head * width + i] = from_f32<T>(x / total);
-    }
-}
-
-void cuda_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *cache_k,
-                           const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
-                           const Tensor *past, int64_t max_past, float scale)
-{
-    (void)max_past;
-    int64_t items = tensor_rows(q) * n_heads;
-    int width = (int)(tensor_cols(q) / n_heads);
-    ASSERT(width <= MAX_STEPS * WARP, "head width %d", width);
-    if (items == 0) return;
-    DISPATCH(q, T, {
-        attention_cached_kernel<T><<<(unsigned)items, THREADS, 0, cuda_stream(d)>>>(
-            (T *)tensor_data(o), o->ld, (const T *)tensor_data(q), (const T *)tensor_data(cache_k),
-            (const T *)tensor_data(cache_v), n_heads, n_kv_heads, width,
-            (const int32_t *)tensor_data(docs->cu), docs->n_docs,
-            (const int32_t *)tensor_data(past), cache_k->shape[1], scale);
-    });
-    LAUNCHED();
 }
 
 enum { MAX_OFFSETS = 5 };

@@ -170,3 +170,42 @@ template <typename T> static inline bool vectors_fit(const Tensor *t)
     } while (0)
 
 #define LAUNCHED() CUDA_CHECK(cudaGetLastError())
+
+/* Launches that may begin early (programmatic dependent launch, from 9.0 on): while a graph is captured, a kernel launched
+ * so starts as soon as every block of the kernel before it has said early_go or ended, and gets ready beside it.  It reads
+ * nothing that others write, and writes nothing, before early_wait, which returns when all before it is done.  Whoever is
+ * launched so must wait; elsewhere both are nothing. */
+__device__ inline void early_go(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ inline void early_wait(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* The kernel's parameters, so that arguments are converted to them and not deduced. */
+template <typename T> struct AsItIs {
+    typedef T Type;
+};
+template <typename... P>
+static inline void launch_early(Device *d, void (*kernel)(P...), dim3 grid, unsigned threads,
+                                size_t shared, typename AsItIs<P>::Type... args)
+{
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared;
+    config.stream = cuda_stream(d);
+    config.attrs = &early;
+    config.numAttrs = cuda_impl(d)->early && cuda_impl(d)->cc >= 90 ? 1 : 0;
+    void *pointers[] = {(void *)&args...};
+    CUDA_CHECK(cudaLaunchKernelExC(&config, (const void *)kernel, pointers));
+}

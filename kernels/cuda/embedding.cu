@@ -8,6 +8,8 @@ enum { THREADS = 256 };
 template <typename T>
 __global__ void embedding_fwd_kernel(T *y, const T *w, const int32_t *ids, int cols)
 {
+    early_go();
+    early_wait();
     const T *from = w + (int64_t)ids[blockIdx.x] * cols;
     T *to = y + (int64_t)blockIdx.x * cols;
     if (cols % Vec<T>::N == 0) {
@@ -24,11 +26,9 @@ void cuda_embedding_fwd(Device *d, Tensor *y, const Tensor *w, const Tensor *ids
     int64_t n = tensor_numel(ids), cols = tensor_cols(w);
     if (n == 0) return;
     DISPATCH(y, T, {
-        embedding_fwd_kernel<T><<<(unsigned)n, THREADS, 0, cuda_stream(d)>>>(
-            (T *)tensor_data(y), (const T *)tensor_data(w), (const int32_t *)tensor_data(ids),
-            (int)cols);
+        launch_early(d, embedding_fwd_kernel<T>, (unsigned)n, THREADS, 0, (T *)tensor_data(y),
+                     (const T *)tensor_data(w), (const int32_t *)tensor_data(ids), (int)cols);
     });
-    LAUNCHED();
 }
 
 enum { LIST = 1024 }; /* occurrences gathered at a time */

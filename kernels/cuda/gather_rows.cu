@@ -7,6 +7,8 @@ enum { THREADS = 256 };
 template <typename T>
 __global__ void gather_rows_kernel(T *y, const T *x, const int32_t *rows, int cols)
 {
+    early_go();
+    early_wait();
     const T *from = x + (int64_t)rows[blockIdx.x] * cols;
     T *to = y + (int64_t)blockIdx.x * cols;
     if (cols % Vec<T>::N == 0) {
@@ -23,11 +25,10 @@ void cuda_gather_rows(Device *d, Tensor *y, const Tensor *x, const Tensor *rows)
     int64_t m = tensor_numel(rows);
     if (m == 0) return;
     DISPATCH(y, T, {
-        gather_rows_kernel<T><<<(unsigned)m, THREADS, 0, cuda_stream(d)>>>(
-            (T *)tensor_data(y), (const T *)tensor_data(x), (const int32_t *)tensor_data(rows),
-            (int)tensor_cols(x));
+        launch_early(d, gather_rows_kernel<T>, (unsigned)m, THREADS, 0, (T *)tensor_data(y),
+                     (const T *)tensor_data(x), (const int32_t *)tensor_data(rows),
+                     (int)tensor_cols(x));
     });
-    LAUNCHED();
 }
 
 /* Rows are distinct, so what is not added to can be written over. */

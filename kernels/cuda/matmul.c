@@ -348,6 +348,10 @@ void cuda_matmul(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulA
         if (args.beta == 0) tensor_zero(d, c);
         return;
     }
+    if (cuda_matvec_takes(a, b, args)) {
+        cuda_matvec(d, c, a, b, args);
+        return;
+    }
     Call call = {tensor_data(a), tensor_data(b), tensor_data(add ? add : c),
                  tensor_data(c), args.alpha,     args.beta};
     Key key;

@@ -1,75 +1,110 @@
 /* Decoding of quantised matrices into the scratch that a product reads.  A job of bandwidth: half a byte in and two out
- * a weight. */
+ * a weight.  At a copy's rate there is time for some fifteen instructions a weight: no division among them. */
 #include "kernels/cuda/quant.cuh"
 #include "kernels/cuda/table.h"
 
-enum { THREADS = 128, EIGHTS = 4, MOST_ROWS = 65535 };
+enum { THREADS = 256, BLOCKS = 4, MOST_THREADS = 1024, EIGHTS = 4 };
 
-/* A block takes THREADS * EIGHTS * 8 neighbours of a row; a thread four eights (16 bytes of nf4) in strides of the block,
- * so that loads and stores of a warp lie side by side. */
+/* A thread takes four eights (16 bytes of nf4) in strides of the block, so that loads and stores of a warp lie side by
+ * side; blocks stride over all rows of all parts. */
 template <typename T, QuantType TYPE>
-__global__ void __launch_bounds__(THREADS) dequantize_kernel(T *y, int64_t ld, QuantView v)
+__global__ void __launch_bounds__(MOST_THREADS)
+    dequantize_kernel(T *y, int64_t ld, const __grid_constant__ QuantViews q)
 {
-    __shared__ float table[16];
-    load_table<TYPE>(table, v);
-    int first = blockIdx.x * THREADS * EIGHTS + threadIdx.x, n = (int)(v.cols / 8);
-    for (int64_t row = blockIdx.y; row < v.rows; row += gridDim.y) {
+    __shared__ QuantTables tables[QUANT_MAX_PARTS];
+    load_tables<TYPE>(tables, q);
+    const unsigned per_row = (unsigned)(q.part[0].cols / 8), total = q.first[q.n] * per_row;
+    const unsigned stride = gridDim.x * blockDim.x * EIGHTS;
+    for (unsigned base = blockIdx.x * blockDim.x * EIGHTS; base < total; base += stride) {
         typename Codes8<TYPE>::Word w[EIGHTS];
-#pragma unroll
-        for (int k = 0; k < EIGHTS; k++)
-            if (first + k * THREADS < n)
-                w[k] = load8<TYPE>(v, row, 8 * (int64_t)(first + k * THREADS));
+        int row[EIGHTS], col[EIGHTS], part[EIGHTS];
 #pragma unroll
         for (int k = 0; k < EIGHTS; k++) {
-            int64_t col = 8 * (int64_t)(first + k * THREADS);
-            if (col >= v.cols) break;
+            unsigned i = base + k * blockDim.x + threadIdx.x;
+            row[k] = i < total ? (int)(i / per_row) : -1;
+            col[k] = 8 * (int)(i - (i / per_row) * per_row);
+            part[k] = part_of(q, row[k]);
+            row[k] -= q.first[part[k]];
+            if (i < total) w[k] = load8<TYPE>(q.part[part[k]], row[k], col[k]);
+        }
+#pragma unroll
+        for (int k = 0; k < EIGHTS; k++) {
+            if (base + k * blockDim.x + threadIdx.x >= total) break;
             float x[8];
-            float scale = raw8<TYPE>(x, w[k], v, table, row, col);
-            T *to = y + row * ld + col;
+            float scale = raw8<TYPE>(x, w[k], q.part[part[k]], tables[part[k]], row[k], col[k]);
+            T *to = y + (row[k] + q.first[part[k]]) * ld + col[k];
 #pragma unroll
             for (int i = 0; i < 8; i += Vec<T>::N) {
-                Vec<T> out;
+                float out[Vec<T>::N];
 #pragma unroll
                 for (int j = 0; j < Vec<T>::N; j++)
-                    out.v[j] = from_f32<T>(scaled<TYPE>(x[i + j], scale));
-                vec_store(to + i, out);
+                    out[j] = scaled<TYPE>(x[i + j], scale);
+                bits_store(to + i, bits_from_f32(out));
             }
         }
     }
 }
 
 template <typename T, QuantType TYPE>
-__global__ void dequantize_plain_kernel(T *y, int64_t ld, QuantView v)
+__global__ void dequantize_plain_kernel(T *y, int64_t ld, const __grid_constant__ QuantViews q)
 {
-    __shared__ float table[16];
-    load_table<TYPE>(table, v);
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < v.rows * v.cols;
+    __shared__ QuantTables tables[QUANT_MAX_PARTS];
+    load_tables<TYPE>(tables, q);
+    int64_t cols = q.part[0].cols, total = q.first[q.n] * cols;
+    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < total;
          i += (int64_t)gridDim.x * THREADS) {
-        int64_t row = i / v.cols, col = i % v.cols;
-        y[row * ld + col] = from_f32<T>(value_at<TYPE>(v, table, row, col));
+        int64_t row = i / cols, col = i % cols;
+        int k = part_of(q, row);
+        y[row * ld + col] =
+            from_f32<T>(value_at<TYPE>(q.part[k], tables[k], row - q.first[k], col));
     }
 }
 
-void cuda_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q)
+/* Parts that are encoded alike. */
+static void dequantize_alike(Device *d, Tensor *y, const Tensor *packed, const QuantPart *parts,
+                             int n)
 {
-    ASSERT(tensor_rows(y) == q->rows && tensor_cols(y) == q->cols, "dequantize: shapes differ");
-    QuantView v = quant_view(packed, q);
-    if (q->rows * q->cols == 0) return;
+    const QuantViews q = quant_views(packed, parts, n);
+    int64_t rows = q.first[n], cols = parts[0].cols;
+    if (rows * cols == 0) return;
+    const CudaImpl *impl = cuda_impl(d);
+    bool ahead = impl->stream == impl->streams[STREAM_AHEAD], eights = true;
+    for (int i = 0; i < n; i++)
+        eights &= codes_in_eights(&parts[i]);
+    eights &= rows * cols / 8 < INT32_MAX;
+    /* beside a product a few whole multiprocessors, which keep the memory busy enough */
+    unsigned threads = ahead ? (unsigned)MOST_THREADS : (unsigned)THREADS;
+    int64_t most = ahead ? (int64_t)CUDA_AHEAD_BLOCKS : BLOCKS * (int64_t)impl->n_sms;
     DISPATCH(y, T, {
         T *to = (T *)tensor_data(y);
-        bool eights = codes_in_eights(q) && vectors_fit<T>(y);
-        dim3 grid((unsigned)ceil_div(q->cols / 8, THREADS * EIGHTS),
-                  (unsigned)(q->rows < MOST_ROWS ? q->rows : (int64_t)MOST_ROWS));
-        int64_t most = 16 * (int64_t)cuda_impl(d)->n_sms,
-                need = ceil_div(q->rows * q->cols, THREADS);
-        unsigned plain = (unsigned)(need < most ? need : most);
-        DISPATCH_QUANT(q, TYPE, {
-            if (eights)
-                dequantize_kernel<T, TYPE><<<grid, THREADS, 0, cuda_stream(d)>>>(to, y->ld, v);
+        bool fits = eights && vectors_fit<T>(y);
+        int64_t need = ceil_div(rows * cols / 8, threads * EIGHTS);
+        if (!fits) need = ceil_div(rows * cols, THREADS);
+        unsigned grid = (unsigned)(need < most ? need : most);
+        DISPATCH_QUANT(parts, TYPE, {
+            if (fits)
+                dequantize_kernel<T, TYPE><<<grid, threads, 0, cuda_stream(d)>>>(to, y->ld, q);
             else
                 dequantize_plain_kernel<T, TYPE>
-                    <<<plain, THREADS, 0, cuda_stream(d)>>>(to, y->ld, v);
+                    <<<grid, THREADS, 0, cuda_stream(d)>>>(to, y->ld, q);
         });
     });
     LAUNCHED();
+}
+
+void cuda_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *parts, int n)
+{
+    int64_t row0 = 0;
+    for (int i = 0, k; i < n; i += k) {
+        k = quant_alike(parts + i, n - i);
+        int64_t rows = 0;
+        for (int j = i; j < i + k; j++)
+            rows += parts[j].rows;
+        ASSERT(row0 + rows <= tensor_rows(y) && tensor_cols(y) == parts[i].cols,
+               "dequantize: shapes differ");
+        Tensor part = tensor_slice_rows(y, row0, rows);
+        dequantize_alike(d, &part, packed, parts + i, k);
+        row0 += rows;
+    }
+    ASSERT(row0 == tensor_rows(y), "dequantize: shapes differ");
 }

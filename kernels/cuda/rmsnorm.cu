@@ -24,6 +24,8 @@ __global__ void __launch_bounds__(MAX_THREADS)
     rmsnorm_fwd_kernel(T *y, float *rstd, const T *x, const T *w, int cols, int64_t ld_y,
                        int64_t ld_x, float eps)
 {
+    early_go();
+    early_wait();
     const T *xr = x + blockIdx.x * ld_x;
     T *yr = y + blockIdx.x * ld_y;
     int n_vecs = cols / Vec<T>::N;
@@ -97,8 +99,8 @@ void cuda_rmsnorm_fwd(Device *d, Tensor *y, Tensor *rstd, const Tensor *x, const
         const T *from = (const T *)tensor_data(x), *weight = (const T *)tensor_data(w);
         unsigned threads = threads_for(cols / Vec<T>::N);
         if (threads && vectors_fit<T>(x) && vectors_fit<T>(y) && vectors_fit<T>(w))
-            rmsnorm_fwd_kernel<T><<<(unsigned)rows, threads, 0, cuda_stream(d)>>>(
-                to, r, from, weight, (int)cols, y->ld, x->ld, eps);
+            launch_early(d, rmsnorm_fwd_kernel<T>, (unsigned)rows, threads, 0, to, r, from, weight,
+                         (int)cols, y->ld, x->ld, eps);
         else
             rmsnorm_fwd_plain_kernel<T><<<(unsigned)rows, PLAIN_THREADS, 0, cuda_stream(d)>>>(
                 to, r, from, weight, (int)cols, y->ld, x->ld, eps);

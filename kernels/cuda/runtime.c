@@ -1,5 +1,5 @@
-/* The backend "cuda": one device, a stream for what computes and one for what moves data between ranks, one
- * reserved region. */
+/* The backend "cuda": one device, a stream for what computes and others for what goes on beside it, one reserved
+ * region. */
 #include "kernels/cuda/runtime.h"
 
 #include "base/str.h"
@@ -15,7 +15,7 @@ extern const Kernels cuda_kernels;
 /* Left to the driver, to modules that load late and to NCCL when everything that is free is taken. */
 static const size_t KEEP_FREE = (size_t)1 << 30;
 
-/* The communication stream goes first: its few blocks get their turn as a product's waves end, instead of after it. */
+/* The streams beside go first: their few blocks get their turn as a product's waves end, instead of after it. */
 static void make_streams(CudaImpl *impl)
 {
     int least, most;
@@ -24,6 +24,8 @@ static void make_streams(CudaImpl *impl)
         cudaStreamCreateWithPriority(&impl->streams[STREAM_COMPUTE], cudaStreamNonBlocking, least));
     CUDA_CHECK(
         cudaStreamCreateWithPriority(&impl->streams[STREAM_COMM], cudaStreamNonBlocking, most));
+    CUDA_CHECK(
+        cudaStreamCreateWithPriority(&impl->streams[STREAM_AHEAD], cudaStreamNonBlocking, most));
     for (int i = 0; i < DEVICE_EVENTS; i++)
         CUDA_CHECK(cudaEventCreateWithFlags(&impl->events[i], cudaEventDisableTiming));
     impl->stream = impl->streams[STREAM_COMPUTE];
@@ -57,6 +59,7 @@ static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
     CudaImpl *impl = xcalloc(1, sizeof *impl);
     impl->ordinal = opts->ordinal;
     impl->deterministic = opts->deterministic;
+    impl->no_early = opts->no_early;
     impl->own_attention = opts->own_attention || opts->deterministic;
     struct cudaDeviceProp prop;
     CUDA_CHECK(cudaGetDeviceProperties(&prop, opts->ordinal));
@@ -64,6 +67,8 @@ static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
     impl->cc = prop.major * 10 + prop.minor;
     memcpy(impl->name, prop.name, sizeof impl->name);
     make_streams(impl);
+    CUDA_CHECK(cudaMalloc((void **)&impl->tickets, CUDA_TICKETS * sizeof *impl->tickets));
+    CUDA_CHECK(cudaMemset(impl->tickets, 0, CUDA_TICKETS * sizeof *impl->tickets));
     d->impl = impl;
     cuda_matmul_open(d);
     cuda_attention_open(d);
@@ -78,6 +83,7 @@ static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
     if (e != cudaSuccess) {
         cuda_attention_close(d);
         cuda_matmul_close(d);
+        CUDA_CHECK(cudaFree(impl->tickets));
         destroy_streams(impl);
         free(impl);
         return err_set(err, E_FAILED, "GPU %d (%s): %zu MiB of %zu free cannot be reserved: %s",
@@ -98,6 +104,7 @@ static void cuda_close(Device *d)
     cuda_matmul_close(d);
     cuda_track_close(d);
     CUDA_CHECK(cudaFree(d->region_data));
+    CUDA_CHECK(cudaFree(impl->tickets));
     destroy_streams(impl);
     free(impl);
 }
@@ -141,6 +148,36 @@ static bool cuda_happened(const Device *d, int slot)
 {
     cudaSetDevice(cuda_impl(d)->ordinal);
     return cudaEventQuery(cuda_impl(d)->events[slot]) == cudaSuccess;
+}
+
+/* ---- graphs --------------------------------------------------------------------------------------- */
+
+static void cuda_capture_begin(Device *d)
+{
+    cuda_impl(d)->early = !cuda_impl(d)->no_early;
+    CUDA_CHECK(cudaStreamBeginCapture(cuda_stream(d), cudaStreamCaptureModeThreadLocal));
+}
+
+static void *cuda_capture_end(Device *d)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t runs;
+    CUDA_CHECK(cudaStreamEndCapture(cuda_stream(d), &graph));
+    cuda_impl(d)->early = false;
+    CUDA_CHECK(cudaGraphInstantiate(&runs, graph, 0));
+    CUDA_CHECK(cudaGraphDestroy(graph));
+    return runs;
+}
+
+static void cuda_replay(Device *d, void *graph)
+{
+    CUDA_CHECK(cudaGraphLaunch((cudaGraphExec_t)graph, cuda_stream(d)));
+}
+
+static void cuda_graph_free(Device *d, void *graph)
+{
+    CUDA_CHECK(cudaStreamSynchronize(cuda_stream(d)));
+    CUDA_CHECK(cudaGraphExecDestroy((cudaGraphExec_t)graph));
 }
 
 static void *cuda_host_alloc(Device *d, size_t bytes)
@@ -192,6 +229,10 @@ const Backend cuda_backend = {
     .record = cuda_record,
     .await = cuda_await,
     .happened = cuda_happened,
+    .capture_begin = cuda_capture_begin,
+    .capture_end = cuda_capture_end,
+    .replay = cuda_replay,
+    .graph_free = cuda_graph_free,
     .host_alloc = cuda_host_alloc,
     .host_free = cuda_host_free,
     .info = cuda_info,

@@ -9,6 +9,8 @@
 extern "C" {
 #endif
 
+enum { CUDA_TICKETS = 1 << 14 };
+
 typedef struct CudaImpl {
     int ordinal;
     cudaStream_t streams[STREAM_N];
@@ -21,8 +23,13 @@ typedef struct CudaImpl {
         context_bytes;  /* what the driver and the libraries took before the region was reserved */
     bool own_attention; /* as asked for: attention through our own kernels alone */
     bool deterministic; /* products take no choice that was timed */
-    void *matmul;       /* matmul.c */
-    void *attention;    /* attention_cudnn.c */
+    bool no_early;      /* as asked for */
+    bool
+        early; /* kernels that can begin early do: while a graph is captured (cuda.cuh: launch_early) */
+    unsigned *
+        tickets; /* (CUDA_TICKETS) on the device, 0 between kernels: for those whose last block ends the work */
+    void *matmul;    /* matmul.c */
+    void *attention; /* attention_cudnn.c */
     /* track.c; NULL: nobody is told */
     struct nvtxDomainRegistration_st *domain;
     struct nvtxMemHeap_v1 *heap;

@@ -93,6 +93,8 @@ __global__ void __launch_bounds__(MAX_TOKEN_THREADS)
                      const float *rope, int half, int per_pass, float eps)
 {
     enum { N = Vec<T>::N };
+    early_go();
+    early_wait();
     int64_t token = blockIdx.x;
     Share s = share_of(half / N, per_pass, to.n_q, to.n_kv);
     int position = positions[token];
@@ -401,13 +403,13 @@ void cuda_split_rope_fwd(Device *d, Tensor *q, Tensor *k, Tensor *v, Tensor *rst
         int per_pass = heads_per_pass<T>(half, n_heads + 2 * n_kv_heads, q_norm);
         if (per_pass && vectors_fit<T>(qkv) && apart_fit<T>(q, k, v, q_norm, k_norm)) {
             auto kernel = q_norm ? split_fwd_kernel<T, true> : split_fwd_kernel<T, false>;
-            kernel<<<(unsigned)tensor_rows(qkv), token_threads(per_pass, half / Vec<T>::N), 0,
-                     cuda_stream(d)>>>(heads_apart<T>(q, k, v, n_heads, n_kv_heads, width),
-                                       heads_fused<const T>(qkv, n_heads, n_kv_heads, width),
-                                       norms_of<T>(rstd_q, rstd_k, q_norm, k_norm),
-                                       (const int32_t *)tensor_data(positions),
-                                       (const float *)tensor_data(rope), half, per_pass, eps);
-            LAUNCHED();
+            launch_early(d, kernel, (unsigned)tensor_rows(qkv),
+                         token_threads(per_pass, half / Vec<T>::N), 0,
+                         heads_apart<T>(q, k, v, n_heads, n_kv_heads, width),
+                         heads_fused<const T>(qkv, n_heads, n_kv_heads, width),
+                         norms_of<T>(rstd_q, rstd_k, q_norm, k_norm),
+                         (const int32_t *)tensor_data(positions), (const float *)tensor_data(rope),
+                         half, per_pass, eps);
             return;
         }
         part_fwd<T>(d, q, rstd_q, qkv, 0, positions, rope, q_norm, n_heads, half, eps);

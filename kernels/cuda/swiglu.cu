@@ -16,6 +16,8 @@ __global__ void swiglu_fwd_kernel(T *h, const T *gu, int64_t rows, int f, int64_
                                   int64_t ld_gu)
 {
     enum { N = Vec<T>::N };
+    early_go();
+    early_wait();
     int col = (blockIdx.x * THREADS + threadIdx.x) * N;
     if (col >= f) return;
     for (int64_t row0 = blockIdx.y * FWD_ROWS; row0 < rows; row0 += gridDim.y * FWD_ROWS) {
@@ -148,9 +150,8 @@ void cuda_swiglu_fwd(Device *d, Tensor *h, const Tensor *gu)
         T *to = (T *)tensor_data(h);
         const T *from = (const T *)tensor_data(gu);
         if (halves_fit<T>(gu) && vectors_fit<T>(h))
-            swiglu_fwd_kernel<T>
-                <<<grid_for(rows, f, Vec<T>::N, FWD_ROWS), THREADS, 0, cuda_stream(d)>>>(
-                    to, from, rows, (int)f, h->ld, gu->ld);
+            launch_early(d, swiglu_fwd_kernel<T>, grid_for(rows, f, Vec<T>::N, FWD_ROWS), THREADS,
+                         0, to, from, rows, (int)f, h->ld, gu->ld);
         else
             swiglu_fwd_plain_kernel<T><<<grid_for(rows, f, 1, 1), THREADS, 0, cuda_stream(d)>>>(
                 to, from, rows, (int)f, h->ld, gu->ld);

@@ -47,6 +47,7 @@ void cuda_gather_rows(Device *d, Tensor *y, const Tensor *x, const Tensor *rows)
 void cuda_scatter_rows(Device *d, Tensor *dx, float beta, const Tensor *dy, const Tensor *rows);
 void cuda_softmax_xent(Device *d, Tensor *loss, Tensor *logits, const Tensor *targets,
                        float grad_scale);
+void cuda_argmax(Device *d, Tensor *best, const Tensor *x);
 void cuda_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args);
 void cuda_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy, const DropoutArgs *args);
 void cuda_fill_normal(Device *d, Tensor *t, Tensor *low, uint64_t key, double mean, double std);
@@ -56,9 +57,9 @@ void cuda_dora_fwd(Device *d, Tensor *y, const Tensor *z, const Tensor *m, const
 void cuda_dora_bwd(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_beta, const Tensor *dy,
                    const Tensor *z, const Tensor *m, const Tensor *norm);
 void cuda_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src);
-void cuda_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q);
+void cuda_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *parts, int n);
 void cuda_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
-                       const Tensor *packed, const QuantPart *q);
+                       const Tensor *packed, const QuantPart *parts, int n_parts);
 void cuda_quant_mixed(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
                       const Tensor *packed, const QuantPart *q, float threshold);
 void cuda_sum(Device *d, Tensor *out, float beta, const Tensor *x);
@@ -68,6 +69,10 @@ void cuda_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const
                        float clip);
 void cuda_adamw(Device *d, Tensor *w, Tensor *low, AdamwStates *states, const Tensor *grad,
                 const Tensor *step, const AdamwArgs *args);
+
+/* A product of a few rows by a kernel of our own (matvec.cu): whether it takes this one, as matmul. */
+bool cuda_matvec_takes(const Tensor *a, const Tensor *b, MatmulArgs args);
+void cuda_matvec(Device *d, Tensor *c, const Tensor *a, const Tensor *b, MatmulArgs args);
 
 /* Attention of our own (attention.cu) and cuDNN's (attention_cudnn.c), of which attention.c chooses. */
 void cuda_attention_fwd_plain(Device *d, Tensor *o, Tensor *lse, const Tensor *q, const Tensor *k,
@@ -95,6 +100,8 @@ void cuda_document_offsets(Device *d, int32_t *lengths, int64_t b, const Docs *d
 /* to (n, cols, rows) = from (n, rows, cols), both dense. */
 void cuda_transpose_f32(Device *d, float *to, const float *from, int64_t n, int64_t rows,
                         int64_t cols);
+/* Blocks of a kernel that runs beside a product, on STREAM_AHEAD: multiprocessors that the product goes without. */
+enum { CUDA_AHEAD_BLOCKS = 16 };
 /* How many attention calls went where: n_flash, n_dense, n_plain. */
 void cuda_attention_counts(const Device *d, DeviceInfo *out);
 

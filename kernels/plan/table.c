@@ -130,8 +130,13 @@ static void p_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tens
                                const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
                                const Tensor *past, int64_t max_past, float scale)
 {
-    if (!plan_target(d)->cuda)
-        scratch(d, cpu_attention_cached_scratch(docs->n_docs, n_heads, docs->max_len, max_past));
+    const PlanTarget *t = plan_target(d);
+    size_t bytes =
+        t->cuda ? cuda_attention_cached_scratch(tensor_rows(q), n_heads, n_kv_heads,
+                                                tensor_cols(q) / n_heads, max_past + docs->max_len,
+                                                t->n_sms)
+                : cpu_attention_cached_scratch(docs->n_docs, n_heads, docs->max_len, max_past);
+    if (bytes > 0) scratch(d, bytes);
 }
 
 static void p_swiglu_fwd(Device *d, Tensor *h, const Tensor *gu)
@@ -154,6 +159,11 @@ static void p_scatter_rows(Device *d, Tensor *dx, float beta, const Tensor *dy, 
 static void p_softmax_xent(Device *d, Tensor *loss, Tensor *logits, const Tensor *targets,
                            float grad_scale)
 {
+}
+
+static void p_argmax(Device *d, Tensor *best, const Tensor *x)
+{
+    if (plan_target(d)->cuda && tensor_rows(x) > 0) scratch(d, cuda_argmax_scratch(tensor_rows(x)));
 }
 
 static void p_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args)
@@ -193,14 +203,15 @@ static void p_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tens
     if (q->nested) scratch(d, quant_encode_scratch(q));
 }
 
-static void p_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *q)
+static void p_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *parts, int n)
 {
 }
 
 static void p_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
-                           const Tensor *packed, const QuantPart *q)
+                           const Tensor *packed, const QuantPart *parts, int n)
 {
-    if (!plan_target(d)->cuda) scratch(d, cpu_quant_matvec_scratch(q->rows, q->cols));
+    for (int i = 0; !plan_target(d)->cuda && i < n; i++)
+        scratch(d, cpu_quant_matvec_scratch(parts[i].rows, parts[i].cols));
 }
 
 static void p_quant_mixed(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
@@ -246,6 +257,7 @@ const Kernels plan_kernels = {
     .gather_rows = p_gather_rows,
     .scatter_rows = p_scatter_rows,
     .softmax_xent = p_softmax_xent,
+    .argmax = p_argmax,
     .dropout_fwd = p_dropout_fwd,
     .dropout_bwd = p_dropout_bwd,
     .fill_normal = p_fill_normal,

@@ -82,7 +82,7 @@ static void check_case(Package *p, const char *name)
     tensor_write(&b->dev, src, numbers);
     free(numbers);
     b->dev.k->quantize(&b->dev, packed, &q, src);
-    b->dev.k->dequantize(&b->dev, y, packed, &q);
+    b->dev.k->dequantize(&b->dev, y, packed, &q, 1);
     uint8_t *got = read_packed(b, packed);
     same(p, name, ".weight", got + q.codes, quant_codes_bytes(&q));
     const char *scales = q.type == QUANT_INT8  ? ".SCB"
@@ -209,7 +209,7 @@ Test(kernel_quant, worked_block)
     cr_expect_eq(got[q.codes], 0x0f);     /* -1, 1 */
     cr_expect_eq(got[q.codes + 1], 0x7a); /* 0; 0.25 is nearer to 0.246 */
     cr_expect_eq(got[q.codes + 2], 0xc7); /* 0.5 is nearer to 0.441; the spare half */
-    b.dev.k->dequantize(&b.dev, y, packed, &q);
+    b.dev.k->dequantize(&b.dev, y, packed, &q, 1);
     float *v = bed_read(&b, y);
     const float *t = quant_table(QUANT_NF4), want[] = {-4, 4, 0, 4 * t[10], 4 * t[12]};
     for (int i = 0; i < 5; i++)
@@ -269,7 +269,7 @@ static void check_groups(QuantType type, bool ordered, int64_t block)
         }
     }
     tensor_write(&b.dev, packed, host);
-    b.dev.k->dequantize(&b.dev, y, packed, &q);
+    b.dev.k->dequantize(&b.dev, y, packed, &q, 1);
     float *got = bed_read(&b, y);
     for (int i = 0; i < R * C; i++)
         cr_expect_eq(got[i], (float)want[i], "%s %d %d: %d", quant_type_name(type), ordered,
@@ -351,8 +351,8 @@ static void check_matvec(Bed *b, QuantType type, int64_t block, bool nested, int
     if (beta != 0) bed_fill(b, y, 3, 1, 0);
     float *old = bed_read(b, y);
     b->dev.k->quantize(&b->dev, packed, &q, src);
-    b->dev.k->dequantize(&b->dev, w, packed, &q);
-    b->dev.k->quant_matvec(&b->dev, y, beta != 0 ? y : NULL, x, packed, &q);
+    b->dev.k->dequantize(&b->dev, w, packed, &q, 1);
+    b->dev.k->quant_matvec(&b->dev, y, beta != 0 ? y : NULL, x, packed, &q, 1);
     float *hw = bed_read(b, w), *hx = bed_read(b, x), *got = bed_read(b, y);
     double *want = xcalloc((size_t)(n * rows), sizeof *want);
     for (int64_t t = 0; t < n; t++)
@@ -367,6 +367,62 @@ static void check_matvec(Bed *b, QuantType type, int64_t block, bool nested, int
     cr_expect(close_enough(name, got, want, n * rows, close_tolerance(DT_F32, cols)), "%s", name);
     cr_expect(bed_pad_intact(b, y), "%s: wrote the pad", name);
     free(name), free(hw), free(hx), free(got), free(want), free(old);
+}
+
+/* Three parts of one matrix, encoded alike or not, are what each of them is alone. */
+static void check_parts(Bed *b, const QuantType types[3], bool nested, int64_t cols)
+{
+    static const int64_t rows[3] = {32, 16, 48};
+    enum { ALL = 96, N = 3 };
+    QuantPart q[3];
+    size_t bytes = 0;
+    for (int i = 0; i < 3; i++) {
+        q[i] = (QuantPart){.type = types[i], .rows = rows[i], .cols = cols, .block = QUANT_BLOCK};
+        q[i].nested = nested && quant_is_4bit(types[i]);
+        quant_place(&q[i], &bytes);
+    }
+    int64_t n = (int64_t)bytes, row0 = 0;
+    Tensor *packed = scope_tensor(b->inputs, DT_U8, 1, &n, 0, MEM_WEIGHT);
+    Tensor *all = bed_matrix(b, ALL, cols, 8), *one = bed_matrix(b, ALL, cols, 8);
+    Tensor *x = bed_fill(b, bed_matrix(b, N, cols, 8), 2, 1, 0);
+    Tensor *add = bed_fill(b, bed_matrix(b, N, ALL, 0), 4, 1, 0);
+    Tensor *y = bed_matrix(b, N, ALL, 4), *z = bed_matrix(b, N, ALL, 4);
+    for (int i = 0; i < 3; i++) {
+        Tensor *src =
+            bed_fill(b, bed_matrix(b, rows[i], cols, 0), 7 + (uint64_t)i, 0.1 * (i + 1), 0);
+        b->dev.k->quantize(&b->dev, packed, &q[i], src);
+        Tensor part = tensor_slice_rows(one, row0, rows[i]),
+               z_i = tensor_slice_cols(z, row0, rows[i]);
+        Tensor add_i = tensor_slice_cols(add, row0, rows[i]);
+        b->dev.k->dequantize(&b->dev, &part, packed, &q[i], 1);
+        b->dev.k->quant_matvec(&b->dev, &z_i, &add_i, x, packed, &q[i], 1);
+        row0 += rows[i];
+    }
+    b->dev.k->dequantize(&b->dev, all, packed, q, 3);
+    b->dev.k->quant_matvec(&b->dev, y, add, x, packed, q, 3);
+    float *va = bed_read(b, all), *vo = bed_read(b, one), *vy = bed_read(b, y),
+          *vz = bed_read(b, z);
+    cr_expect_eq(memcmp(va, vo, (size_t)(ALL * cols) * sizeof *va), 0, "%s, %s: values",
+                 quant_type_name(types[0]), quant_type_name(types[2]));
+    cr_expect_eq(memcmp(vy, vz, N * ALL * sizeof *vy), 0, "%s, %s: products",
+                 quant_type_name(types[0]), quant_type_name(types[2]));
+    cr_expect(bed_pad_intact(b, all) && bed_pad_intact(b, y));
+    free(va), free(vo), free(vy), free(vz);
+}
+
+Test(kernel_quant, parts_together_are_the_parts)
+{
+    Bed b;
+    bed_open(&b, 2);
+    for (int type = QUANT_NF4; type <= QUANT_FP8; type++)
+        for (int64_t cols = 128; cols <= 200; cols += 72)
+            for (int nested = 0; nested < 2; nested++) {
+                const QuantType alike[] = {type, type, type};
+                const QuantType mixed[] = {type, type, type == QUANT_NF4 ? QUANT_FP4 : QUANT_NF4};
+                check_parts(&b, alike, nested, cols);
+                check_parts(&b, mixed, nested, cols);
+            }
+    bed_close(&b);
 }
 
 Test(kernel_quant, matvec_is_the_product)

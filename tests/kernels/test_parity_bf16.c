@@ -708,15 +708,16 @@ static void quantised(Bench *b, QuantType type, int64_t block, bool nested, int6
             break;
         }
     free(host[0]), free(host[1]);
-    BOTH(b, dequantize, (&b->cpu, &y->cpu, &packed->cpu, &q), (&b->gpu, &y->gpu, &packed->gpu, &q));
+    BOTH(b, dequantize, (&b->cpu, &y->cpu, &packed->cpu, &q, 1),
+         (&b->gpu, &y->gpu, &packed->gpu, &q, 1));
     same(b, what, y, BF16 / 2);
     for (int64_t n = 1; n <= QUANT_MATVEC_ROWS; n++) {
         Pair *x = matrix(b, n, cols, 8), *out = matrix(b, n, rows, 8), *add = matrix(b, n, rows, 0);
-        BOTH(b, quant_matvec, (&b->cpu, &out->cpu, NULL, &x->cpu, &packed->cpu, &q),
-             (&b->gpu, &out->gpu, NULL, &x->gpu, &packed->gpu, &q));
+        BOTH(b, quant_matvec, (&b->cpu, &out->cpu, NULL, &x->cpu, &packed->cpu, &q, 1),
+             (&b->gpu, &out->gpu, NULL, &x->gpu, &packed->gpu, &q, 1));
         same(b, what, out, BF16);
-        BOTH(b, quant_matvec, (&b->cpu, &out->cpu, &add->cpu, &x->cpu, &packed->cpu, &q),
-             (&b->gpu, &out->gpu, &add->gpu, &x->gpu, &packed->gpu, &q));
+        BOTH(b, quant_matvec, (&b->cpu, &out->cpu, &add->cpu, &x->cpu, &packed->cpu, &q, 1),
+             (&b->gpu, &out->gpu, &add->gpu, &x->gpu, &packed->gpu, &q, 1));
         same(b, what, out, BF16);
     }
     for (int64_t n = 1; n <= 130 && type == QUANT_INT8; n += 43) {
@@ -731,6 +732,184 @@ static void quantised(Bench *b, QuantType type, int64_t block, bool nested, int6
         }
     }
     drop_all(b);
+}
+
+/* The three parts of a fused matrix in one call. */
+static void fused(Bench *b, QuantType type, bool nested, int64_t cols)
+{
+    static const int64_t rows[3] = {64, 32, 48};
+    enum { ALL = 144 };
+    QuantPart q[3];
+    size_t bytes = 0;
+    for (int i = 0; i < 3; i++) {
+        q[i] = (QuantPart){
+            .type = type, .rows = rows[i], .cols = cols, .block = QUANT_BLOCK, .nested = nested};
+        quant_place(&q[i], &bytes);
+    }
+    char what[80];
+    snprintf(what, sizeof what, "%s%s, three parts of %lld columns", quant_type_name(type),
+             nested ? " nested" : "", (long long)cols);
+    int64_t n_bytes = (int64_t)bytes;
+    Pair *packed = make(b, DT_U8, DT_U8, 1, &n_bytes, 0);
+    for (int i = 0; i < 3; i++) {
+        Pair *w = matrix(b, rows[i], cols, 0);
+        BOTH(b, quantize, (&b->cpu, &packed->cpu, &q[i], &w->cpu),
+             (&b->gpu, &packed->gpu, &q[i], &w->gpu));
+    }
+    Pair *y = matrix(b, ALL, cols, 16);
+    BOTH(b, dequantize, (&b->cpu, &y->cpu, &packed->cpu, q, 3),
+         (&b->gpu, &y->gpu, &packed->gpu, q, 3));
+    same(b, what, y, BF16 / 2);
+    device_use_stream(&b->gpu, STREAM_AHEAD); /* with a few large blocks */
+    b->gpu.k->dequantize(&b->gpu, &y->gpu, &packed->gpu, q, 3);
+    b->gpu.backend->sync(&b->gpu);
+    device_use_stream(&b->gpu, STREAM_COMPUTE);
+    same(b, what, y, BF16 / 2);
+    for (int64_t n = 1; n <= QUANT_MATVEC_ROWS; n++) {
+        Pair *x = matrix(b, n, cols, 8), *out = matrix(b, n, ALL, 8), *add = matrix(b, n, ALL, 0);
+        BOTH(b, quant_matvec, (&b->cpu, &out->cpu, &add->cpu, &x->cpu, &packed->cpu, q, 3),
+             (&b->gpu, &out->gpu, &add->gpu, &x->gpu, &packed->gpu, q, 3));
+        same(b, what, out, BF16);
+    }
+    drop_all(b);
+}
+
+/* Products of a few rows, by the kernel that has them: odd widths and addresses go another way. */
+Test(parity_bf16, products_of_a_few_rows)
+{
+    Bench b;
+    if (!open_both(&b)) return;
+    static const int64_t shapes[][2] = {{1, 8},    {40, 64},      {1000, 4096}, {257, 4144},
+                                        {16, 264}, {128256, 128}, {33, 20000},  {5, 13}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        for (int64_t m = 1; m <= 9; m++) {
+            product(&b, m, shapes[i][0], shapes[i][1], false, true, 0, 0, false);
+            product(&b, m, shapes[i][0], shapes[i][1], false, true, 1, 24, m % 2);
+        }
+    cr_assert_eq(b.n_failed, 0);
+    close_both(&b);
+}
+
+/* One token of each of a few sequences, and pieces of prompts: heads that share keys in groups of every size, caches of
+ * some keys to several parts' worth. */
+static void cached(Bench *b, int n_docs, int64_t longest, int h, int kv, int d, int32_t each)
+{
+    char what[120];
+    snprintf(what, sizeof what, "cached attention, %d x %d tokens, %lld before, %d/%d x %d", n_docs,
+             (int)each, (long long)longest, h, kv, d);
+    int32_t cu[9] = {0}, past[8];
+    for (int i = 0; i < n_docs; i++) {
+        cu[i + 1] = cu[i] + each;
+        past[i] = (int32_t)(i == 0 ? longest : longest * i / n_docs);
+    }
+    int64_t n = cu[n_docs], capacity = longest + each + 3;
+    Pair *cup = ints(b, cu, n_docs + 1), *pastp = ints(b, past, n_docs);
+    Docs on_cpu = {&cup->cpu, cu, n_docs, each}, on_gpu = {&cup->gpu, cu, n_docs, each};
+    int64_t cache[3] = {n_docs, capacity, (int64_t)kv * d};
+    Pair *ck = fill(b, make(b, DT_BF16, DT_F32, 3, cache, 0), 1, 0),
+         *cv = fill(b, make(b, DT_BF16, DT_F32, 3, cache, 0), 1, 0);
+    Pair *q = matrix(b, n, (int64_t)h * d, 0), *k = matrix(b, n, (int64_t)kv * d, 0),
+         *v = matrix(b, n, (int64_t)kv * d, 0), *o = matrix(b, n, (int64_t)h * d, 16);
+    float scale = 1 / sqrtf((float)d);
+    BOTH(b, kv_append, (&b->cpu, &ck->cpu, &cv->cpu, &k->cpu, &v->cpu, &on_cpu, &pastp->cpu),
+         (&b->gpu, &ck->gpu, &cv->gpu, &k->gpu, &v->gpu, &on_gpu, &pastp->gpu));
+    same(b, what, ck, 1e-9);
+    for (int turn = 0; turn < 2; turn++) { /* what counts blocks is as it was */
+        BOTH(b, attention_cached,
+             (&b->cpu, &o->cpu, &q->cpu, &ck->cpu, &cv->cpu, h, kv, &on_cpu, &pastp->cpu, longest,
+              scale),
+             (&b->gpu, &o->gpu, &q->gpu, &ck->gpu, &cv->gpu, h, kv, &on_gpu, &pastp->gpu,
+              longest + 100 * turn, scale));
+        same(b, what, o, BF16);
+    }
+    drop_all(b);
+}
+
+Test(parity_bf16, attention_to_a_cache)
+{
+    Bench b;
+    if (!open_both(&b)) return;
+    static const int heads[][2] = {{4, 4}, {8, 4}, {9, 3}, {32, 8}, {28, 4}, {16, 2}, {24, 2}};
+    static const int widths[] = {64, 128, 80, 256};
+    static const int64_t before[] = {0, 5, 63, 700, 3000};
+    for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++)
+        for (int w = 0; w < 4; w++)
+            for (int p = 0; p < 5; p++) {
+                if (before[p] > 1000 && w > 1) continue;
+                cached(&b, 1, before[p], heads[i][0], heads[i][1], widths[w], 1);
+                cached(&b, 5, before[p], heads[i][0], heads[i][1], widths[w], 1);
+                if (before[p] < 100)
+                    cached(&b, 3, before[p], heads[i][0], heads[i][1], widths[w], 40);
+            }
+    cr_assert_eq(b.n_failed, 0);
+    close_both(&b);
+}
+
+Test(parity_bf16, best_of_rows)
+{
+    Bench b;
+    if (!open_both(&b)) return;
+    static const int64_t shapes[][2] = {{1, 1}, {8, 128256}, {3, 1000}, {64, 257}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        Pair *x = fill(&b, make(&b, DT_F32, DT_F32, 2, shapes[i], 8), 1, 0);
+        Pair *best = make(&b, DT_I32, DT_I32, 1, shapes[i], 0);
+        int32_t want[64], got[64];
+        BOTH(&b, argmax, (&b.cpu, &best->cpu, &x->cpu), (&b.gpu, &best->gpu, &x->gpu));
+        tensor_read(&b.cpu, &best->cpu, want);
+        tensor_read(&b.gpu, &best->gpu, got);
+        for (int r = 0; r < shapes[i][0]; r++)
+            cr_expect_eq(got[r], want[r], "row %d of %lld columns: %d, not %d", r,
+                         (long long)shapes[i][1], got[r], want[r]);
+        drop_all(&b);
+    }
+    close_both(&b);
+}
+
+static void dora(Bench *b, int64_t n, int64_t out, int64_t in, int64_t pad)
+{
+    char what[80];
+    snprintf(what, sizeof what, "dora %lld rows, %lldx%lld+%lld", (long long)n, (long long)out,
+             (long long)in, (long long)pad);
+    Pair *w = matrix(b, out, in, pad), *z = matrix(b, n, out, pad), *y = matrix(b, n, out, pad),
+         *dy = matrix(b, n, out, pad), *dz = matrix(b, n, out, pad);
+    Pair *m = vector(b, out, DT_BF16), *norm = vector(b, out, DT_F32), *dm = vector(b, out, DT_F32),
+         *dm16 = vector(b, out, DT_BF16);
+    BOTH(b, row_norms, (&b->cpu, &norm->cpu, &w->cpu), (&b->gpu, &norm->gpu, &w->gpu));
+    same(b, what, norm, 1e-5);
+    BOTH(b, dora_fwd, (&b->cpu, &y->cpu, &z->cpu, &m->cpu, &norm->cpu),
+         (&b->gpu, &y->gpu, &z->gpu, &m->gpu, &norm->gpu));
+    same(b, what, y, BF16);
+    for (int beta = 0; beta < 2; beta++) {
+        BOTH(b, dora_bwd,
+             (&b->cpu, &dz->cpu, (float)beta, &dm->cpu, (float)beta, &dy->cpu, &z->cpu, &m->cpu,
+              &norm->cpu),
+             (&b->gpu, &dz->gpu, (float)beta, &dm->gpu, (float)beta, &dy->gpu, &z->gpu, &m->gpu,
+              &norm->gpu));
+        same(b, what, dz, BF16);
+        same(b, what, dm, 1e-4);
+        BOTH(b, dora_bwd, /* one of the two alone */
+             (&b->cpu, NULL, 0, &dm16->cpu, (float)beta, &dy->cpu, &z->cpu, &m->cpu, &norm->cpu),
+             (&b->gpu, NULL, 0, &dm16->gpu, (float)beta, &dy->gpu, &z->gpu, &m->gpu, &norm->gpu));
+        same(b, what, dm16, 2 * BF16);
+        BOTH(b, dora_bwd,
+             (&b->cpu, &dz->cpu, (float)beta, NULL, 0, &dy->cpu, &z->cpu, &m->cpu, &norm->cpu),
+             (&b->gpu, &dz->gpu, (float)beta, NULL, 0, &dy->gpu, &z->gpu, &m->gpu, &norm->gpu));
+        same(b, what, dz, BF16);
+    }
+    drop_all(b);
+}
+
+Test(parity_bf16, magnitudes)
+{
+    Bench b;
+    if (!open_both(&b)) return;
+    static const int64_t shapes[][4] = {{1, 1, 1, 0},      {7, 13, 5, 3},
+                                        {129, 64, 100, 8}, {500, 1024, 4096, 16},
+                                        {3, 4096, 64, 0},  {2048, 100, 14336, 24}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        dora(&b, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]);
+    cr_assert_eq(b.n_failed, 0);
+    close_both(&b);
 }
 
 Test(parity_bf16, quantised_matrices)
@@ -749,6 +928,12 @@ Test(parity_bf16, quantised_matrices)
         quantised(&b, QUANT_NF4, block, true, 48, 1024);
         quantised(&b, QUANT_FP4, block, false, 33, 129);
     }
+    static const int64_t cols[] = {64, 128, 164, 264, 1024, 4096, 8256};
+    for (int type = QUANT_NF4; type <= QUANT_FP8; type++)
+        for (size_t i = 0; i < sizeof cols / sizeof cols[0]; i++) {
+            fused(&b, type, false, cols[i]);
+            fused(&b, type, type <= QUANT_FP4, cols[i]);
+        }
     cr_assert_eq(b.n_failed, 0);
     close_both(&b);
 }
