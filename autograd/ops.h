@@ -19,6 +19,10 @@ Tensor *op_rmsnorm(Ctx *c, Tensor *x, Tensor *w, float eps, int64_t pad);
 /* x (N,I), w (O,I), bias (O) or NULL, residual (N,O) or NULL -> residual + x w^T + bias  (N,O) */
 Tensor *op_linear(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual);
 
+/* x (M,C), w (V,C) -> x w^T (M,V) in f32 whatever the device computes in: who draws from it compares neighbours.  No
+ * tape. */
+Tensor *op_logits(Ctx *c, Tensor *x, Tensor *w);
+
 /* For the ops that do more beside it.  A result of at least `pad` columns beyond its own, and of the residual's pitch where
  * that is larger: then its gradient is handed on to the residual as it is. */
 Tensor *linear_output(Ctx *c, const Tensor *x, const Tensor *w, const Tensor *residual,

@@ -31,6 +31,8 @@ static Status open_config(EvalJob *job, Err *err)
     if (job->n_sources == 0) job->sources = NULL;
     if (!job->model.model) job->model.model = job->cfg.model_path;
     if (!job->model.tokenizer) job->model.tokenizer = job->cfg.tokenizer;
+    if (!job->model.device && !job->model.precision)
+        job->model.precision = job->cfg.precision == PRECISION_BF16 ? "bf16" : "fp32";
     if (!job->model.device) job->model.device = job->cfg.device;
     if (!job->model.threads) job->model.threads = job->cfg.threads;
     if (!job->sources && (job->rouge || job->baseline || job->limit))
@@ -100,6 +102,7 @@ static Status check_flags(const EvalJob *job, Err *err)
         {"adapter", "beside --baseline", job->model.adapter, runs},
         {"tokenizer", "beside --baseline", job->model.tokenizer, runs},
         {"device", "beside --baseline", job->model.device, runs},
+        {"precision", "beside --baseline", job->model.precision, runs},
         {"quantize", "beside --baseline", job->model.quantize, runs},
         {"int8-outliers", "beside --baseline", job->model.outliers != 0, runs},
         {"threads", "beside --baseline", job->model.threads != 0, runs},

@@ -69,6 +69,20 @@ static Status quantize(OpenModel *m, const ModelFlags *f, Err *err)
     return OK;
 }
 
+static Status read_precision(DType *out, const ModelFlags *f, const char *device, Err *err)
+{
+    bool cpu = str_eq(device, "cpu");
+    *out = cpu ? DT_F32 : DT_BF16;
+    if (!f->precision) return OK;
+    if (!str_eq(f->precision, "fp32") && !str_eq(f->precision, "bf16"))
+        return err_set(err, E_INPUT, "--precision: must be one of fp32, bf16, is '%s'",
+                       f->precision);
+    *out = str_eq(f->precision, "bf16") ? DT_BF16 : DT_F32;
+    if (cpu && *out == DT_BF16)
+        return err_set(err, E_INPUT, "--precision: the CPU computes in fp32; leave it out");
+    return OK;
+}
+
 Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int64_t positions,
                   Log *log, Err *err)
 {
@@ -77,8 +91,10 @@ Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int
     if (!backend)
         return err_set(err, E_INPUT, "--device: '%s' is not built in; there is: %s", device,
                        backend_names());
+    DType compute;
+    TRY(read_precision(&compute, f, device, err));
     DeviceOpts opts = {.threads = (int)f->threads};
-    TRY(device_open(&m->dev, backend, &opts, DT_F32, err));
+    TRY(device_open(&m->dev, backend, &opts, compute, err));
     llama_init(&m->llama, cfg, &m->dev, positions);
     m->has_llama = true;
     TRY(quantize(m, f, err));

@@ -8,7 +8,7 @@
 
 /* Zero-initialise. */
 typedef struct ModelFlags {
-    const char *model, *adapter, *tokenizer, *device, *quantize;
+    const char *model, *adapter, *tokenizer, *device, *quantize, *precision;
     int64_t threads;
     double outliers; /* 0: not given */
 } ModelFlags;
@@ -25,6 +25,8 @@ typedef struct ModelFlags {
         {"int8-outliers", OPT_NUMBER, &(f).outliers, "T",                                          \
          "int8: code inputs in 8 bits too, but for columns with magnitudes from T on (6)"},        \
         {"device", OPT_STRING, &(f).device, "NAME", "where to compute (default: cpu)"},            \
+        {"precision", OPT_STRING, &(f).precision, "NAME",                                          \
+         "bf16 (default on cuda) or fp32 (the CPU's only one); logits are fp32 always"},           \
     {                                                                                              \
         "threads", OPT_INT, &(f).threads, "N", "cpu threads (default: all that may be used)"       \
     }

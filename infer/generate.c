@@ -4,6 +4,7 @@
 #include "base/str.h"
 #include "infer/feed.h"
 #include "infer/stop.h"
+#include "infer/token_pass.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -32,8 +33,11 @@ typedef struct Run {
     int64_t n_live, batch;
     KvCache kv;
     Feed feed;
+    TokenPass pass;
+    bool greedy; /* the best logit decides: the device finds it, and logits stay there */
     Sampler sampler;
-    float *logits; /* (batch, V) */
+    float *logits; /* (batch, V); greedy: none */
+    int32_t *best; /* (batch); greedy */
     /* one pass on the host */
     int32_t *ids, *positions; /* (pass_cap) */
     int64_t pass_cap;
@@ -77,19 +81,41 @@ static int64_t capacity(const Run *r)
     return min(r->context, longest + r->opts->max_new_tokens);
 }
 
+/* Where the device copies to without a detour. */
+static float *host_floats(const Run *r, int64_t n)
+{
+    Device *d = r->m->dev;
+    size_t bytes = (size_t)n * sizeof(float);
+    return d->backend->host_alloc ? d->backend->host_alloc(d, bytes) : xmalloc(bytes);
+}
+
+static void host_floats_free(const Run *r, float *p)
+{
+    Device *d = r->m->dev;
+    if (!d->backend->host_free)
+        free(p);
+    else if (p)
+        d->backend->host_free(d, p);
+}
+
 static void run_open(Run *r)
 {
     r->live = xcalloc((size_t)r->batch, sizeof *r->live);
-    r->logits = xmalloc((size_t)(r->batch * r->m->cfg.vocab_size) * sizeof *r->logits);
+    const SamplerOpts *s = &r->opts->sampler;
+    r->greedy = s->temperature == 0 && s->repetition_penalty == 1;
+    if (!r->greedy) r->logits = host_floats(r, r->batch * r->m->cfg.vocab_size);
     size_t n = (size_t)r->batch + 1;
     r->cu = xcalloc(n, sizeof *r->cu);
     r->n_new = xcalloc(n, sizeof *r->n_new);
     r->rows = xcalloc(n, sizeof *r->rows);
     r->slots = xcalloc(n, sizeof *r->slots);
+    r->best = xcalloc(n, sizeof *r->best);
     feed_init(&r->feed, r->m->dev);
     if (r->opts->no_cache) return;
     kv_cache_init(&r->kv, r->m, r->batch, capacity(r));
     kv_cache_compact(&r->kv, r->slots, 0);
+    token_pass_init(&r->pass, r->m, &r->kv,
+                    &(TokenPassOpts){.greedy = r->greedy, .no_graph = r->opts->no_graph});
 }
 
 static void sequence_clear(Sequence *s)
@@ -104,11 +130,13 @@ static void run_close(Run *r)
 {
     for (int64_t i = 0; i < r->n_live; i++)
         sequence_clear(&r->live[i]);
+    token_pass_clear(&r->pass);
     if (!r->opts->no_cache) kv_cache_clear(&r->kv);
     feed_clear(&r->feed);
     sampler_clear(&r->sampler);
-    free(r->live), free(r->logits), free(r->ids), free(r->positions);
-    free(r->cu), free(r->n_new), free(r->rows), free(r->slots);
+    host_floats_free(r, r->logits);
+    free(r->live), free(r->ids), free(r->positions);
+    free(r->cu), free(r->n_new), free(r->rows), free(r->slots), free(r->best);
 }
 
 static void admit(Run *r)
@@ -148,8 +176,44 @@ static int64_t share_pass(Run *r)
     return total;
 }
 
-/* One forward pass.  Logits of the sequences that have been read to their end go to r->logits, one row each, in
- * order. */
+/* Every sequence has one token to read, its last. */
+static bool all_decode(const Run *r)
+{
+    bool all = !r->opts->no_cache;
+    for (int64_t i = 0; i < r->n_live; i++)
+        all &= r->live[i].n - r->live[i].n_read == 1;
+    return all;
+}
+
+/* Of all live sequences, in order. */
+static void decode(Run *r)
+{
+    for (int64_t i = 0; i < r->n_live; i++) {
+        Sequence *s = &r->live[i];
+        r->slots[i] = s->ids[s->n_read++];
+    }
+    token_pass_run(&r->pass, r->slots);
+    if (r->greedy)
+        tensor_read(r->m->dev, token_pass_best(&r->pass), r->best);
+    else
+        tensor_read(r->m->dev, token_pass_logits(&r->pass), r->logits);
+}
+
+/* Of h (M,C) to the host: the best token of each row, or the logits. */
+static void read_rows(Run *r, Ctx *c, Tensor *h)
+{
+    Tensor *logits = llama_logits(c, r->m, h);
+    if (!r->greedy) {
+        tensor_read(c->dev, logits, r->logits);
+        return;
+    }
+    Tensor *best = tensor_new(c, DT_I32, 1, logits->shape);
+    c->dev->k->argmax(c->dev, best, logits);
+    tensor_read(c->dev, best, r->best);
+}
+
+/* One forward pass over new tokens of any number.  Logits of the sequences that have been read to their end go to r->logits,
+ * one row each, in order; or their best to r->best. */
 static void forward(Run *r)
 {
     int64_t n = share_pass(r), at = 0, n_rows = 0, longest = 0;
@@ -177,8 +241,7 @@ static void forward(Run *r)
     Ctx *c = &r->feed.ctx;
     Tensor *h = llama_forward(c, m, &r->feed.batch);
     if (n_rows > 0) {
-        h = op_gather_rows(c, h, feed_ints(&r->feed, r->rows, n_rows));
-        tensor_read_f32(c->dev, llama_logits(c, m, h), r->logits);
+        read_rows(r, c, op_gather_rows(c, h, feed_ints(&r->feed, r->rows, n_rows)));
     }
     feed_end(&r->feed);
     if (cached) {
@@ -266,8 +329,11 @@ static Status pick(Run *r, Err *err)
         Sequence *s = &r->live[i];
         if (r->opts->no_cache || s->n_read == s->n) {
             const GeneratePrompt *p = &r->prompts[s->index];
-            int32_t id = sampler_pick(&r->sampler, &r->opts->sampler, r->logits + row++ * vocab,
-                                      vocab, s->ids, s->n, p->key, (uint64_t)(s->n - p->n));
+            int32_t id = r->greedy
+                             ? r->best[row]
+                             : sampler_pick(&r->sampler, &r->opts->sampler, r->logits + row * vocab,
+                                            vocab, s->ids, s->n, p->key, (uint64_t)(s->n - p->n));
+            row++;
             if (id < 0)
                 return err_set(err, E_FAILED,
                                "prompt %lld, token %lld: the logits are not finite; look for NaN "
@@ -310,7 +376,10 @@ Status generate(Generation *out, Llama *m, const Tokenizer *t, const GeneratePro
     while (s == OK) {
         admit(&r);
         if (r.n_live == 0) break;
-        forward(&r);
+        if (all_decode(&r))
+            decode(&r);
+        else
+            forward(&r);
         s = pick(&r, err);
     }
     run_close(&r);

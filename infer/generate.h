@@ -18,6 +18,7 @@ typedef struct GenerateOpts {
     int n_eos;
     const char *const *stop; /* strings, none empty: the text ends before the first that appears */
     int n_stop;
+    bool no_graph; /* infer/token_pass.h */
     bool
         no_cache; /* every step reads everything again: the slow way that the cache is tested with */
 } GenerateOpts;

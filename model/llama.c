@@ -167,5 +167,6 @@ Tensor *llama_head(Llama *m)
 
 Tensor *llama_logits(Ctx *c, Llama *m, Tensor *h)
 {
-    return op_linear(c, h, llama_head(m), NULL, NULL);
+    c->module = "head";
+    return op_logits(c, h, llama_head(m));
 }

@@ -122,5 +122,5 @@ FusedLinear *llama_linear(Llama *m, int64_t i);
 Tensor *llama_forward(Ctx *c, Llama *m, const Batch *batch);
 /* The head's matrix: tied or own. */
 Tensor *llama_head(Llama *m);
-/* hidden states (M,C) -> logits (M,V) */
+/* hidden states (M,C) -> logits (M,V) f32; no tape */
 Tensor *llama_logits(Ctx *c, Llama *m, Tensor *h);

@@ -66,6 +66,19 @@ static const Op linear_op = {.name = "linear",
                              .remake = linear_remake,
                              .remade_from = RECOMPUTE_ATTENTION};
 
+static const Op logits_op = {.name = "logits"};
+
+Tensor *op_logits(Ctx *c, Tensor *x, Tensor *w)
+{
+    op_begin(c, &logits_op);
+    ASSERT(!c->tape, "logits have no backward pass; linear_xent has");
+    int64_t shape[2] = {tensor_rows(x), tensor_rows(w)};
+    Tensor *y = tensor_new(c, DT_F32, 2, shape);
+    c->dev->k->matmul(c->dev, y, x, w, (MatmulArgs){.trans_b = true, .alpha = 1});
+    tape_record(c, &logits_op, 1, (Tensor *[]){y}, 0, NULL);
+    return y;
+}
+
 Tensor *op_linear(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual)
 {
     op_begin(c, &linear_op);

@@ -153,6 +153,32 @@ Test(generate, the_cache_changes_nothing)
     free(root);
 }
 
+/* A pass that the device has recorded gives what its kernels give one by one: over the bound at which it is recorded anew,
+ * and as sequences leave.  Greedy and drawn. */
+Test(generate, recorded_passes_change_nothing)
+{
+    Golden g;
+    golden_open(&g, "llama3-tiny");
+    int64_t context = generate_context(&g.model.llama);
+    for (int drawn = 0; drawn < 2; drawn++) {
+        GenerateOpts o = generate_defaults();
+        o.max_new_tokens = context;
+        o.batch = 3;
+        if (drawn) o.sampler.temperature = 0.8;
+        Generation recorded[MAX_PROMPTS] = {0}, plain[MAX_PROMPTS] = {0};
+        Err err = {0};
+        cr_assert_eq(generate(recorded, &g.model.llama, NULL, g.prompts, g.n, &o, NULL, &err), OK);
+        o.no_graph = true;
+        cr_assert_eq(generate(plain, &g.model.llama, NULL, g.prompts, g.n, &o, NULL, &err), OK);
+        for (int64_t i = 0; i < g.n; i++)
+            cr_expect(same(&recorded[i], plain[i].ids, plain[i].n), "drawn %d, prompt %d", drawn,
+                      (int)i);
+        clear_all(recorded, g.n);
+        clear_all(plain, g.n);
+    }
+    golden_close(&g);
+}
+
 /* Draws belong to (seed, prompt, position): neither the neighbours nor the order of work matter. */
 Test(generate, what_a_prompt_says_does_not_depend_on_its_batch)
 {
