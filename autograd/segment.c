@@ -1,6 +1,8 @@
 /* Running a block as a unit: hooks around it, and how much of it is kept for backward. */
 #include "autograd/segment.h"
 
+#include "autograd/operand.h"
+
 typedef void Hook(void *ud);
 
 static void call(const Segment *s, Hook *hook)
@@ -29,7 +31,7 @@ static void end_backward(Ctx *c, Node *n)
 
 static void begin_backward(Ctx *c, Node *n)
 {
-    (void)c;
+    operands_settle(c->operands); /* the hook may release what is decoded from */
     call(segment_of(n), hooks_of(segment_of(n))->leave_backward);
 }
 
@@ -61,6 +63,7 @@ Tensor *segment_run(Ctx *c, const Segment *s, Tensor *x, const void *batch)
         tape_truncate(c->tape, before);
     else if (c->tape && s->hooks)
         mark(c, &end_op, s);
+    if (s->hooks) operands_settle(c->operands);
     call(s, hooks_of(s)->leave_forward);
     return y;
 }

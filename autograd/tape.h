@@ -31,13 +31,14 @@ typedef struct Ctx {
     Device *dev;
     Tape *tape; /* NULL: inference, nothing is recorded */
     Scope *scope;
-    Arena *arena;        /* of the step: handles, nodes */
-    uint64_t key;        /* of this epoch's dropout: mix(seed, epoch) */
-    Trace *trace;        /* or NULL: autograd/trace.h */
-    Recompute recompute; /* of the segment that runs */
-    bool last;           /* the next op's result leaves the segment: segment_last */
-    bool dropped;        /* nobody keeps what the running op makes */
-    const char *module;  /* the part of the model that runs, for profiles; or NULL */
+    Arena *arena;              /* of the step: handles, nodes */
+    uint64_t key;              /* of this epoch's dropout: mix(seed, epoch) */
+    Trace *trace;              /* or NULL: autograd/trace.h */
+    Recompute recompute;       /* of the segment that runs */
+    bool last;                 /* the next op's result leaves the segment: segment_last */
+    bool dropped;              /* nobody keeps what the running op makes */
+    struct Operands *operands; /* decoded matrices (autograd/operand.h), or NULL */
+    const char *module;        /* the part of the model that runs, for profiles; or NULL */
 } Ctx;
 
 enum { NODE_MAX_IN = 10, NODE_MAX_OUT = 3, NODE_MAX_SAVED = 14 };

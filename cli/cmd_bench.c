@@ -1,6 +1,7 @@
 /* lorac bench: a training step on random weights and tokens, beside its floor. */
 #include "base/fs.h"
 #include "base/opts.h"
+#include "cli/bench_decoding.h"
 #include "cli/bench_matrix.h"
 #include "cli/bench_print.h"
 #include "cli/commands.h"
@@ -12,6 +13,7 @@
 
 enum {
     MAX_TARGETS = 16,
+    SCRATCHES = 3, /* runtime.scratches' default */
     MAX_LENGTHS = 1 << 22,
     MAX_LENGTH = 1 << 24,
     MATRIX_SEQ = 350,
@@ -26,9 +28,11 @@ typedef struct BenchFlags {
     const char *gradients, *update, *states, *reduce, *embedding;
     Comm *hosts;
     int64_t zero, prefetch, ctas, spare;
-    int64_t rank, seq, micro, steps, threads, quant_block;
+    int64_t rank, seq, micro, steps, threads, scratches, quant_block;
+    int64_t batch, prompt, new_tokens; /* of decode */
     double seconds, dropout, memory;
     bool single_quant, deterministic, exact, kernels, profile, matrix, json, steps_only, largest;
+    bool decode, unmerged, no_graph, no_early, decode_ahead;
 } BenchFlags;
 
 static Status read_choice(int *out, const char *flag, const char *value, const char *const *names,
@@ -115,6 +119,18 @@ static Status read_gradients(BenchOpts *o, const BenchFlags *f, bool full, bool 
     return OK;
 }
 
+/* What goes with a type of the base. */
+static Status read_quant(QuantOpts *q, const BenchFlags *f, Err *err)
+{
+    q->nested = quant_is_4bit(q->type) && !f->single_quant;
+    q->block = f->quant_block;
+    if (!f->quant_block || (quant_is_4bit(q->type) && quant_block_is_known(f->quant_block)))
+        return OK;
+    return err_set(err, E_INPUT,
+                   "--quant-block: with nf4 and fp4, a power of two from %d to %d; is %lld",
+                   (int)QUANT_LEAST_BLOCK, (int)QUANT_MOST_BLOCK, (long long)f->quant_block);
+}
+
 static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
 {
     static const char *const
@@ -154,6 +170,7 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     TRY(read_range("micro", f->micro, 1, (1 << 30) / f->seq, err));
     TRY(read_range("steps", f->steps, 1, 1000000, err));
     TRY(read_range("threads", f->threads, 0, 4096, err));
+    TRY(read_range("scratches", f->scratches, 1, 16, err));
     if (!(f->seconds >= 0 && f->seconds <= 3600))
         return err_set(err, E_INPUT, "--seconds: must be from 0 to 3600, is %g", f->seconds);
     if (!(f->dropout >= 0 && f->dropout < 1))
@@ -183,14 +200,7 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     o->method = method;
     if (method == METHOD_QLORA) {
         o->quant.type = (QuantType)(QUANT_NF4 + quant);
-        o->quant.nested = quant_is_4bit(o->quant.type) && !f->single_quant;
-        o->quant.block = f->quant_block;
-        if (f->quant_block &&
-            !(quant_is_4bit(o->quant.type) && quant_block_is_known(f->quant_block)))
-            return err_set(err, E_INPUT,
-                           "--quant-block: with nf4 and fp4, a power of two from %d to %d; is %lld",
-                           (int)QUANT_LEAST_BLOCK, (int)QUANT_MOST_BLOCK,
-                           (long long)f->quant_block);
+        TRY(read_quant(&o->quant, f, err));
     }
     o->lora.rank = f->rank;
     o->lora.alpha = 2.0 * (double)f->rank;
@@ -200,6 +210,8 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     o->recompute = recompute;
     o->own_attention = attention == 1;
     o->deterministic = f->deterministic;
+    o->scratches = (int)f->scratches;
+    o->decode_ahead = f->decode_ahead;
     o->exact = f->exact;
     o->no_floor = f->exact || f->steps_only;
     o->embed_on_host = place == 1;
@@ -236,6 +248,8 @@ static void make_title(StrBuf *b, const BenchFlags *f, const BenchOpts *o, int64
     }
     if (o->deterministic) strbuf_puts(b, ", deterministic");
     if (o->own_attention) strbuf_puts(b, ", own attention");
+    if (o->quant.type != QUANT_NONE && (o->scratches != SCRATCHES || o->decode_ahead))
+        strbuf_printf(b, ", %d scratches%s", o->scratches, o->decode_ahead ? " ahead" : "");
 }
 
 static Status one(const BenchFlags *f, const BenchOpts *o, StrBuf *b, Err *err)
@@ -262,6 +276,111 @@ static Status matrix(const BenchFlags *f, BenchOpts *o, StrBuf *b, Err *err)
     return s;
 }
 
+/* The flags that decoding reads; what it does not is refused in check_way. */
+static Status decode(const BenchFlags *f, BenchOpts *o, StrBuf *b, Err *err)
+{
+    static const char *const quants[] = {"none", "nf4", "fp4", "int8", "fp8", NULL},
+                             *const precisions[] = {"fp32", "bf16", NULL};
+    bool cpu = str_eq(f->device, "cpu");
+    int quant = 0, precision = !cpu;
+    DecodeBenchOpts d = {.device = f->device,
+                         .threads = (int)f->threads,
+                         .memory_gib = f->memory,
+                         .batch = f->batch,
+                         .prompt = f->prompt,
+                         .new_tokens = f->new_tokens,
+                         .no_graph = f->no_graph,
+                         .no_early = f->no_early};
+    TRY(read_model(&d.shape, f->model, err));
+    if (f->quantize) TRY(read_choice(&quant, "quantize", f->quantize, quants, err));
+    if (f->precision) TRY(read_choice(&precision, "precision", f->precision, precisions, err));
+    if (cpu && precision == 1)
+        return err_set(err, E_INPUT, "--precision: the CPU computes in fp32; leave it out");
+    TRY(read_range("batch", f->batch, 1, 4096, err));
+    TRY(read_range("prompt", f->prompt, 1, 1 << 20, err));
+    TRY(read_range("new", f->new_tokens, 1, 1 << 20, err));
+    TRY(read_range("rank", f->rank, 1, 65536, err));
+    TRY(read_range("threads", f->threads, 0, 4096, err));
+    if (!(f->memory >= 0 && f->memory <= 1e6))
+        return err_set(err, E_INPUT, "--memory: must be from 0 to 1e6 GiB, is %g", f->memory);
+    d.compute = precision == 1 ? DT_BF16 : DT_F32;
+    d.quant.type = (QuantType)(QUANT_NONE + quant);
+    TRY(read_quant(&d.quant, f, err));
+    o->lora.rank = f->rank;
+    o->lora.alpha = 2.0 * (double)f->rank;
+    if (f->unmerged) d.lora = &o->lora;
+    return bench_decoding(b, &d, f->model, f->json, err);
+}
+
+/* Flags of the other way are refused, so that none is given in vain. */
+static Status check_way(const BenchFlags *f, Err *err)
+{
+    const struct {
+        const char *name;
+        bool given, decodes;
+    } flags[] = {
+        {"method", f->method, false},
+        {"seq", f->seq != UNSET, false},
+        {"micro", f->micro != UNSET, false},
+        {"rows", f->rows, false},
+        {"lengths", f->lengths, false},
+        {"recompute", f->recompute, false},
+        {"attention", f->attention, false},
+        {"scratches", f->scratches != UNSET, false},
+        {"embedding", f->embedding, false},
+        {"states", f->states, false},
+        {"largest", f->largest, false},
+        {"steps-only", f->steps_only, false},
+        {"decode-ahead", f->decode_ahead, false},
+        {"gradients", f->gradients, false},
+        {"update", f->update, false},
+        {"reduce", f->reduce, false},
+        {"dropout", f->dropout != 0, false},
+        {"deterministic", f->deterministic, false},
+        {"exact", f->exact, false},
+        {"kernels", f->kernels, false},
+        {"profile", f->profile, false},
+        {"matrix", f->matrix, false},
+        {"batch", f->batch != UNSET, true},
+        {"prompt", f->prompt != UNSET, true},
+        {"new", f->new_tokens != UNSET, true},
+        {"unmerged", f->unmerged, true},
+        {"no-graph", f->no_graph, true},
+        {"no-early", f->no_early, true},
+    };
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (flags[i].given && flags[i].decodes != f->decode)
+            return err_set(err, E_INPUT, "--%s: has no meaning %s --decode", flags[i].name,
+                           f->decode ? "with" : "without");
+    bool quantised = f->matrix || (f->method && str_eq(f->method, "qlora"));
+    if (!quantised && (f->scratches != UNSET || f->decode_ahead))
+        return err_set(err, E_INPUT, "--%s: only with --method qlora",
+                       f->decode_ahead ? "decode-ahead" : "scratches");
+    if (f->decode_ahead && f->scratches == 1)
+        return err_set(err, E_INPUT, "--decode-ahead: needs --scratches of 2 or more");
+    return OK;
+}
+
+static void fill_defaults(BenchFlags *f)
+{
+    const struct {
+        const char **flag, *value;
+    } texts[] = {{&f->method, "lora"}, {&f->recompute, "auto"}, {&f->attention, "library"},
+                 {&f->reduce, "fp32"}, {&f->rows, "both"},      {&f->embedding, "device"}};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (!*texts[i].flag) *texts[i].flag = texts[i].value;
+    const struct {
+        int64_t *flag, value;
+    } numbers[] = {{&f->seq, f->matrix ? MATRIX_SEQ : 4096},
+                   {&f->micro, f->matrix ? MATRIX_MICRO : 1},
+                   {&f->scratches, SCRATCHES},
+                   {&f->batch, 1},
+                   {&f->prompt, 512},
+                   {&f->new_tokens, 128}};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (*numbers[i].flag == UNSET) *numbers[i].flag = numbers[i].value;
+}
+
 static Status bench(BenchFlags *f, Err *err)
 {
     BenchOpts o = {0};
@@ -270,11 +389,12 @@ static Status bench(BenchFlags *f, Err *err)
          t = strtok_r(NULL, ",", &rest))
         targets[o.lora.n_targets++] = t;
     o.lora.targets = targets;
-    if (f->seq == UNSET) f->seq = f->matrix ? MATRIX_SEQ : 4096;
-    if (f->micro == UNSET) f->micro = f->matrix ? MATRIX_MICRO : 1;
     StrBuf b = {0};
-    Status s = read_flags(&o, f, err);
-    if (s == OK) s = f->matrix ? matrix(f, &o, &b, err) : one(f, &o, &b, err);
+    Status s = check_way(f, err);
+    fill_defaults(f);
+    if (s == OK && f->decode) s = decode(f, &o, &b, err);
+    if (s == OK && !f->decode) s = read_flags(&o, f, err);
+    if (s == OK && !f->decode) s = f->matrix ? matrix(f, &o, &b, err) : one(f, &o, &b, err);
     if (f->hosts->rank > 0) strbuf_clear(&b);
     if (s == OK) s = command_print(&b, err);
     free((void *)(uintptr_t)o.lens);
@@ -288,7 +408,8 @@ static void print_help(const Opt *opts)
     strbuf_puts(&about,
                 "Times the training step of a named shape on random weights and tokens, and its "
                 "floor in turns\nwith it: the base model's products and attention alone.  Every "
-                "token is trained.\nShapes:");
+                "token is trained.  With --decode\nit times generation instead, beside the bytes "
+                "that a token must read.\nShapes:");
     for (int i = 0; llama_preset_name(i); i++)
         strbuf_printf(&about, " %s", llama_preset_name(i));
     opts_help(stdout, "lorac bench --model SHAPE [OPTIONS]", about.data, opts);
@@ -297,17 +418,15 @@ static void print_help(const Opt *opts)
 
 int cmd_bench(int argc, char **argv)
 {
-    BenchFlags f = {.method = "lora",
-                    .targets = "all-linear",
-                    .recompute = "auto",
-                    .attention = "library",
-                    .reduce = "fp32",
+    BenchFlags f = {.targets = "all-linear",
                     .zero = 1,
                     .prefetch = 1,
                     .ctas = -1,
                     .spare = -1,
-                    .rows = "both",
-                    .embedding = "device",
+                    .scratches = UNSET,
+                    .batch = UNSET,
+                    .prompt = UNSET,
+                    .new_tokens = UNSET,
                     .device = backend_find("cuda") ? "cuda" : "cpu",
                     .rank = 16,
                     .seq = UNSET,
@@ -319,7 +438,7 @@ int cmd_bench(int argc, char **argv)
         {"model", OPT_STRING, &f.model, "SHAPE", "a named shape"},
         {"method", OPT_STRING, &f.method, "NAME", "lora (default), full or qlora"},
         {"quantize", OPT_STRING, &f.quantize, "NAME",
-         "the base of qlora: nf4 (default), fp4, int8 or fp8"},
+         "the base of qlora: nf4 (default), fp4, int8 or fp8; with --decode none, too (default)"},
         {"single-quant", OPT_FLAG, &f.single_quant, NULL,
          "nf4 and fp4 without double quantisation"},
         {"embedding", OPT_STRING, &f.embedding, "PLACE",
@@ -362,6 +481,10 @@ int cmd_bench(int argc, char **argv)
          "of the device to take (default: all that is free)"},
         {"attention", OPT_STRING, &f.attention, "NAME",
          "library (default: cuDNN where it takes the shape) or own"},
+        {"scratches", OPT_INT, &f.scratches, "N",
+         "as runtime.scratches: decoded matrices of a quantised base at a time (default 3)"},
+        {"decode-ahead", OPT_FLAG, &f.decode_ahead, NULL,
+         "as runtime.decode_ahead: decode the next matrix behind a product"},
         {"deterministic", OPT_FLAG, &f.deterministic, NULL,
          "as runtime.deterministic: the same bits every time; run it with and without for the "
          "price"},
@@ -378,6 +501,18 @@ int cmd_bench(int argc, char **argv)
         {"matrix", OPT_FLAG, &f.matrix, NULL,
          "a table: attention of our own and the library's, levels of recompute, stages, quantised "
          "bases"},
+        {"decode", OPT_FLAG, &f.decode, NULL,
+         "instead of a training step: generate, a token at a time, greedily"},
+        {"batch", OPT_INT, &f.batch, "N", "of decode: sequences at once (default 1)"},
+        {"prompt", OPT_INT, &f.prompt, "N",
+         "of decode: tokens that each begins with (default 512)"},
+        {"new", OPT_INT, &f.new_tokens, "N", "of decode: tokens that are timed (default 128)"},
+        {"unmerged", OPT_FLAG, &f.unmerged, NULL,
+         "of decode: with adapters (--rank, --targets) beside the base"},
+        {"no-graph", OPT_FLAG, &f.no_graph, NULL,
+         "of decode: start kernel by kernel instead of replaying a recorded pass"},
+        {"no-early", OPT_FLAG, &f.no_early, NULL,
+         "of decode: no kernel of a recorded pass begins while the one ahead of it ends"},
         {"json", OPT_FLAG, &f.json, NULL, "a JSON object a line instead"},
         {0}};
     const char *args[1];

@@ -3,11 +3,13 @@
 # python3 (hf: with torch, transformers, peft, safetensors).  Logs go to OUT; a table of PASS, FAIL and SKIP lines comes
 # last.  Exit code 1 when a line says FAIL.
 #
-#   tools/gpu-tests.sh OUT [SECTION...]      default: all of them, about six minutes on an H200
+#   tools/gpu-tests.sh OUT [SECTION...]      default: all of them, about seven minutes on an H200
 #
 #   kernels    every kernel and op in fp32 against references in double; in bf16 against the CPU's fp32
 #   models     logits, loss, gradients of every fixture against PyTorch's, fp32 and bf16: head widths 64 and 128, dense
 #              and packed, fails when bf16 attention did not go through cuDNN; a document's loss packed and alone
+#   decode     greedy tokens of the fixtures (transformers') and of stories260K (llama2.c's), fp32; tokens one by one against the
+#              whole text's logits, recorded and not, plain, nf4 and int8, fp32 and bf16
 #   golden     20 steps of every fixture against transformers' losses, fp32 and bf16
 #   curves packed deterministic attention plan      see tools/gpu_checks.py
 #   hf         folders and adapters written by way of the GPU load in transformers and PEFT: the same logits
@@ -19,7 +21,7 @@ set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 # shellcheck source=tools/gpu_table.sh
 . "$root/tools/gpu_table.sh"
-table_begin "kernels models golden curves packed attention deterministic plan hf nvtx sanitizer" "$@"
+table_begin "kernels models decode golden curves packed attention deterministic plan hf nvtx sanitizer" "$@"
 export LORAC_SOURCE_ROOT=$root
 
 # one LOG SECONDS WHAT COMMAND...: a line by the exit code, 77 for skipped; the log's last line beside it
@@ -47,7 +49,7 @@ precisions() # what the device computes in
 kernels()
 {
     local suite
-    for suite in $(gpu_tests --list | grep -vE '^(golden|packed|parity_bf16)$'); do
+    for suite in $(gpu_tests --list | grep -vE '^(golden|packed|parity_bf16|generate|stories|token_pass)$'); do
         one "kernels-$suite" 120 "kernels fp32: $suite" gpu_tests "$suite"
     done
     [ "$device" = cuda ] || return
@@ -60,6 +62,17 @@ models()
     for p in $(precisions); do
         LORAC_TEST_PRECISION=$p one "models-golden-$p" 180 "models $p: logits, loss, gradients" gpu_tests golden
         LORAC_TEST_PRECISION=$p one "models-packed-$p" 120 "models $p: a document packed and alone" gpu_tests packed
+    done
+}
+
+decode()
+{
+    local p
+    LORAC_TEST_PRECISION=fp32 one decode-generate 180 "decode fp32: transformers' greedy tokens" gpu_tests generate
+    LORAC_TEST_PRECISION=fp32 one decode-stories 120 "decode fp32: stories260K's greedy text" gpu_tests stories
+    for p in $(precisions); do
+        LORAC_TEST_PRECISION=$p one "decode-tokens-$p" 180 "decode $p: one by one as at once; recorded" gpu_tests token_pass \
+            generate.recorded_passes_change_nothing
     done
 }
 

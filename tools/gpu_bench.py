@@ -5,7 +5,7 @@
 
 Writes a line of JSON a work to FILE (bench/results/gpu.jsonl) and prints a table with the marks at the end.  S seconds of
 steps and as many of the floor each; with the default of 5 the whole takes under five minutes on an H200.  `files` (in no
-default list: it writes 16 GB) times the first step of an 8B model from safetensors files.  Profiles and the kernels' table go
+default list: it writes 16 GB) times the first step of an 8B model from safetensors files; decode-... time generation.  Profiles and the kernels' table go
 beside FILE as FILE.txt.  peer-... are the same steps by transformers and PEFT (bench/peers).
 
 --device cpu runs tiny shapes instead: a test of this script."""
@@ -45,9 +45,23 @@ MORE = {  # in no default list: the price of determinism; QLoRA and its bf16 twi
     "8b-lora-deterministic": (f"{L8} --micro 4 --recompute none --deterministic", {}),
     "8b-lora-2048": (f"{L8} --seq 2048 --micro 2 --recompute full", {}),
     "8b-qlora": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora", {}),
+    "8b-qlora-scratches-1": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora --scratches 1", {}),
+    "8b-qlora-scratches-2": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora --scratches 2", {}),
+    "8b-qlora-ahead": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora --decode-ahead", {}),
     "7b-int8": ("--model llama-2-7b --seq 2048 --micro 1 --recompute full --method qlora --quantize int8", {}),
     "7b-int8-micro7": ("--model llama-2-7b --seq 2048 --micro 7 --recompute full --method qlora --quantize int8", {}),
     "70b-qlora": ("--model llama-2-70b --seq 2048 --micro 1 --recompute full --method qlora", {}),
+}
+DECODE = {  # lorac bench --decode: a token at a time for one sequence or a few
+    "decode-bf16": f"{L8}",
+    "decode-nf4": f"{L8} --quantize nf4",
+    "decode-int8": f"{L8} --quantize int8",
+    "decode-nf4-batch8": f"{L8} --quantize nf4 --batch 8",
+    "decode-nf4-unmerged": f"{L8} --quantize nf4 --unmerged",
+    "decode-nf4-long": f"{L8} --quantize nf4 --prompt 8000",
+    "decode-bf16-no-early": f"{L8} --no-early",
+    "decode-nf4-no-early": f"{L8} --quantize nf4 --no-early",
+    "decode-nf4-no-graph": f"{L8} --quantize nf4 --no-graph",
 }
 PEERS = {  # bench/peers/hf_peft.py on the same GPU
     "peer-8b-lora": "--model llama-3-8b --micro 1",
@@ -93,6 +107,13 @@ class Bench:
         for row in self.bench(flags):
             packed = row["rows"] == "packed"
             self.keep(dict(name=name + ("-packed" if packed else "")) | row | dict(marks={} if packed else marks))
+
+    def decode(self, name):
+        flags = DECODE[name].replace(L8, "--model tiny --prompt 9 --new 3" if self.cpu else L8)
+        if self.cpu:
+            flags = flags.replace("--prompt 8000", "")
+        text = self.lorac("bench", "--decode", "--json", "--device", self.args.device, *flags.split())
+        self.keep(dict(name=name) | json.loads(text))
 
     def start(self):
         """Caches of ours cold, then warm; the driver's and the libraries' are as they are."""
@@ -182,6 +203,10 @@ class Bench:
             marks = r.get("marks", {})
             if "seconds" in r:
                 print(f"{r['name']:42} first step after {r['seconds']:.2f} s  {mark(r['seconds'], marks.get('start'), False)}")
+            elif "decode_tokens_per_s" in r:
+                planned = "the same" if r["planned_bytes"] == r["peak_bytes"] else "DIFFERS"
+                print(f"{r['name']:42} {r['decode_tokens_per_s']:9.1f} {1e3 * r['token_s']:8.3f} ms a token, {r['of_copy_percent']:5.1f} % of copy "
+                      f"bandwidth; peak {r['peak_bytes'] / 2**30:.2f} GiB, planned {planned}")
             elif "peer" in r:
                 print(f"{r['name']:42} {r['tokens_per_s']:9.0f} {'':37} {r['peak_bytes'] / 2**30:8.2f} {'':29} {r['first_step_s']:7.2f}")
             elif "step_s" in r:
@@ -192,6 +217,10 @@ class Bench:
                       f"{planned:>8} {r['mfu_with_attention_percent']:6.1f} {r['first_step_s']:7.2f}")
             else:
                 print(f"{r['name']:42} does not fit")
+        speed = {r["name"]: r["decode_tokens_per_s"] for r in self.rows if "decode_tokens_per_s" in r}
+        if {"decode-bf16", "decode-nf4"} <= set(speed):
+            ratio = speed["decode-nf4"] / speed["decode-bf16"]
+            print(f"{'decoding, nf4 / bf16':42} {ratio:9.2f} {mark(ratio, (2.5, 2.8), True)}")
         if os.path.getsize(self.text.name):
             print(f"kernels and profile: {self.text.name}")
 
@@ -201,6 +230,8 @@ class Bench:
         try:
             if name in works:
                 self.work(name, *works[name])
+            elif name in DECODE:
+                self.decode(name)
             elif name in PEERS:
                 self.peer(name)
             elif name == "profile-qlora":
@@ -233,7 +264,7 @@ def main():
     parser.add_argument("works", nargs="*", metavar="WORK")
     args = parser.parse_args()
     default = [*(TINY if args.device == "cpu" else WORKS), "start", "kernels", "matrix"]
-    others = ["files", "profile-qlora", *MORE, *PEERS]
+    others = ["files", "profile-qlora", *MORE, *DECODE, *PEERS]
     if args.list:
         print(*default, *others, sep="\n")
         return 0

@@ -33,6 +33,33 @@ void apply_embedding(Llama *m, TrainConfig *c, Problems *p)
                        "host is not possible, for %s; set it to device, or leave it out", needed);
 }
 
+enum { QKV, O, GATE_UP, DOWN }; /* of llama_linear's four a block */
+
+/* Of a block's backward pass.  Its last product is never made again; the attention is with the last level alone, and asks
+ * for qkv before it asks for what follows it. */
+static void expect_backward(Llama *m, Operands *o, int64_t layer)
+{
+    static const int kept[] = {DOWN, GATE_UP, O, QKV},
+                     made_again[] = {DOWN, O, GATE_UP, GATE_UP, O, QKV, QKV},
+                     all[] = {DOWN, QKV, O, GATE_UP, GATE_UP, O, QKV};
+    Recompute level = m->segments[layer].recompute;
+    const int *order = level == RECOMPUTE_FULL        ? all
+                       : level == RECOMPUTE_ATTENTION ? made_again
+                                                      : kept;
+    int n = level >= RECOMPUTE_ATTENTION ? 7 : 4;
+    for (int i = 0; i < n; i++)
+        operands_expect(o, &llama_linear(m, 4 * layer + order[i])->w.t);
+}
+
+void apply_operands(Llama *m, Operands *o)
+{
+    for (int64_t i = 0; i < 4 * m->cfg.n_layers; i++)
+        operands_expect(o, &llama_linear(m, i)->w.t);
+    operands_expect(o, NULL);
+    for (int64_t layer = m->cfg.n_layers - 1; layer >= 0; layer--)
+        expect_backward(m, o, layer);
+}
+
 void apply_full(Llama *m)
 {
     for (int i = 0; i < m->params.n; i++)

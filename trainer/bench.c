@@ -227,8 +227,7 @@ static void count_work(Bench *b, BenchLine *line)
     line->flops_attention = 6 * squares * q * layers;
 }
 
-/* Bytes a second of a copy on the device, read and written. */
-static double copy_bandwidth(Device *d)
+double bench_copy_bandwidth(Device *d)
 {
     bool host = d->pool; /* which has no caches of this size, and less patience */
     size_t most = (size_t)(host ? 32 : 512) << 20, half = region_largest_free(d->region) / 2;
@@ -354,7 +353,7 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
     backend->info(&b.dev, &info);
     out->gpu = info.n_sms > 0 ? gpu_match(info.name) : NULL;
     out->region_bytes = b.dev.region_bytes;
-    out->copy_bandwidth = copy_bandwidth(&b.dev);
+    out->copy_bandwidth = bench_copy_bandwidth(&b.dev);
     status = fit_bench(out, &fitted, hosts, &b.dev, err);
     b.mix = out->mix;
     if (status == OK && opts->exact) {

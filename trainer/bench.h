@@ -34,6 +34,8 @@ typedef struct BenchOpts {
     bool deterministic;  /* runtime.deterministic */
     bool own_attention;  /* attention by our own kernels where a library's engine would do */
     bool embed_on_host;  /* model.embedding: host */
+    int scratches;       /* runtime.scratches */
+    bool decode_ahead;   /* runtime.decode_ahead */
     bool no_floor;
     bool steps_only;       /* several ranks: neither mute ones nor each rank by itself */
     bool largest;          /* as many rows at once as fit, instead of `micro` */
@@ -92,3 +94,6 @@ typedef struct BenchResult {
  * The floor: the base model's products and attention, alone (trainer/floor.h); it takes turns with the steps where both
  * have room. */
 Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err) MUST_CHECK;
+
+/* Bytes a second of a copy on the device, read and written. */
+double bench_copy_bandwidth(Device *d);

@@ -44,7 +44,9 @@ Status bench_open_model(Bench *b, Comm *comm, Err *err)
                                 .clip_by = o->in_backward ? CLIP_BLOCK : CLIP_GLOBAL,
                                 .in_backward = o->in_backward},
                      .micro_rows = o->micro,
-                     .seed = SEED};
+                     .seed = SEED,
+                     .scratches = o->scratches,
+                     .decode_ahead = o->decode_ahead};
     b->stepper = stepper_new(&b->model, &b->shards, NULL, &step, NULL);
     return OK;
 }

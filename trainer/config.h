@@ -72,6 +72,8 @@ typedef struct TrainConfig {
     bool deterministic;
     double memory_gib; /* of the device, for tensors; 0: all that is free */
     int64_t threads;   /* 0: all that the process may use */
+    int64_t scratches; /* of a quantised base's decoded matrices */
+    bool decode_ahead;
     char *trace;
 
     int64_t zero;        /* stage */

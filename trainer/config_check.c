@@ -53,10 +53,14 @@ static void check_method(TrainConfig *c, Problems *p)
         refuse(c, p, "model.quantize", "only with method qlora");
         refuse(c, p, "model.double_quant", "only with method qlora");
         refuse(c, p, "model.quant_block", "only with method qlora");
+        refuse(c, p, "runtime.scratches", "only with method qlora");
+        refuse(c, p, "runtime.decode_ahead", "only with method qlora");
     } else if (!four_bits) {
         refuse(c, p, "model.double_quant", "only with model.quantize nf4 or fp4");
         refuse(c, p, "model.quant_block", "only with model.quantize nf4 or fp4");
     }
+    if (c->method == METHOD_QLORA && c->decode_ahead && c->scratches < 2)
+        config_problem(c, p, "runtime.decode_ahead", "needs runtime.scratches of 2 or more");
     if (c->lora.n_targets == 0)
         config_problem(c, p, "lora.targets", "the list is empty; name modules, or all-linear");
     c->lora.gaussian_init = c->lora_init == LORA_INIT_GAUSSIAN;

@@ -237,6 +237,13 @@ const ConfigField config_fields[] = {
      .doc =
          "GiB of the device to reserve for the run, which plan and train.recompute auto then keep "
          "to; 0: all that is free"},
+    {"runtime.scratches", FIELD_INT, AT(scratches), .fallback = "3", RANGE(1, 16),
+     .doc = "with method qlora: how many decoded matrices of the base may be in memory at a time; "
+            "1: each is decoded right before its product and dropped after it; with more, what "
+            "backward asks for again soon is decoded once; the bits are the same"},
+    {"runtime.decode_ahead", FIELD_BOOL, AT(decode_ahead), .fallback = "false",
+     .doc = "with runtime.scratches of 2 or more, on cuda: decode the next matrix behind the "
+            "product of the one before, on a few multiprocessors"},
     {"runtime.deterministic", FIELD_BOOL, AT(deterministic), .fallback = "false",
      .doc = "the same bits every time, resumed and recomputed runs included, on cuda, too: own "
             "attention and untimed products, which is slower (`lorac bench --deterministic` tells "

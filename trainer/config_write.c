@@ -113,6 +113,8 @@ static bool is_idle(const TrainConfig *c, const char *key)
         return c->method == METHOD_FULL ||
                (c->lora_adapter && !str_eq(key, "lora.adapter") && !str_eq(key, "lora.dropout") &&
                 !str_eq(key, "lora.b_lr_ratio"));
+    if (str_eq(key, "runtime.scratches") || str_eq(key, "runtime.decode_ahead"))
+        return c->method != METHOD_QLORA;
     if (str_eq(key, "model.quantize")) return c->coded || c->method != METHOD_QLORA;
     if (str_eq(key, "model.double_quant") || str_eq(key, "model.quant_block"))
         return c->coded || !quant_is_4bit(config_quant(c).type);

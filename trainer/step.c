@@ -6,6 +6,7 @@
 #include "trainer/step.h"
 
 #include "base/str.h"
+#include "trainer/apply.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@ struct Stepper {
     HostBatch host;
     BatchScratch scratch;
     Update *update;
+    Operands *operands;           /* NULL: no matrix is quantised, or there is one scratch */
     Tensor sums;                  /* (SUM_N) f32, over all ranks at the end of a step */
     Tensor loss_sum, sum_squares; /* its elements */
     Tensor count;
@@ -48,7 +50,9 @@ StepOpts step_opts(const TrainConfig *c)
                                  .clip_by = (ClipBy)c->clip_by,
                                  .in_backward = c->update == UPDATE_IN_BACKWARD},
                       .micro_rows = c->batch_micro,
-                      .seed = (uint64_t)c->seed};
+                      .seed = (uint64_t)c->seed,
+                      .scratches = (int)c->scratches,
+                      .decode_ahead = c->decode_ahead};
 }
 
 ShardOpts step_shards(const TrainConfig *c)
@@ -105,6 +109,10 @@ Stepper *stepper_new(Llama *m, ShardSet *shards, Loader *loader, const StepOpts 
     s->sum_squares = element(&s->sums, SUM_SQUARES);
     s->count = vector(s->dev, 1);
     s->update = update_new(shards, &opts->update, &s->loss_sum);
+    if (opts->scratches > 1 && llama_linear(m, 0)->w.t.quant) {
+        s->operands = operands_new(s->dev, opts->scratches, opts->decode_ahead);
+        apply_operands(m, s->operands);
+    }
     return s;
 }
 
@@ -112,6 +120,7 @@ void stepper_free(Stepper *s)
 {
     if (!s) return;
     update_free(s->update);
+    operands_free(s->operands);
     tensor_clear(&s->sums);
     tensor_clear(&s->count);
     host_batch_clear(&s->host);
@@ -127,12 +136,14 @@ static void micro_batch(Stepper *s, const HostBatch *host, int64_t epoch, int64_
              .scope = scope_new(s->dev, s->arena),
              .tape = tape_new(s->arena),
              .key = rng_mix(s->opts.seed, (uint64_t)epoch),
-             .trace = s->trace};
+             .trace = s->trace,
+             .operands = s->operands};
     TrainBatch b;
     llama_stage(s->model, host->ids, host->n_tokens); /* while the device is busy still */
     batch_upload(&b, &c, host, &s->scratch);
 
     shards_begin_pass(s->shards, true);
+    operands_begin(s->operands);
     scope_push(c.scope);
     device_range(s->dev, "forward");
     Tensor *all = llama_forward(&c, s->model, &b.batch);
@@ -150,6 +161,7 @@ static void micro_batch(Stepper *s, const HostBatch *host, int64_t epoch, int64_
         tape_backward(&c);
     }
     device_range(s->dev, NULL);
+    operands_end(s->operands);
     shards_end_pass(s->shards);
     tape_free(c.tape);
     scope_free(c.scope);

@@ -12,6 +12,8 @@ typedef struct StepOpts {
     UpdateOpts update;
     int64_t micro_rows; /* rows at once */
     uint64_t seed;      /* of dropout */
+    int scratches;      /* decoded matrices of a quantised base at a time (autograd/operand.h) */
+    bool decode_ahead;  /* behind products, where there are two at least */
 } StepOpts;
 
 StepOpts step_opts(const TrainConfig *c);

@@ -118,17 +118,12 @@ Tensor *op_dora(Ctx *c, Tensor *z, Tensor *bias, Tensor *residual, const DoraSli
 void dora_norms(Ctx *c, Tensor *w, const LoraSlice *lora, Tensor *const *norms, int n)
 {
     const Kernels *k = c->dev->k;
-    Tensor *values = operand_open(c, w), *v = values;
-    if (values == w) { /* not to be written to */
-        v = rule_scratch(c, w->dtype, tensor_rows(w), tensor_cols(w));
-        k->copy(c->dev, v, w);
-    }
+    Tensor *v = operand_copy(c, w);
     for (int i = 0; i < n; i++) {
         Tensor rows = tensor_slice_rows(v, lora[i].row0, tensor_rows(lora[i].b));
         k->matmul(c->dev, &rows, lora[i].b, lora[i].a,
                   (MatmulArgs){.alpha = lora[i].scale, .beta = 1});
         k->row_norms(c->dev, norms[i], &rows);
     }
-    if (v != values) scope_drop(c->scope, v);
-    operand_close(c, w, values);
+    scope_drop(c->scope, v);
 }

@@ -37,11 +37,11 @@ static Tensor around(const Tensor *t, int64_t row0, int64_t rows, int64_t col0, 
     return v;
 }
 
-/* M with A and sB in its room, unless they are there.  What is decoded for this product alone has none of them yet. */
+/* M with A and sB in its room, unless they are there. */
 static Tensor *open_matrix(Ctx *c, Tensor *w, const AugmentedArgs *args)
 {
     Tensor *m = operand_open(c, w);
-    uint64_t *holds = m->is_param ? &((Param *)m)->room_version : NULL;
+    uint64_t *holds = operand_room(c, m);
     if (holds && *holds == args->version) return m;
     if (holds) *holds = args->version;
     AdapterPart parts[LORA_MAX_SLICES];

@@ -135,6 +135,124 @@ Test(operand, quantised_is_the_plain_matrix_of_its_values)
     bed_close(&b);
 }
 
+/* ---- several scratches --------------------------------------------------------------------------- */
+
+typedef struct Count {
+    Kernels table;
+    const Kernels *inner;
+    int decoded;
+} Count;
+
+enum { MATRICES = 4, PASS = 11 };
+
+/* A pass of a block: forward, and backward where products are made again. */
+static const int pass[PASS] = {0, 1, 2, 3, 3, 0, 1, 2, 2, 1, 0};
+
+static Count *counting; /* of the test's process */
+
+static void count_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *parts,
+                             int n)
+{
+    counting->decoded++;
+    counting->inner->dequantize(d, y, packed, parts, n);
+}
+
+/* The products of a pass one after the other, bit by bit those without Operands; returns how many matrices were decoded. */
+static int run_pass(Bed *b, Tensor *w, int scratches, bool ahead, const int *expected, int n)
+{
+    Count count = {.table = *b->dev.k, .inner = b->dev.k};
+    Operands *o = operands_new(&b->dev, scratches, ahead);
+    Tensor *x = bed_fill(b, bed_matrix(b, N, I, 0), 3, 1, 0);
+    count.table.dequantize = count_dequantize;
+    for (int i = 0; i < n; i++)
+        operands_expect(o, expected[i] < 0 ? NULL : &w[expected[i]]);
+    for (int turn = 0; turn < 2; turn++) {
+        counting = &count;
+        count.decoded = 0;
+        operands_begin(o);
+        for (int i = 0; i < PASS; i++) {
+            Tensor *m = &w[pass[i]], *y[2];
+            scope_push(b->ctx.scope);
+            for (int way = 0; way < 2; way++) {
+                b->ctx.operands = way ? o : NULL;
+                b->dev.k = way ? &count.table : count.inner;
+                Tensor *values = operand_open(&b->ctx, m);
+                y[way] = tensor_new_matrix(&b->ctx, N, O);
+                b->dev.k->matmul(&b->dev, y[way], x, values,
+                                 (MatmulArgs){.trans_b = true, .alpha = 1});
+                operand_close(&b->ctx, m, values);
+            }
+            float *a = bed_read(b, y[0]), *c = bed_read(b, y[1]);
+            cr_expect_eq(memcmp(a, c, N * O * sizeof *a), 0, "%d scratches, ahead %d, product %d",
+                         scratches, ahead, i);
+            free(a), free(c);
+            scope_pop(b->ctx.scope, NULL);
+        }
+        operands_end(o);
+        cr_expect_eq(b->dev.mem.live[MEM_WORKSPACE], 0, "%d scratches: something is left",
+                     scratches);
+    }
+    b->dev.k = count.inner;
+    b->ctx.operands = NULL;
+    operands_free(o);
+    return count.decoded;
+}
+
+Test(operand, scratches_change_no_bit_and_save_decoding)
+{
+    static const int barrier[PASS + 1] = {0, 1, 2, 3, -1, 3, 0, 1, 2, 2, 1, 0};
+    static const int wrong[] = {3, 3, 2, 1, 0, 0, 1, 3, 2, 0},
+                     left_out[] = {0, 2, 3, 3, 0, 2, 1, 0};
+    Bed b;
+    bed_open(&b, 2);
+    Tensor w[MATRICES];
+    for (int i = 0; i < MATRICES; i++) {
+        w[i] = matrix_shape(I);
+        w[i].quant = make_quant(&b, i % 2 ? QUANT_INT8 : QUANT_NF4, i % 2 == 0, 0);
+    }
+    for (int ahead = 0; ahead < 2; ahead++) {
+        for (int n = 1; n <= MATRICES + 1; n++) {
+            int right = run_pass(&b, w, n, ahead, barrier, PASS + 1);
+            /* 1: but what follows itself; 2: 1 and 2 of what is made again stay, too; 3: all of it */
+            if (!ahead)
+                cr_expect_eq(right, n == 1 ? 10 : n == 2 ? 9 : 8, "%d scratches: %d", n, right);
+            cr_expect_leq(right, 10);
+            run_pass(&b, w, n, ahead, wrong, sizeof wrong / sizeof *wrong);
+            run_pass(&b, w, n, ahead, left_out, sizeof left_out / sizeof *left_out);
+            cr_expect_eq(run_pass(&b, w, n, ahead, NULL, 0), PASS, "nothing is expected");
+        }
+    }
+    bed_close(&b);
+}
+
+/* What is written over a copy stays there. */
+Test(operand, copies_are_apart)
+{
+    Bed b;
+    bed_open(&b, 1);
+    Tensor w = matrix_shape(I);
+    w.quant = make_quant(&b, QUANT_NF4, true, 0);
+    Operands *o = operands_new(&b.dev, 2, false);
+    operands_expect(o, &w);
+    operands_expect(o, &w);
+    b.ctx.operands = o;
+    scope_push(b.ctx.scope);
+    Tensor *first = operand_open(&b.ctx, &w);
+    float *before = bed_read(&b, first);
+    operand_close(&b.ctx, &w, first);
+    Tensor *copy = operand_copy(&b.ctx, &w);
+    tensor_zero(&b.dev, copy);
+    Tensor *again = operand_open(&b.ctx, &w);
+    float *after = bed_read(&b, again);
+    cr_expect_eq(memcmp(before, after, O * I * sizeof *before), 0);
+    operand_close(&b.ctx, &w, again);
+    scope_pop(b.ctx.scope, NULL);
+    operands_free(o);
+    b.ctx.operands = NULL;
+    free(before), free(after);
+    bed_close(&b);
+}
+
 /* Few rows without a tape go straight from the codes. */
 Test(operand, decoding_reads_the_codes)
 {

@@ -45,6 +45,25 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     said "which shows" "*ffn norm  *  2 *down backward*ffn norm again  *  2 *ffn norm backward  *  2 *"
     done_by "JSON" bench --model tiny --json --kernels $fast
     said "an object a line" '{"what": "tiny lora*"rows": "full"*"step_s": *"tokens_per_s": *"step_over_floor": *"peak_bytes": *"kernels": {"matmul": *}'
+    done_by "a quantised base, decoded ahead" bench --model tiny --method qlora --recompute full --decode-ahead --scratches 2 --rows full $fast
+    said "says so" "tiny qlora nf4 double*, 2 scratches ahead on CPU*the same to the byte*"
+    refused "scratches of nothing" 2 "--scratches: only with --method qlora" bench --model tiny --scratches 2 $fast
+    refused "ahead without a second scratch" 2 "--decode-ahead: needs --scratches of 2 or more" bench --model tiny --method qlora --scratches 1 --decode-ahead $fast
+    decode="--decode --device cpu --threads 1 --prompt 9 --new 3"
+    done_by "decoding" bench --model tiny --batch 2 $decode
+    said "speed, bytes, bandwidth" "tiny decode fp32, batch 2, prompt 9, new 3 on CPU*tokens/s in all*ms, median of 3*GB a pass: weights*of a copy*GiB live; planned *"
+    for q in nf4 fp4 int8 fp8; do
+        done_by "decoding from $q with adapters" bench --model tiny-qwen3 --quantize $q --unmerged --json $decode
+        said "as JSON, in the planned memory" '{"what": "tiny-qwen3 decode '$q'*, adapters r16 unmerged*"decode_tokens_per_s": *"weight_bytes": *'
+        p=$(sed -n 's/.*"peak_bytes": \([0-9]*\), "planned_bytes": \([0-9]*\)}.*/\1 \2/p' "$tmp/out")
+        checks=$((checks + 1))
+        [ -n "$p" ] && [ "${p% *}" = "${p#* }" ] || fail "decoding from $q took otherwise than planned: $p"
+    done
+    refused "a flag of steps" 2 "--seq: has no meaning with --decode" bench --model tiny --seq 4 $decode
+    refused "a flag of decoding" 2 "--batch: has no meaning without --decode" bench --model tiny --batch 2 $fast
+    refused "a base of no kind" 2 "--quantize: must be one of none, nf4, fp4, int8, fp8, is 'int3'" bench --model tiny --quantize int3 $decode
+    refused "no sequence" 2 "--batch: must be from 1 to 4096, is 0" bench --model tiny --batch 0 $decode
+    refused "a cache that does not fit" 2 "decoding needs *take a smaller --batch or --prompt, or --quantize" bench --model tiny --memory 0.01 --batch 64 --decode --device cpu --prompt 900 --new 3
     refused "no shape" 2 "lorac bench: name a shape*" bench $fast
     refused "too little memory" 2 "the step needs 0.* GiB and there are 0.06; take a smaller --micro, or --recompute auto" bench --model tiny --device cpu --seq 256 --micro 256 --recompute selective --memory 0.0625
     refused "a wrong shape" 2 "--model: there is no 'tini'; did you mean 'tiny'?" bench --model tini $fast

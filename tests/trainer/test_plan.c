@@ -53,6 +53,10 @@ static const PlanCase cases[] = {
      "method: qlora\nlora: {rank: 2, dropout: 0.1, targets: [q_proj, v_proj]}\ntrain: {recompute: "
      "full}\n",
      ", quantize: int8"},
+    {"qlora, one scratch", "llama3-tiny",
+     "method: qlora\ntrain: {recompute: full}\nruntime: {scratches: 1}\n"},
+    {"qlora, decoded ahead", "llama3-tiny",
+     "method: qlora\ntrain: {recompute: attention}\nruntime: {scratches: 2, decode_ahead: true}\n"},
 };
 
 /* Rows of tokens of many lengths, some of which train on little. */

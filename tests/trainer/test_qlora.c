@@ -250,6 +250,35 @@ Test(qlora, pattern_that_matches_nothing_is_refused)
                   "'qq_proj' matches no");
 }
 
+/* However many decoded matrices are there, and on whatever stream they were decoded. */
+Test(qlora, scratches_change_no_bit, .timeout = 100)
+{
+    static const char *const ways[][2] = {
+        {"runtime.scratches=2", "runtime.decode_ahead=false"},
+        {"runtime.scratches=2", "runtime.decode_ahead=true"},
+        {"runtime.scratches=5", "runtime.decode_ahead=true"},
+    };
+    static const char *const levels[] = {"train.recompute=none", "train.recompute=full"};
+    for (int l = 0; l < 2; l++) {
+        char *a = tmp_dir();
+        const char *one[] = {"method=qlora", "train.max_steps=4",   "lora.rank=4",
+                             levels[l],      "runtime.scratches=1", NULL};
+        Training x = train("golden/llama3-tiny", NULL, a, one);
+        for (int i = 0; i < 3; i++) {
+            char *b = tmp_dir();
+            const char *more[] = {"method=qlora", "train.max_steps=4", "lora.rank=4", levels[l],
+                                  ways[i][0],     ways[i][1],          NULL};
+            Training y = train("golden/llama3-tiny", NULL, b, more);
+            cr_expect(same_file(a, b, "adapter_model.safetensors"), "%s %s %s", levels[l],
+                      ways[i][0], ways[i][1]);
+            training_clear(&y);
+            tmp_dir_remove(b);
+        }
+        training_clear(&x);
+        tmp_dir_remove(a);
+    }
+}
+
 static void open_and_report(QuantReport *r, const char *quantize)
 {
     char *dir = source_path("tests/fixtures/golden/llama2-tiny"), *out = tmp_dir();

@@ -135,6 +135,8 @@ static const Way qlora[] = {
     {"qlora, embedding on the host", {"method=qlora", "model.embedding=host", "lora.rank=4", NULL}},
     {"qlora, int8, all made again",
      {"method=qlora", "model.quantize=int8", "lora.rank=4", "train.recompute=full", NULL}},
+    {"qlora, nf4, all made again, decoded ahead",
+     {"method=qlora", "lora.rank=4", "train.recompute=full", "runtime.decode_ahead=true", NULL}},
 };
 
 static void every_stage(const char *model, const Way *ways, int n_ways, int64_t steps)
