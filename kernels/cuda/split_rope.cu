@@ -8,7 +8,7 @@
 
 /* ---- vectors ---- */
 
-enum { HEADS = 4, MAX_TOKEN_THREADS = 512 }; /* heads that a thread has in flight */
+enum { HEADS = 3, MAX_TOKEN_THREADS = 512 }; /* heads that a thread has in flight */
 
 /* One token's q, k, v side by side or apart: where head h of all (q, then k, then v) begins. */
 template <typename T> struct Heads {
@@ -87,74 +87,97 @@ template <typename T> struct Norms { /* rstd_q (N,H), rstd_k (N,K); weights (D) 
     const T *q, *k;
 };
 
-template <typename T, bool NORM>
-__global__ void __launch_bounds__(MAX_TOKEN_THREADS)
-    split_fwd_kernel(Heads<T> to, Heads<const T> from, Norms<T> norms, const int32_t *positions,
-                     const float *rope, int half, int per_pass, float eps)
+/* What a thread knows of one head of its token. */
+struct Head {
+    int64_t token;
+    int index; /* among all */
+    int slot, slots, half, n_q, n_kv;
+    __device__ bool rotated() const
+    {
+        return index < n_q + n_kv;
+    }
+    /* where its 1/rms lies; of a thread that only takes part in sums, some head's */
+    __device__ float *rstd(float *of_q, float *of_k) const
+    {
+        if (index < n_q || !rotated()) return of_q + token * n_q + (rotated() ? index : 0);
+        return of_k + token * n_kv + index - n_q;
+    }
+};
+
+/* The head's weights: the vectors of this slot, both halves. */
+template <typename T, int N>
+__device__ static inline void weights_load(float (&lo)[N], float (&hi)[N], const Norms<T> &norms,
+                                           const Head &h)
 {
-    enum { N = Vec<T>::N };
-    early_go();
-    early_wait();
-    int64_t token = blockIdx.x;
-    Share s = share_of(half / N, per_pass, to.n_q, to.n_kv);
-    int position = positions[token];
-    for (int base = 0; base < s.n_all; base += HEADS * s.step) {
-        Bits lo[HEADS], hi[HEADS];
-#pragma unroll
-        for (int i = 0; i < HEADS; i++) {
-            int h = base + s.first + i * s.step;
-            const T *x = from.at(token, h < s.n_all ? h : 0) + s.slot * N;
-            lo[i] = h < s.n_all ? bits_load_last(x) : bits_zero();
-            hi[i] = h < s.n_all ? bits_load_last(x + half) : bits_zero();
-        }
-        Turn<N> t = turn_load<N>(rope + (int64_t)position * 2 * half, half, s.slot, 1);
-#pragma unroll
-        for (int i = 0; i < HEADS; i++) {
-            int h = base + s.first + i * s.step;
-            float a[N], b[N];
-            bits_to_f32(a, lo[i]);
-            bits_to_f32(b, hi[i]);
-            if (NORM) { /* all threads: the sums go over warps */
-                float sum = 0, w[N];
-                for (int j = 0; j < N; j++)
-                    sum += a[j] * a[j] + b[j] * b[j];
-                float r = rsqrtf(head_sum(sum, s.slots) / (float)(2 * half) + eps);
-                if (h < s.n_rotated) {
-                    bool is_q = h < to.n_q;
-                    if (s.slot == 0)
-                        *(is_q ? norms.rstd_q + token * to.n_q + h
-                               : norms.rstd_k + token * to.n_kv + h - to.n_q) = r;
-                    const T *weight = (is_q ? norms.q : norms.k) + s.slot * N;
-                    for (int j = 0; j < N; j++)
-                        a[j] *= r, b[j] *= r;
-                    bits_to_f32(a, bits_from_f32(a)); /* rounded as transformers does */
-                    bits_to_f32(b, bits_from_f32(b));
-                    bits_to_f32(w, bits_load(weight));
-                    for (int j = 0; j < N; j++)
-                        a[j] *= w[j];
-                    bits_to_f32(w, bits_load(weight + half));
-                    for (int j = 0; j < N; j++)
-                        b[j] *= w[j];
-                    bits_to_f32(a, bits_from_f32(a));
-                    bits_to_f32(b, bits_from_f32(b));
-                }
-            }
-            if (h >= s.n_all) continue;
-            if (h < s.n_rotated) turn(a, b, t);
-            T *y = to.at(token, h) + s.slot * N;
-            bits_store(y, bits_from_f32(a));
-            bits_store(y + half, bits_from_f32(b));
-        }
+    const T *w = (h.index < h.n_q ? norms.q : norms.k) + h.slot * N;
+    bits_to_f32(lo, bits_load(w));
+    bits_to_f32(hi, bits_load(w + h.half));
+}
+
+/* All threads of a head together: a, b = the normed head, rounded where transformers rounds. */
+template <typename T, int N>
+__device__ static inline void head_norm(float (&a)[N], float (&b)[N], const Norms<T> &norms,
+                                        const Head &h, float eps)
+{
+    float sum = 0, wa[N], wb[N];
+    for (int j = 0; j < N; j++)
+        sum += a[j] * a[j] + b[j] * b[j];
+    float r = rsqrtf(head_sum(sum, h.slots) / (float)(2 * h.half) + eps);
+    if (!h.rotated()) return;
+    if (h.slot == 0) *h.rstd(norms.rstd_q, norms.rstd_k) = r;
+    for (int j = 0; j < N; j++)
+        a[j] *= r, b[j] *= r;
+    bits_to_f32(a, bits_from_f32(a));
+    bits_to_f32(b, bits_from_f32(b));
+    weights_load<T, N>(wa, wb, norms, h);
+    for (int j = 0; j < N; j++)
+        a[j] *= wa[j], b[j] *= wb[j];
+    bits_to_f32(a, bits_from_f32(a));
+    bits_to_f32(b, bits_from_f32(b));
+}
+
+/* All threads of a head together: the gradient a, b of the normed head becomes x's, which forward read. */
+template <typename T, int N>
+__device__ static inline void head_norm_back(float (&a)[N], float (&b)[N], const T *x,
+                                             const Norms<T> &norms, const Head &h)
+{
+    float xa[N], xb[N], wa[N], wb[N], dot = 0, r = *h.rstd(norms.rstd_q, norms.rstd_k);
+    bool normed = h.rotated();
+    bits_to_f32(xa, bits_load_last(x));
+    bits_to_f32(xb, bits_load_last(x + h.half));
+    weights_load<T, N>(wa, wb, norms, h);
+    for (int j = 0; j < N; j++) {
+        wa[j] *= normed ? a[j] : 0.0f;
+        wb[j] *= normed ? b[j] : 0.0f;
+        dot += wa[j] * xa[j] + wb[j] * xb[j];
+    }
+    float mean = head_sum(dot, h.slots) / (float)(2 * h.half) * r * r;
+    for (int j = 0; normed && j < N; j++) {
+        a[j] = r * (wa[j] - xa[j] * mean);
+        b[j] = r * (wb[j] - xb[j] * mean);
     }
 }
 
-/* x: what forward read, where heads were normed. */
-template <typename T, bool NORM>
+template <typename T, int N>
+__device__ static inline void add_what_is_there(float (&a)[N], const T *y)
+{
+    float old[N];
+    bits_to_f32(old, bits_load(y));
+    for (int j = 0; j < N; j++)
+        a[j] += old[j];
+}
+
+/* Both directions.  Forward: norm, turn.  BACK: turn back, the norm's gradient; x: what forward read. */
+template <typename T, bool NORM, bool BACK>
 __global__ void __launch_bounds__(MAX_TOKEN_THREADS)
-    split_bwd_kernel(Heads<T> to, bool add, Heads<const T> grads, Heads<const T> x, Norms<T> norms,
-                     const int32_t *positions, const float *rope, int half, int per_pass)
+    split_kernel(Heads<T> to, bool add, Heads<const T> from, Heads<const T> x, Norms<T> norms,
+                 const int32_t *positions, const float *rope, int half, int per_pass, float eps)
 {
     enum { N = Vec<T>::N };
+    if (!BACK) {
+        early_go();
+        early_wait();
+    }
     int64_t token = blockIdx.x;
     Share s = share_of(half / N, per_pass, to.n_q, to.n_kv);
     int position = positions[token];
@@ -163,54 +186,31 @@ __global__ void __launch_bounds__(MAX_TOKEN_THREADS)
 #pragma unroll
         for (int i = 0; i < HEADS; i++) {
             int h = base + s.first + i * s.step;
-            const T *g = grads.at(token, h < s.n_all ? h : 0) + s.slot * N;
-            lo[i] = h < s.n_all ? bits_load_last(g) : bits_zero();
-            hi[i] = h < s.n_all ? bits_load_last(g + half) : bits_zero();
+            const T *p = from.at(token, h < s.n_all ? h : 0) + s.slot * N;
+            lo[i] = h < s.n_all ? bits_load_last(p) : bits_zero();
+            hi[i] = h < s.n_all ? bits_load_last(p + half) : bits_zero();
         }
-        Turn<N> t = turn_load<N>(rope + (int64_t)position * 2 * half, half, s.slot, -1);
+        Turn<N> t = turn_load<N>(rope + (int64_t)position * 2 * half, half, s.slot, BACK ? -1 : 1);
 #pragma unroll
-        for (int i = 0; i < HEADS; i++) {
+        for (int i = 0; i < HEADS; i++) { /* all threads: the sums of norms go over warps */
             int h = base + s.first + i * s.step;
+            Head head = {token, h, s.slot, s.slots, half, to.n_q, to.n_kv};
             float a[N], b[N];
             bits_to_f32(a, lo[i]);
             bits_to_f32(b, hi[i]);
+            if (NORM && !BACK) head_norm<T, N>(a, b, norms, head, eps);
             if (h < s.n_rotated) turn(a, b, t);
-            if (NORM) {
-                bool normed = h < s.n_rotated, is_q = h < to.n_q;
-                int at = normed ? h : 0; /* of threads that only take part in the sum */
-                const T *from = x.at(token, at) + s.slot * N;
-                const T *weight = (is_q ? norms.q : norms.k) + s.slot * N;
-                float r = *(is_q || !normed ? norms.rstd_q + token * to.n_q + at
-                                            : norms.rstd_k + token * to.n_kv + at - to.n_q);
-                float xa[N], xb[N], w[N], dot = 0;
-                bits_to_f32(xa, bits_load_last(from));
-                bits_to_f32(xb, bits_load_last(from + half));
-                bits_to_f32(w, bits_load(weight));
-                for (int j = 0; j < N; j++)
-                    w[j] *= normed ? a[j] : 0.0f, dot += w[j] * xa[j];
-                float wb[N];
-                bits_to_f32(wb, bits_load(weight + half));
-                for (int j = 0; j < N; j++)
-                    wb[j] *= normed ? b[j] : 0.0f, dot += wb[j] * xb[j];
-                float mean = head_sum(dot, s.slots) / (float)(2 * half) * r * r;
-                for (int j = 0; normed && j < N; j++) {
-                    a[j] = r * (w[j] - xa[j] * mean);
-                    b[j] = r * (wb[j] - xb[j] * mean);
-                }
-            }
+            if (NORM && BACK)
+                head_norm_back<T, N>(a, b, x.at(token, head.rotated() ? h : 0) + s.slot * N, norms,
+                                     head);
             if (h >= s.n_all) continue;
             T *y = to.at(token, h) + s.slot * N;
-            if (add) {
-                float old[N];
-                bits_to_f32(old, bits_load(y));
-                for (int j = 0; j < N; j++)
-                    a[j] += old[j];
-                bits_to_f32(old, bits_load(y + half));
-                for (int j = 0; j < N; j++)
-                    b[j] += old[j];
+            if (BACK && add) {
+                add_what_is_there<T, N>(a, y);
+                add_what_is_there<T, N>(b, y + half);
             }
-            bits_store(y, bits_from_f32(a));
-            bits_store(y + half, bits_from_f32(b));
+            bits_store_last(y, bits_from_f32(a));
+            bits_store_last(y + half, bits_from_f32(b));
         }
     }
 }
@@ -402,11 +402,11 @@ void cuda_split_rope_fwd(Device *d, Tensor *q, Tensor *k, Tensor *v, Tensor *rst
     DISPATCH(qkv, T, {
         int per_pass = heads_per_pass<T>(half, n_heads + 2 * n_kv_heads, q_norm);
         if (per_pass && vectors_fit<T>(qkv) && apart_fit<T>(q, k, v, q_norm, k_norm)) {
-            auto kernel = q_norm ? split_fwd_kernel<T, true> : split_fwd_kernel<T, false>;
+            auto kernel = q_norm ? split_kernel<T, true, false> : split_kernel<T, false, false>;
             launch_early(d, kernel, (unsigned)tensor_rows(qkv),
                          token_threads(per_pass, half / Vec<T>::N), 0,
-                         heads_apart<T>(q, k, v, n_heads, n_kv_heads, width),
-                         heads_fused<const T>(qkv, n_heads, n_kv_heads, width),
+                         heads_apart<T>(q, k, v, n_heads, n_kv_heads, width), false,
+                         heads_fused<const T>(qkv, n_heads, n_kv_heads, width), Heads<const T>{},
                          norms_of<T>(rstd_q, rstd_k, q_norm, k_norm),
                          (const int32_t *)tensor_data(positions), (const float *)tensor_data(rope),
                          half, per_pass, eps);
@@ -459,7 +459,7 @@ void cuda_split_rope_bwd(Device *d, Tensor *dqkv, float beta, Tensor *dq_norm, f
         int per_pass = heads_per_pass<T>(half, n_heads + 2 * n_kv_heads, q_norm);
         if (per_pass && !dq_norm && !dk_norm && vectors_fit<T>(dqkv) &&
             (!q_norm || vectors_fit<T>(qkv)) && apart_fit<T>(dq, dk, dv, q_norm, k_norm)) {
-            auto kernel = q_norm ? split_bwd_kernel<T, true> : split_bwd_kernel<T, false>;
+            auto kernel = q_norm ? split_kernel<T, true, true> : split_kernel<T, false, true>;
             Heads<const T> x = {};
             if (q_norm) x = heads_fused<const T>(qkv, n_heads, n_kv_heads, width);
             kernel<<<(unsigned)tensor_rows(dq), token_threads(per_pass, half / Vec<T>::N), 0,
@@ -467,7 +467,7 @@ void cuda_split_rope_bwd(Device *d, Tensor *dqkv, float beta, Tensor *dq_norm, f
                                        heads_apart<const T>(dq, dk, dv, n_heads, n_kv_heads, width),
                                        x, norms_of<T>(rstd_q, rstd_k, q_norm, k_norm),
                                        (const int32_t *)tensor_data(positions),
-                                       (const float *)tensor_data(rope), half, per_pass);
+                                       (const float *)tensor_data(rope), half, per_pass, 0);
             LAUNCHED();
             return;
         }
