@@ -43,6 +43,18 @@ static void print_memory(StrBuf *b, const PlanReport *r)
                       gib(GPU_KEEP_FREE));
 }
 
+static void print_host(StrBuf *b, const PlanReport *r)
+{
+    const Staging *g = &r->plan->staging;
+    double needs = (double)g->slot_bytes * g->n_needed / GIB;
+    strbuf_printf(b, "host memory for saving (save.staging): %.3f GiB%s", gib(staging_bytes(g)),
+                  r->plan->ranks > 1 ? " a rank" : "");
+    if (g->n_slots < g->n_needed)
+        strbuf_printf(b, " of the %.3f that a checkpoint needs: training waits while it is written",
+                      needs);
+    strbuf_putc(b, '\n');
+}
+
 static void print_verdict(StrBuf *b, const PlanReport *r)
 {
     if (r->fits) {
@@ -142,6 +154,7 @@ void plan_print(StrBuf *b, const PlanReport *r)
     print_work(b, r);
     print_ranks(b, r);
     print_memory(b, r);
+    print_host(b, r);
     print_verdict(b, r);
 }
 
@@ -193,6 +206,8 @@ void plan_print_json(StrBuf *b, const PlanReport *r)
     bytes(b, "device_bytes", r->device->bytes);
     bytes(b, "peak_bytes", p->mem.peak_total);
     bytes(b, "extent_bytes", p->extent);
+    bytes(b, "staging_bytes", staging_bytes(&p->staging));
+    bytes(b, "staging_needed_bytes", p->staging.slot_bytes * (size_t)p->staging.n_needed);
     strbuf_puts(b, "\"at_peak\": {");
     for (int c = 0; c < MEM_N; c++)
         bytes(b, mem_category_name((MemCategory)c), p->mem.at_peak[c]);

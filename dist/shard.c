@@ -354,6 +354,15 @@ bool shard_counts(const ShardSet *s, const ParamShard *sh)
     return sh->split ? !s->across || s->across->rank == 0 : s->comm->rank == 0;
 }
 
+void shard_share(const ShardSet *s, const ParamShard *sh, int64_t *first, int64_t *n)
+{
+    const Comm *same = sh->split ? s->across : s->comm; /* who has these elements */
+    int64_t size = same ? same->size : 1, rank = same ? same->rank : 0;
+    int64_t most = round_up((sh->numel + size - 1) / size, SHARD_ALIGN);
+    *first = rank * most < sh->numel ? rank * most : sh->numel;
+    *n = sh->numel - *first < most ? sh->numel - *first : most;
+}
+
 int64_t shards_numel(const ShardSet *s)
 {
     int64_t n = 0;

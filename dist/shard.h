@@ -144,6 +144,9 @@ int64_t shards_numel(const ShardSet *s);
 /* A fingerprint of the trained parameters' f32 values (the master copies'), in order and by name; the same on every rank and for any number of
  * them.  All ranks. */
 uint64_t shards_hash(ShardSet *s);
+/* Of its elements here, those [*first, *first + *n) that this rank writes where several ranks have the same: all ranks together
+ * have each once, in about equal parts. */
+void shard_share(const ShardSet *s, const ParamShard *sh, int64_t *first, int64_t *n);
 /* Whether this rank is the one that counts a shard in sums over ranks. */
 bool shard_counts(const ShardSet *s, const ParamShard *sh);
 

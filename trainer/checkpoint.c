@@ -49,12 +49,9 @@ static Status list_steps(int64_t **steps, int *n, const TrainConfig *c, Err *err
 
 /* ---- writing ---------------------------------------------------------------------------------- */
 
-static Status write_contents(Session *s, const RunState *run, const char *dir, Err *err)
+char *checkpoint_path_beside(const TrainConfig *c, int64_t step)
 {
-    TRY(comm_agree(s->hosts, session_leads(s) ? dir_make_anew(dir, err) : OK, err));
-    TRY(session_write_weights(s, dir, err));
-    TRY(state_file_write(s, dir, err));
-    return manifest_write(s, run, dir, err);
+    return str_format("%s/.checkpoint-%lld.tmp", c->output, (long long)step);
 }
 
 /* A folder cannot be renamed over another, and one that is removed piece by piece must not look whole:
@@ -74,30 +71,23 @@ static Status retire(const TrainConfig *c, int64_t step, Err *err)
     return s;
 }
 
-static Status put_in_place(const Session *s, const RunState *run, const char *tmp, const char *path,
-                           Err *err)
+Status checkpoint_put_in_place(const TrainConfig *c, int64_t step, Err *err)
 {
-    TRY(dir_sync(tmp, err));
-    TRY(retire(s->cfg, run->step, err));
-    return file_rename(tmp, path, err);
+    char *beside = checkpoint_path_beside(c, step), *path = checkpoint_path(c, step);
+    Status s = dir_sync(beside, err);
+    if (s == OK) s = retire(c, step, err);
+    if (s == OK) s = file_rename(beside, path, err);
+    free(beside);
+    free(path);
+    return s;
 }
 
-Status checkpoint_save(Session *s, const RunState *run, Err *err)
+Status checkpoint_drop(const TrainConfig *c, int64_t step, Err *err)
 {
-    char *final = checkpoint_path(s->cfg, run->step);
-    char *tmp = str_format("%s/.checkpoint-%lld.tmp", s->cfg->output, (long long)run->step);
-    Status status = write_contents(s, run, tmp, err);
-    if (status == OK && session_leads(s)) status = put_in_place(s, run, tmp, final, err);
-    status = comm_agree(s->hosts, status, err);
-    if (status != OK) {
-        Err ignored = {0};
-        if (session_leads(s) && dir_remove(tmp, &ignored) != OK)
-            log_warn(s->log, "%s", ignored.line);
-        err_wrap(err, status, "checkpoint at step %lld", (long long)run->step);
-    }
-    free(final);
-    free(tmp);
-    return status;
+    char *beside = checkpoint_path_beside(c, step);
+    Status s = dir_remove(beside, err);
+    free(beside);
+    return s;
 }
 
 Status checkpoint_prune(const TrainConfig *c, const RunState *run, Err *err)

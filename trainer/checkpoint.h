@@ -27,10 +27,14 @@ typedef struct RunState {
 /* "OUTPUT/checkpoint-STEP" in fresh memory. */
 char *checkpoint_path(const TrainConfig *c, int64_t step);
 
-/* All ranks. */
-Status checkpoint_save(Session *s, const RunState *run, Err *err) MUST_CHECK;
+/* "OUTPUT/.checkpoint-STEP.tmp", where it is written. */
+char *checkpoint_path_beside(const TrainConfig *c, int64_t step);
 
-/* These are for one rank, the one that leads. */
+/* These are for one rank, the one that leads; trainer/saving.h writes what they handle.
+ *
+ * What was written beside becomes the checkpoint of that step; or it is removed. */
+Status checkpoint_put_in_place(const TrainConfig *c, int64_t step, Err *err) MUST_CHECK;
+Status checkpoint_drop(const TrainConfig *c, int64_t step, Err *err) MUST_CHECK;
 /* Removes all but the newest save.keep and the best. */
 Status checkpoint_prune(const TrainConfig *c, const RunState *run, Err *err) MUST_CHECK;
 /* Removes what an interrupted run left behind half written. */

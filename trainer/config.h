@@ -63,6 +63,7 @@ typedef struct TrainConfig {
 
     int64_t save_every, save_keep; /* steps, 0: no checkpoints; how many besides the best */
     bool save_best;
+    double save_staging;     /* GiB */
     int64_t save_before_end; /* seconds before a Slurm job ends; 0: not looked at */
     int save_final;          /* FinalWeights */
     int save_dtype;          /* index into config_save_dtype */

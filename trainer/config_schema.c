@@ -220,6 +220,11 @@ const ConfigField config_fields[] = {
      .doc = "of the written weights, rounded once from the fp32 master; auto: each tensor as the "
             "file had it that it came from, new ones fp32; what a run resumes from is always fp32"},
 
+    {"save.staging", FIELD_NUMBER, AT(save_staging), .fallback = "16", RANGE(0, 1e6),
+     .doc =
+         "GiB of host memory, for each rank, to copy what is saved into, so that training goes on "
+         "while it is written; no more is taken than a checkpoint needs, nor than half of what "
+         "the host has free; where it is less than that, training waits for writing"},
     {"save.before_end", FIELD_INT, AT(save_before_end), .fallback = "120", RANGE(0, MANY),
      .doc = "in a Slurm job: save and stop so many seconds before its time limit "
             "(SLURM_JOB_END_TIME), with exit code 75; 0: run into it"},
@@ -274,9 +279,7 @@ const ConfigField config_fields[] = {
             "NCCL likes, with products on all; -1: as few as hide them at this many tokens a "
             "micro-batch, 0 where a cap gains nothing"},
     {"parallel.timeout", FIELD_INT, AT(timeout), .fallback = "1800", RANGE(1, 1e9),
-     .doc = "seconds after which ranks that wait for each other give up and tell who waits where; "
-            "longer than writing "
-            "the weights takes"},
+     .doc = "seconds after which ranks that wait for each other give up and tell who waits where"},
 
     {"log.every", FIELD_INT, AT(log_every), .fallback = "10", RANGE(1, MANY),
      .doc = "steps between progress lines where stderr is no terminal"},

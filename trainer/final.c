@@ -29,13 +29,17 @@ static Status move_all_in(const char *from, const char *to, Err *err)
     return status == OK ? dir_remove(from, err) : status;
 }
 
-Status final_write(Session *s, Err *err)
+static Status write_weights(Saver *saver, const char *dir, const Session *s, Err *err)
+{
+    TRY(saver_begin(saver, dir, SAVE_WEIGHTS, err));
+    return comm_agree(s->hosts, saver_end(saver, err), err);
+}
+
+Status final_write(Session *s, Saver *saver, Err *err)
 {
     char *tmp = path_join(s->cfg->output, ".result.tmp");
-    bool leads = session_leads(s);
-    Status status = comm_agree(s->hosts, leads ? dir_make_anew(tmp, err) : OK, err);
-    if (status == OK) status = session_write_weights(s, tmp, err);
-    if (status == OK && leads) status = move_all_in(tmp, s->cfg->output, err);
+    Status status = write_weights(saver, tmp, s, err);
+    if (status == OK && session_leads(s)) status = move_all_in(tmp, s->cfg->output, err);
     free(tmp);
     return comm_agree(s->hosts, status, err);
 }

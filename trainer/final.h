@@ -2,7 +2,7 @@
  * ever half written. */
 #pragma once
 
-#include "trainer/session.h"
+#include "trainer/saver.h"
 
 /* All ranks. */
-Status final_write(Session *s, Err *err) MUST_CHECK;
+Status final_write(Session *s, Saver *saver, Err *err) MUST_CHECK;

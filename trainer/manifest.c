@@ -1,4 +1,4 @@
-/* Checksums go by ranges of 16 MiB, so that ranks can write and check their parts of one file. */
+/* Checksums go by ranges of 16 MiB, so that ranks can check their parts of one file. */
 #include "trainer/manifest.h"
 
 #include "base/fs.h"
@@ -8,9 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VERSION = 1, RANGE_BYTES = 16 << 20 };
-
-static uint64_t base_hash(Session *s);
+enum { VERSION = 1 };
 
 /* ---- files ------------------------------------------------------------------------------------ */
 
@@ -25,115 +23,75 @@ static bool is_mine(Share *s)
     return s->next++ % s->size == s->rank;
 }
 
-static size_t count_ranges(size_t bytes)
-{
-    return (bytes + RANGE_BYTES - 1) / RANGE_BYTES;
-}
-
 static uint32_t sum_range(const FileMap *m, size_t i)
 {
-    size_t at = i * RANGE_BYTES, n = m->len - at < RANGE_BYTES ? m->len - at : RANGE_BYTES;
+    size_t at = i * MANIFEST_RANGE, n = m->len - at < MANIFEST_RANGE ? m->len - at : MANIFEST_RANGE;
     return crc32c(0, m->data + at, n);
 }
 
-/* A file of the checkpoint and its checksums. */
-typedef struct Sums {
-    char *name;
-    size_t bytes, first; /* of the sums of all files, its first */
-} Sums;
-
-typedef struct SumList {
-    Sums *files;
-    int n;
-    uint32_t *sums;
-    size_t n_sums;
-} SumList;
-
-static void sums_clear(SumList *l)
+static void write_sums(StrBuf *b, const ManifestFile *f)
 {
-    for (int i = 0; i < l->n; i++)
-        free(l->files[i].name);
-    free(l->files);
-    free(l->sums);
-    *l = (SumList){0};
+    json_write_string(b, f->name, strlen(f->name));
+    strbuf_printf(b, ": {\"bytes\": %llu, \"crc32c\": [", (unsigned long long)f->bytes);
+    for (size_t k = 0; k < manifest_ranges(f->bytes); k++)
+        strbuf_printf(b, "%s%u", k ? ", " : "", f->sums[k]);
+    strbuf_puts(b, "]}");
 }
 
-static Status list_files(SumList *l, const char *dir, Err *err)
+static Status sum_up(StrBuf *b, const char *dir, const char *name, Err *err)
+{
+    FileMap m;
+    char *path = path_join(dir, name);
+    Status s = file_map(&m, path, err);
+    free(path);
+    TRY(s);
+    uint32_t *sums = xcalloc(manifest_ranges(m.len), sizeof *sums);
+    for (size_t k = 0; k < manifest_ranges(m.len); k++)
+        sums[k] = sum_range(&m, k);
+    write_sums(b, &(ManifestFile){name, m.len, sums});
+    free(sums);
+    file_unmap(&m);
+    return OK;
+}
+
+static const ManifestFile *find_known(const ManifestFile *known, int n, const char *name)
+{
+    for (int i = 0; i < n; i++)
+        if (str_eq(known[i].name, name)) return &known[i];
+    return NULL;
+}
+
+static Status write_files(StrBuf *b, const ManifestFile *known, int n_known, const char *dir,
+                          Err *err)
 {
     char **names;
     int n;
     TRY(dir_list(&names, &n, dir, err));
     Status s = OK;
-    l->files = xcalloc((size_t)n + 1, sizeof *l->files);
     for (int i = 0; i < n && s == OK; i++) {
-        char *path = path_join(dir, names[i]);
-        FileMap m;
-        if (!path_is_dir(path)) {
-            s = file_map(&m, path, err);
-            if (s == OK) {
-                l->files[l->n++] = (Sums){xstrdup(names[i]), m.len, l->n_sums};
-                l->n_sums += count_ranges(m.len);
-                file_unmap(&m);
-            }
-        }
-        free(path);
+        const ManifestFile *f = find_known(known, n_known, names[i]);
+        strbuf_puts(b, i ? ",\n    " : "\n    ");
+        if (f)
+            write_sums(b, f);
+        else
+            s = sum_up(b, dir, names[i], err);
     }
     dir_list_free(names, n);
-    l->sums = xcalloc(l->n_sums + 1, sizeof *l->sums);
     return s;
 }
 
-static Status sum_files(SumList *l, const char *dir, Share share, Err *err)
+Status manifest_check_file(const char *dir, const ManifestFile *file, Err *err)
 {
-    Status s = OK;
-    for (int i = 0; i < l->n && s == OK; i++) {
-        char *path = path_join(dir, l->files[i].name);
-        FileMap m;
-        s = file_map(&m, path, err);
-        if (s == OK && m.len != l->files[i].bytes)
-            s = err_set(err, E_FAILED, "%s: has changed while it was summed up", path);
-        for (size_t k = 0; s == OK && k < count_ranges(m.len); k++)
-            if (is_mine(&share)) l->sums[l->files[i].first + k] = sum_range(&m, k);
-        if (s == OK) file_unmap(&m);
-        free(path);
-    }
+    FileMap m;
+    char *path = path_join(dir, file->name);
+    Status s = file_map(&m, path, err);
+    bool same = s == OK && m.len == file->bytes;
+    for (size_t k = 0; same && k < manifest_ranges(m.len); k++)
+        same = sum_range(&m, k) == file->sums[k];
+    if (s == OK) file_unmap(&m);
+    if (s == OK && !same) s = err_set(err, E_FAILED, "%s: is not what was written to it", path);
+    free(path);
     return s;
-}
-
-/* All ranks: each reads its share, every one has all sums. */
-static Status sum_up(SumList *l, Comm *ranks, const char *dir, Err *err)
-{
-    TRY(comm_agree(ranks, list_files(l, dir, err), err));
-    Share share = {.rank = ranks->rank, .size = ranks->size};
-    int64_t n = (int64_t)l->n_sums, *counts = xcalloc((size_t)ranks->size, sizeof *counts);
-    comm_exchange(ranks, counts, &n, sizeof n);
-    Status s = OK;
-    for (int i = 0; i < ranks->size; i++)
-        if (counts[i] != counts[0])
-            s = err_set(err, E_FAILED, "%s: ranks see other files there", dir);
-    free(counts);
-    TRY(s);
-    TRY(comm_agree(ranks, sum_files(l, dir, share, err), err));
-    size_t bytes = l->n_sums * sizeof *l->sums;
-    uint32_t *all = xmalloc(bytes * (size_t)ranks->size + 1);
-    comm_exchange(ranks, all, l->sums, bytes);
-    for (size_t k = 0; k < l->n_sums; k++)
-        l->sums[k] = all[k % (size_t)ranks->size * l->n_sums + k];
-    free(all);
-    return OK;
-}
-
-static void write_files(StrBuf *b, const SumList *l)
-{
-    for (int i = 0; i < l->n; i++) {
-        const Sums *f = &l->files[i];
-        strbuf_puts(b, i ? ",\n    " : "\n    ");
-        json_write_string(b, f->name, strlen(f->name));
-        strbuf_printf(b, ": {\"bytes\": %zu, \"crc32c\": [", f->bytes);
-        for (size_t k = 0; k < count_ranges(f->bytes); k++)
-            strbuf_printf(b, "%s%u", k ? ", " : "", l->sums[f->first + k]);
-        strbuf_puts(b, "]}");
-    }
 }
 
 static Status verify_file(const char *dir, const char *name, const Json *entry, Share *share,
@@ -146,14 +104,15 @@ static Status verify_file(const char *dir, const char *name, const Json *entry, 
     free(path);
     TRY(s);
     const Json *sums = json_get(entry, "crc32c");
-    size_t n_ranges = count_ranges(m.len);
+    size_t n_ranges = manifest_ranges(m.len);
     if (!json_int(json_get(entry, "bytes"), &bytes) || (size_t)bytes != m.len ||
         json_size(sums) != n_ranges)
         s = err_set(err, E_INPUT, "%s/%s: has %zu bytes, the manifest says %lld", dir, name, m.len,
                     (long long)bytes);
     for (size_t i = 0; i < n_ranges && s == OK; i++) {
         if (!is_mine(share)) continue;
-        size_t at = i * RANGE_BYTES, n = m.len - at < RANGE_BYTES ? m.len - at : RANGE_BYTES;
+        size_t at = i * MANIFEST_RANGE,
+               n = m.len - at < MANIFEST_RANGE ? m.len - at : MANIFEST_RANGE;
         if (!json_int(json_at(sums, i), &crc) || crc != (int64_t)sum_range(&m, i))
             s = err_set(err, E_INPUT, "%s/%s: checksum differs in bytes %zu to %zu", dir, name, at,
                         at + n - 1);
@@ -192,34 +151,25 @@ static void write_run(StrBuf *b, const RunState *r)
     strbuf_puts(b, "],\n");
 }
 
-static Status write_manifest(const Session *s, const RunState *run, uint64_t base,
-                             const SumList *sums, const char *dir, Err *err)
+Status manifest_write(const ManifestHead *head, const ManifestFile *known, int n, const char *dir,
+                      Err *err)
 {
     StrBuf b = {0};
     strbuf_printf(&b, "{\n  \"format\": \"lorac checkpoint\",\n  \"version\": %d,\n", VERSION);
-    write_run(&b, run);
+    write_run(&b, &head->run);
     strbuf_printf(&b, "  \"data_hash\": \"%016llx\",\n  \"base_hash\": \"%016llx\",\n",
-                  (unsigned long long)s->data_hash, (unsigned long long)base);
+                  (unsigned long long)head->session->data_hash,
+                  (unsigned long long)head->base_hash);
     strbuf_puts(&b, "  \"config\": {");
-    config_visit_math(s->cfg, write_config_key, &b);
+    config_visit_math(head->session->cfg, write_config_key, &b);
     strbuf_puts(&b, "\n  },\n  \"files\": {");
-    write_files(&b, sums);
+    Status status = write_files(&b, known, n, dir, err);
     strbuf_puts(&b, "\n  }\n}\n");
     char *path = path_join(dir, "manifest.json");
-    Status status = file_write_atomic(path, b.data, b.len, err);
+    if (status == OK) status = file_write_atomic(path, b.data, b.len, err);
     free(path);
     strbuf_clear(&b);
     return status;
-}
-
-Status manifest_write(Session *s, const RunState *run, const char *dir, Err *err)
-{
-    uint64_t base = base_hash(s);
-    SumList sums = {0};
-    Status status = sum_up(&sums, s->hosts, dir, err);
-    if (status == OK && session_leads(s)) status = write_manifest(s, run, base, &sums, dir, err);
-    sums_clear(&sums);
-    return comm_agree(s->hosts, status, err);
 }
 
 /* ---- reading ---------------------------------------------------------------------------------- */
@@ -309,7 +259,7 @@ void manifest_compare(Session *s, const Json *m, const char *dir, Problems *prob
     if (!same_hash(m, "data_hash", s->data_hash))
         config_problem(s->cfg, problems, "data.train",
                        "its tokens are not those that %s was trained on; %s", dir, advice);
-    if (!same_hash(m, "base_hash", base_hash(s)))
+    if (!same_hash(m, "base_hash", manifest_base_hash(s)))
         config_problem(s->cfg, problems, "model.path",
                        "the base is not the one that %s was trained on; %s", dir, advice);
 }
@@ -335,8 +285,7 @@ static void *first_row(Device *d, const Param *p, size_t *bytes)
     return host;
 }
 
-/* Of the first row of every frozen parameter: enough to tell one base from another. */
-static uint64_t base_hash(Session *s)
+uint64_t manifest_base_hash(Session *s)
 {
     uint64_t h = 0;
     const ParamSet *ps = &s->model.params;

@@ -5,8 +5,34 @@
 #include "base/json.h"
 #include "trainer/checkpoint.h"
 
-/* Lists and sums up the files of `dir` and writes DIR/manifest.json.  All ranks; rank 0 writes. */
-Status manifest_write(Session *s, const RunState *run, const char *dir, Err *err) MUST_CHECK;
+enum { MANIFEST_RANGE = 16 << 20 }; /* bytes under one checksum */
+
+static inline size_t manifest_ranges(uint64_t bytes)
+{
+    return (size_t)((bytes + MANIFEST_RANGE - 1) / MANIFEST_RANGE);
+}
+
+/* A file whose checksums are known. */
+typedef struct ManifestFile {
+    const char *name;
+    uint64_t bytes;
+    const uint32_t *sums; /* (manifest_ranges) */
+} ManifestFile;
+
+/* What a manifest says beside the files. */
+typedef struct ManifestHead {
+    const Session *session;
+    uint64_t base_hash; /* manifest_base_hash */
+    RunState run;
+} ManifestHead;
+
+/* Of the first row of every frozen parameter: enough to tell one base from another.  All ranks. */
+uint64_t manifest_base_hash(Session *s);
+/* Writes DIR/manifest.json over all files of `dir`: their checksums are those of `known`, or made here. */
+Status manifest_write(const ManifestHead *head, const ManifestFile *known, int n, const char *dir,
+                      Err *err) MUST_CHECK;
+/* Whether DIR/NAME is, byte for byte, what was written. */
+Status manifest_check_file(const char *dir, const ManifestFile *file, Err *err) MUST_CHECK;
 /* Reads it and compares those ranges of the files with their checksums that fall to this of so many ranks (0 of 1: all).  The
  * caller frees *out. */
 Status manifest_verify(Json **out, const char *dir, int rank, int size, Err *err) MUST_CHECK;

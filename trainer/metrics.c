@@ -68,6 +68,15 @@ void metrics_eval_line(StrBuf *out, const EvalRecord *r)
     strbuf_puts(out, "}\n");
 }
 
+void metrics_save_line(StrBuf *out, const SaveRecord *r)
+{
+    strbuf_putc(out, '{');
+    put_int(out, "step", r->step);
+    put_number(out, "save_stall_s", r->stall);
+    put_number(out, "save_s", r->time);
+    strbuf_puts(out, "}\n");
+}
+
 /* ---- the file --------------------------------------------------------------------------------- */
 
 /* A line that is cut off in the middle, by a kill, is dropped too. */
@@ -160,6 +169,14 @@ void metrics_eval(Metrics *m, const EvalRecord *r)
         event_file_flush(m->events);
     }
     progress_eval(&m->progress, r);
+}
+
+void metrics_save(Metrics *m, const SaveRecord *r)
+{
+    StrBuf line = {0};
+    metrics_save_line(&line, r);
+    write_line(m, &line);
+    progress_save(&m->progress, r);
 }
 
 Status metrics_close(Metrics *m, Err *err)

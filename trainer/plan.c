@@ -226,6 +226,7 @@ static Status run_once(Planner *p, RunPlan *out, Log *log, Problems *problems)
             run_assumed(p);
         out->mem = p->session.dev.mem;
         out->extent = region_extent(p->session.dev.region);
+        out->staging = staging_of(cfg, &p->session.shards);
         out->n_layers = p->session.shape.n_layers;
     }
     stepper_free(p->stepper);

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "kernels/meter.h"
-#include "trainer/session.h"
+#include "trainer/staging.h"
 
 typedef struct RunPlan {
     MemStats mem;  /* live after the steps; at the peak */
@@ -18,6 +18,8 @@ typedef struct RunPlan {
     int ranks;             /* tokens and documents are those of all, the rest is of each */
     double sent_bytes;     /* by a rank in that step, as rings move them */
     double sent_uncovered; /* of these after the last pass, where nothing computes meanwhile */
+
+    Staging staging; /* of the host, for checkpoints: a rank's */
 
     int64_t n_layers;
     bool assumed;        /* no data: full rows of data.max_length, every token trained */

@@ -113,6 +113,13 @@ void progress_eval(Progress *p, const EvalRecord *r)
              r->loss);
 }
 
+void progress_save(Progress *p, const SaveRecord *r)
+{
+    log_info(p->log, "checkpoint-%lld: saved in %.2f s, training stood still for %.2f s%s",
+             (long long)r->step, r->time, r->stall,
+             r->streamed ? " (more than save.staging holds)" : "");
+}
+
 /* The bar stays where it is; what follows begins on a new line. */
 void progress_end(Progress *p)
 {

@@ -13,6 +13,7 @@ typedef struct Progress {
 
 void progress_step(Progress *p, const StepRecord *r);
 void progress_eval(Progress *p, const EvalRecord *r);
+void progress_save(Progress *p, const SaveRecord *r);
 void progress_end(Progress *p);
 
 /* The bar of `width` columns, without control characters. */

@@ -11,6 +11,7 @@
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
 #include "trainer/run_lock.h"
+#include "trainer/saving.h"
 #include "trainer/step.h"
 #include "trainer/stop.h"
 
@@ -28,10 +29,12 @@ typedef struct Run {
     Schedule schedule;
     RunState state;
     int64_t total;
-    int64_t saved;      /* step of the newest checkpoint; -1: none */
+    Saving *saving;
+    int64_t saved;      /* step of the newest checkpoint, be it under way; -1: none */
     int64_t to_profile; /* steps until the one that is timed, when asked for */
     int lock;
     const char *request; /* to stop, of this rank or another; or NULL */
+    bool save_goes_on;   /* all ranks can take the next part of the save under way */
 } Run;
 
 /* ---- before the first step -------------------------------------------------------------------- */
@@ -136,6 +139,12 @@ static Status take_output(Run *r, Err *err)
     return run_lock_take(&r->lock, r->c->output, err);
 }
 
+static void tell_saved(void *ud, const SaveRecord *saved)
+{
+    Run *r = ud;
+    if (r->metrics) metrics_save(r->metrics, saved);
+}
+
 static Status run_open(Run *r, Session *s, bool terminal, Problems *problems, Err *err)
 {
     const TrainConfig *c = s->cfg;
@@ -145,6 +154,7 @@ static Status run_open(Run *r, Session *s, bool terminal, Problems *problems, Er
     r->schedule = make_schedule(c, r->total);
     TRY(comm_agree(s->hosts, session_leads(s) ? take_output(r, err) : OK, err));
     TRY(resume(r, problems, err));
+    TRY(comm_agree(s->hosts, saving_new(&r->saving, s, tell_saved, r, err), err));
     TRY(comm_agree(s->hosts, session_leads(s) ? write_config(c, err) : OK, err));
     int64_t left = r->total - r->state.step;
     r->to_profile = left < PROFILED_STEP ? left : PROFILED_STEP;
@@ -163,6 +173,9 @@ static Status run_open(Run *r, Session *s, bool terminal, Problems *problems, Er
 static Status run_close(Run *r, Status s, Err *err)
 {
     Err closing = {0};
+    Status saved = r->saving ? saving_finish(r->saving, &closing) : OK;
+    if (s == OK && saved != OK) s = err_set(err, saved, "%s", closing.line);
+    saving_free(r->saving);
     Status closed = metrics_close(r->metrics, &closing);
     stepper_free(r->stepper);
     loader_free(r->loader);
@@ -185,6 +198,8 @@ static Status not_finite(Run *r, const StepResult *res, Err *err)
     stepper_blame(r->stepper, res, blame, sizeof blame);
     char *last = NULL;
     Err ignored = {0};
+    Status saved = saving_finish(r->saving, &ignored);
+    (void)saved; /* checkpoint_find sees what became of it */
     Status found = checkpoint_find(&last, r->c, NULL, &ignored);
     Status s = err_set(
         err, E_FAILED, "step %lld: %s; %s; %s%s", (long long)r->state.step + 1, blame,
@@ -230,17 +245,28 @@ static Status step(Run *r, Err *err)
 
 /* ---- evaluation and checkpoints --------------------------------------------------------------- */
 
+/* What a rank tells the others at a step boundary. */
+typedef struct Word {
+    char stop, saving;
+} Word;
+
 /* Whether some rank was asked to stop: all stop at the same place. */
 static bool stop_asked(Run *r)
 {
     Comm *ranks = r->s->hosts;
     const char *here = stop_requested();
     if (here) r->request = here;
-    char mine = here != NULL, *all = xmalloc((size_t)ranks->size);
-    comm_exchange(ranks, all, &mine, 1);
-    for (int i = 0; i < ranks->size; i++)
-        if (all[i] && !r->request) r->request = "a request to another rank";
+    Word mine = {here != NULL, (char)saving_stage(r->saving)};
+    Word *all = xmalloc((size_t)ranks->size * sizeof *all);
+    char *stages = xmalloc((size_t)ranks->size);
+    comm_exchange(ranks, all, &mine, sizeof mine);
+    for (int i = 0; i < ranks->size; i++) {
+        if (all[i].stop && !r->request) r->request = "a request to another rank";
+        stages[i] = all[i].saving;
+    }
+    r->save_goes_on = saving_can_go_on(stages, ranks->size);
     free(all);
+    free(stages);
     return r->request != NULL;
 }
 
@@ -304,10 +330,8 @@ static bool evaluation_due(const Run *r)
 
 static Status save(Run *r, Err *err)
 {
-    TRY(checkpoint_save(r->s, &r->state, err));
     r->saved = r->state.step;
-    Status s = session_leads(r->s) ? checkpoint_prune(r->c, &r->state, err) : OK;
-    return comm_agree(r->s->hosts, s, err);
+    return saving_start(r->saving, &r->state, err);
 }
 
 static Status after_step(Run *r, Err *err)
@@ -339,7 +363,7 @@ static Status finish(Run *r, RunResult *out, Err *err)
         free(best);
         TRY(s);
     }
-    TRY(final_write(r->s, err));
+    TRY(final_write(r->s, saving_saver(r->saving), err));
     out->steps = st->step;
     out->n_mean = st->step < RECENT_LOSSES ? (int)st->step : RECENT_LOSSES;
     out->mean_loss = 0;
@@ -365,11 +389,13 @@ static Status train(Run *r, const char **request, Err *err)
     if (r->state.step == 0 && r->c->eval_at_start && r->s->eval) TRY(evaluate(r, &ignored, err));
     if (evaluation_due(r)) TRY(after_step(r, err)); /* that a request to stop cut short */
     while (!at_end(r) && !stop_asked(r)) {
+        if (r->save_goes_on) TRY(saving_go_on(r->saving, err));
         TRY(step(r, err));
         TRY(after_step(r, err));
     }
     if (!at_end(r)) *request = r->request;
-    return *request && r->saved != r->state.step ? save(r, err) : OK;
+    if (*request && r->saved != r->state.step) TRY(save(r, err));
+    return saving_finish(r->saving, err);
 }
 
 Status trainer_run(Session *s, bool terminal, RunResult *out, Problems *problems, Err *err)

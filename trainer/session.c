@@ -7,16 +7,12 @@
 #include "base/str.h"
 #include "dist/comm_plan.h"
 #include "dist/launch.h"
-#include "model/folder.h"
 #include "model/hf_files.h"
 #include "trainer/apply.h"
 #include "trainer/plan.h"
 #include "trainer/step.h"
-#include "trainer/tokenizer_files.h"
 
 #include <stdlib.h>
-
-enum { MAX_SHARD_BYTES_GIB = 5 };
 
 /* ---- opening ---------------------------------------------------------------------------------- */
 
@@ -305,66 +301,4 @@ void session_close(Session *s)
     dataset_free(s->eval);
     tokenizer_free(s->tokenizer);
     *s = (Session){0};
-}
-
-/* ---- writing ---------------------------------------------------------------------------------- */
-
-static const char *torch_dtype(DType t)
-{
-    return t == DT_F32 ? "\"float32\"" : t == DT_BF16 ? "\"bfloat16\"" : "\"float16\"";
-}
-
-/* The base folder's config.json is kept word for word, but for the dtype (which transformers 5 calls
- * `dtype`): it may hold keys that we do not know. */
-static Status keep_config(const Session *s, const char *dir, Err *err)
-{
-    char *ours = path_join(dir, "config.json"),
-         *theirs = path_join(s->cfg->model_path, "config.json");
-    Json *root = NULL;
-    Status status = json_parse_file(&root, theirs, err);
-    if (status == OK) status = file_copy(theirs, ours, err);
-    bool modern = status == OK && json_get(root, "dtype");
-    json_free(root);
-    free(ours);
-    free(theirs);
-    TRY(status);
-    DType save = config_save_dtype(s->cfg);
-    const char *dtype = torch_dtype(save == DT_N ? s->model.embed.slices[0].stored : save);
-    return folder_edit_config(
-        dir, (const char *const[]){modern ? "dtype" : "torch_dtype", dtype, NULL}, err);
-}
-
-static Status copy_if_there(const char *from_dir, const char *to_dir, const char *name, Err *err)
-{
-    char *from = path_join(from_dir, name), *to = path_join(to_dir, name);
-    Status s = path_exists(from) ? file_copy(from, to, err) : OK;
-    free(from);
-    free(to);
-    return s;
-}
-
-static Status write_weights(const Session *s, const char *dir, Err *err)
-{
-    DType dtype = config_save_dtype(s->cfg);
-    if (s->has_lora)
-        return lora_save(&s->lora, (Llama *)&s->model, dir, s->cfg->model_path, dtype, err);
-    TRY(model_save(&s->model, dir, dtype, (uint64_t)MAX_SHARD_BYTES_GIB << 30, err));
-    if (s->cfg->tokenizer) TRY(tokenizer_files_copy(s->cfg->tokenizer, dir, err));
-    if (!s->cfg->model_path || !path_is_dir(s->cfg->model_path)) return OK;
-    if (!s->cfg->tokenizer) TRY(tokenizer_files_copy(s->cfg->model_path, dir, err));
-    TRY(copy_if_there(s->cfg->model_path, dir, "generation_config.json", err));
-    return keep_config(s, dir, err);
-}
-
-Status session_write_weights(Session *s, const char *dir, Err *err)
-{
-    Status status = OK;
-    if (session_leads(s)) {
-        shards_lead(&s->shards);
-        status = write_weights(s, dir, err);
-        shards_dismiss(&s->shards);
-    } else {
-        shards_follow(&s->shards);
-    }
-    return comm_agree(s->hosts, status, err);
 }

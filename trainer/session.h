@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "dist/shard.h"
 #include "kernels/plan/plan.h"
+#include "model/weights.h"
 #include "trainer/config.h"
 
 typedef struct Session {
@@ -51,6 +52,11 @@ Status session_compare(Session *s, Problems *problems) MUST_CHECK;
 /* One outcome for all ranks (comm_agree); what another rank had to say is added to problems. */
 Status session_agree(Session *s, Status status, Problems *problems) MUST_CHECK;
 
-/* The weights as others read them into an existing folder: an adapter in PEFT's layout, or a model folder with
- * the base's config, tokenizer and generation settings.  All ranks; rank 0 writes. */
-Status session_write_weights(Session *s, const char *dir, Err *err) MUST_CHECK;
+/* The weights as others read them, an adapter in PEFT's layout or a model folder: which tensors, and where in files they lie.  All
+ * of them are trained. */
+void session_list_weights(const Session *s, WeightList *out);
+Status session_lay_out_weights(const Session *s, const WeightList *list, SafeLayout *out,
+                               Err *err) MUST_CHECK;
+/* All files beside them into an existing folder: the base's config, tokenizer and generation settings, or the adapter's config.  Reads
+ * what no step changes. */
+Status session_write_files(const Session *s, const char *dir, Err *err) MUST_CHECK;

@@ -9,7 +9,7 @@
 #include "tests/support/shared.h"
 #include "tests/support/tmp.h"
 #include "trainer/apply.h"
-#include "trainer/state_file.h"
+#include "trainer/saver.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -182,17 +182,26 @@ Test(master, a_checkpoint_brings_back_every_bit, .timeout = 60)
     open_session(&s, &c, model);
     step(&s);
     uint64_t hash = shards_hash(&s.shards);
-    cr_assert_eq(state_file_write(&s, dir, &err), OK, "%s", err.line);
-    SafeTensors *f = open_file(dir, "state.safetensors");
+    Saver *saver;
+    char *saved = path_join(dir, "saved");
+    cr_assert_eq(saver_new(&saver, &s, &err), OK, "%s", err.line);
+    cr_assert_eq(saver_begin(saver, saved, SAVE_ALL, &err), OK, "%s", err.line);
+    cr_assert_eq(saver_end(saver, &err), OK, "%s", err.line);
+    saver_free(saver);
+    SafeTensors *f = open_file(saved, "state.safetensors");
     expect_masters(&s, f, "master.", ST_F32);
+    safetensors_close(f);
+    f = open_file(saved, "model.safetensors");
+    expect_masters(&s, f, "", ST_F32);
     safetensors_close(f);
     session_close(&s);
     open_session(&s, &c, model);
     cr_assert_neq(shards_hash(&s.shards), hash);
-    cr_assert_eq(state_file_read(&s, dir, STATE_ALL, &err), OK, "%s", err.line);
+    cr_assert_eq(state_file_read(&s, saved, STATE_ALL, &err), OK, "%s", err.line);
     cr_assert_eq(shards_hash(&s.shards), hash);
     session_close(&s);
     tmp_dir_remove(dir);
+    free(saved);
     free(model);
 }
 

@@ -149,6 +149,14 @@ Test(resume, states_in_8_bits_know_no_ranks, .timeout = 200)
     tmp_dir_remove(three);
 }
 
+/* Staging memory of two slots of 64 KiB: what is saved goes through them piece by piece. */
+Test(resume, streamed_saves_are_bit_exact, .timeout = 200)
+{
+    resume_ends_in_the_same_bytes(LIST("method=full", "save.staging=0"), "model.safetensors");
+    resume_ends_in_the_same_bytes(LIST("method=full", "save.staging=0", "optim.states=int8"),
+                                  "model.safetensors");
+}
+
 Test(resume, another_cut_into_micro_batches_may_go_on, .timeout = 200)
 {
     char *out = tmp_dir();
