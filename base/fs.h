@@ -33,6 +33,10 @@ Status dir_remove(const char *path,
                   Err *err) MUST_CHECK;                 /* with everything in it; absent is fine */
 Status dir_sync(const char *path, Err *err) MUST_CHECK; /* fsync of the folder itself */
 
+/* Removes from a folder what killed processes left half written beside its place: names that begin with `name` and go on to
+ * ".tmp.PID", where this host has no process PID and nothing of it has changed for an hour (another host's processes have numbers, too). */
+void dir_sweep(const char *path, const char *name);
+
 /* Renames over `to` and syncs its folder, so that the new name outlives a crash. */
 Status file_rename(const char *from, const char *to, Err *err) MUST_CHECK;
 

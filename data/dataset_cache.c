@@ -4,9 +4,11 @@
 #include "base/hash.h"
 #include "data/render.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* In the name and in the file: files of other versions lie unread beside ours. */
@@ -21,11 +23,12 @@ typedef struct Header {
 } Header;
 
 static const char MAGIC[8] = {'L', 'O', 'R', 'A', 'C', 'T', 'O', 'K'};
+static const char file_prefix[] = "tokens-v";
 static const uint32_t BYTE_ORDER_MARK = 0x01020304;
 
 static char *cache_path(const char *dir, CacheKey key)
 {
-    return str_format("%s/tokens-v%d-%016llx%016llx.bin", dir, VERSION,
+    return str_format("%s/%s%d-%016llx%016llx.bin", dir, file_prefix, VERSION,
                       (unsigned long long)key.v[0], (unsigned long long)key.v[1]);
 }
 
@@ -74,6 +77,12 @@ static const char *check_body(const TokenStore *s, int vocab_size)
     return NULL;
 }
 
+/* The time of a file's last change is that of its last use: who prunes goes by it. */
+static void touch(const char *path)
+{
+    (void)!utimensat(AT_FDCWD, path, NULL, 0); /* a cache that may only be read is fine */
+}
+
 bool cache_load(TokenStore *s, const char *dir, CacheKey key, int vocab_size, Log *log)
 {
     char *path = cache_path(dir, key);
@@ -119,6 +128,7 @@ bool cache_load(TokenStore *s, const char *dir, CacheKey key, int vocab_size, Lo
         found.map = m;
         found.from_cache = true;
         *s = found;
+        touch(path);
     }
     free(path);
     return why == NULL;
@@ -129,6 +139,48 @@ static void write_padded(FileOut *f, const int32_t *v, int64_t n)
     static const char zeros[8] = {0};
     if (n) file_out_write(f, v, (size_t)n * sizeof *v);
     file_out_write(f, zeros, padded(n) - (size_t)n * sizeof *v);
+}
+
+typedef struct CacheFile {
+    char *path;
+    struct timespec used;
+} CacheFile;
+
+static int by_last_use(const void *a, const void *b)
+{
+    const struct timespec *x = &((const CacheFile *)a)->used, *y = &((const CacheFile *)b)->used;
+    if (x->tv_sec != y->tv_sec) return x->tv_sec < y->tv_sec ? 1 : -1;
+    return (x->tv_nsec < y->tv_nsec) - (x->tv_nsec > y->tv_nsec);
+}
+
+static bool is_cache_file(const char *name)
+{
+    return str_starts(name, file_prefix) && str_ends(name, ".bin");
+}
+
+/* A file that another run has mapped lives on for that run. */
+static void prune(const char *dir)
+{
+    char **names;
+    int n, n_files = 0;
+    dir_sweep(dir, file_prefix);
+    if (dir_list(&names, &n, dir, NULL) != OK) return;
+    CacheFile *files = xcalloc((size_t)n, sizeof *files);
+    for (int i = 0; i < n; i++) {
+        struct stat st;
+        char *path = path_join(dir, names[i]);
+        if (is_cache_file(names[i]) && stat(path, &st) == 0)
+            files[n_files++] = (CacheFile){path, st.st_mtim};
+        else
+            free(path);
+    }
+    qsort(files, (size_t)n_files, sizeof *files, by_last_use);
+    for (int i = 0; i < n_files; i++) {
+        if (i >= CACHE_KEPT) unlink(files[i].path);
+        free(files[i].path);
+    }
+    free(files);
+    dir_list_free(names, n);
 }
 
 void cache_save(const TokenStore *s, const char *dir, CacheKey key, Log *log)
@@ -159,6 +211,7 @@ void cache_save(const TokenStore *s, const char *dir, CacheKey key, Log *log)
         if (status == OK) status = file_rename(beside, path, &err);
         if (status != OK) unlink(beside);
     }
+    if (status == OK) prune(dir);
     if (status != OK) log_warn(log, "the tokens could not be kept for the next run: %s", err.line);
     free(beside);
     free(path);

@@ -10,7 +10,9 @@ typedef struct CacheKey {
     uint64_t v[2];
 } CacheKey;
 
+enum { CACHE_KEPT = 64 };
+
 /* Fills all of *s but its files; false when there is no usable file. */
 bool cache_load(TokenStore *s, const char *dir, CacheKey key, int vocab_size, Log *log);
-/* Writes beside and renames.  What goes wrong is a warning. */
+/* Writes beside and renames.  What goes wrong is a warning.  Of all files the CACHE_KEPT that were used last stay. */
 void cache_save(const TokenStore *s, const char *dir, CacheKey key, Log *log);

@@ -327,6 +327,17 @@ static Status check_out(const char *base, const char *out, Err *err)
                : OK;
 }
 
+/* Folders that killed merges to the same place left: beside `tmp`, whose first n bytes are that place. */
+static void sweep_beside(const char *tmp, size_t n)
+{
+    const char *name = path_base(tmp);
+    char *place = xstrndup(name, n - (size_t)(name - tmp));
+    char *dir = name == tmp ? xstrdup(".") : xstrndup(tmp, (size_t)(name - tmp));
+    dir_sweep(dir, place);
+    free(dir);
+    free(place);
+}
+
 static Status merge_into(const char *base_dir, const char *out, const MergePlan *plan,
                          const SafeTensors *base, Pool *pool, Log *log, MergeReport *report,
                          Err *err)
@@ -336,6 +347,7 @@ static Status merge_into(const char *base_dir, const char *out, const MergePlan 
     while (len > 1 && out[len - 1] == '/')
         len--;
     char *tmp = str_format("%.*s.tmp.%ld", (int)len, out, (long)getpid());
+    sweep_beside(tmp, len);
     Status s = write_folder(&m, base, base_dir, tmp, log, err);
     if (s == OK) s = file_rename(tmp, out, err);
     if (s != OK) (void)!dir_remove(tmp, NULL);

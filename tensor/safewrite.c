@@ -316,6 +316,7 @@ Status safetensors_write_model(const char *dir, const SafeTensor *tensors, int n
                                uint64_t max_shard_bytes, SafeSource *source, void *ud, Err *err)
 {
     TRY(check_names(tensors, n, err));
+    dir_sweep(dir, "model");
     int *shard_of = xcalloc((size_t)n, sizeof *shard_of);
     int n_shards = plan_shards(tensors, n, max_shard_bytes, shard_of);
     Status s = OK;

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static char *dir;
@@ -250,4 +252,47 @@ Test(fs, sized_files)
     close(fd);
     free(line);
     free(path);
+}
+
+static void put_old(const char *name, long seconds)
+{
+    char *path = path_join(dir, name);
+    Err err = {0};
+    cr_assert_eq(file_write_atomic(path, "x", 1, &err), OK);
+    struct timespec old[2] = {{.tv_sec = time(NULL) - seconds}, {.tv_sec = time(NULL) - seconds}};
+    cr_assert_eq(utimensat(AT_FDCWD, path, old, 0), 0);
+    free(path);
+}
+
+/* Only what a dead process left, of that name, and long ago. */
+Test(fs, sweeps_what_killed_processes_left)
+{
+    pid_t child = fork();
+    if (child == 0) _exit(0);
+    cr_assert_eq(waitpid(child, NULL, 0), child); /* from here on nobody has its number */
+    const long hours = 3 * 3600;
+    struct {
+        char *name;
+        long age;
+        bool stays;
+    } cases[] = {
+        {str_format("tokens-a.tmp.%ld", (long)child), hours, false},
+        {str_format("tokens-b.tmp.%ld.5f", (long)child), hours, false},
+        {str_format("tokens-c.tmp.%ld", (long)child), 60, true},
+        {str_format("tokens-d.tmp.%ld", (long)getpid()), hours, true},
+        {str_format("other.tmp.%ld", (long)child), hours, true},
+        {str_format("tokens-e.tmp.%ldx", (long)child), hours, true},
+        {str_format("tokens-f.%ld", (long)child), hours, true},
+    };
+    enum { N = sizeof cases / sizeof *cases };
+    for (int i = 0; i < N; i++)
+        put_old(cases[i].name, cases[i].age);
+    dir_sweep(dir, "tokens-");
+    for (int i = 0; i < N; i++) {
+        char *path = path_join(dir, cases[i].name);
+        cr_expect_eq(path_exists(path), cases[i].stays, "%s", cases[i].name);
+        free(path);
+        free(cases[i].name);
+    }
+    dir_sweep("/nowhere", "tokens-");
 }

@@ -5,6 +5,7 @@
 #include "data/report.h"
 
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -512,6 +513,46 @@ Test(cache, hit_equals_miss)
     free(text);
     free(src.path);
     free(cache);
+    tokenizer_free(t);
+    tmp_dir_remove(dir);
+}
+
+/* Files of other data, older ones first: those that were used last stay, the one of this run among them. */
+Test(cache, keeps_what_was_used_last)
+{
+    char *dir = tmp_dir(), *cache = path_join(dir, "cache");
+    Tokenizer *t = byte_tokenizer(dir, 0);
+    DataSource src = text_source(put_file(dir, "a", "{\"text\":\"one\"}\n"));
+    DataOpts opts = OPTS;
+    opts.train = &src, opts.n_train = 1, opts.cache_dir = cache;
+    Err err = {0};
+    cr_assert_eq(dir_make(cache, &err), OK);
+    enum { OLD = 70 };
+    for (int i = 0; i < OLD; i++) {
+        char *path = str_format("%s/tokens-v1-%032x.bin", cache, (unsigned)i);
+        cr_assert_eq(file_write_atomic(path, "x", 1, &err), OK);
+        struct timespec at[2] = {{.tv_sec = 1000000 + i}, {.tv_sec = 1000000 + i}};
+        cr_assert_eq(utimensat(AT_FDCWD, path, at, 0), 0);
+        free(path);
+    }
+    char *other = path_join(cache, "mine.txt");
+    cr_assert_eq(file_write_atomic(other, "x", 1, &err), OK);
+    Opened o = open_set(&opts, t, NULL, dir);
+    cr_assert(o.train != NULL, "%s", o.problems);
+    opened_clear(&o);
+    int n = 0;
+    for (int i = 0; i < OLD; i++) {
+        char *path = str_format("%s/tokens-v1-%032x.bin", cache, (unsigned)i);
+        cr_expect_eq(path_exists(path), i >= OLD - 63, "file %d of %d", i, OLD);
+        n += path_exists(path);
+        free(path);
+    }
+    cr_expect_eq(n, 63);
+    cr_expect(path_exists(other));
+    o = open_set(&opts, t, NULL, dir);
+    cr_expect(dataset_report(o.train)->from_cache);
+    opened_clear(&o);
+    free(src.path), free(cache), free(other);
     tokenizer_free(t);
     tmp_dir_remove(dir);
 }
