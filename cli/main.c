@@ -5,6 +5,7 @@
 #include "dist/comm_nccl.h"
 #include "kernels/kernels.h"
 
+#include <signal.h>
 #include <stdio.h>
 
 static const Command commands[] = {
@@ -73,6 +74,7 @@ static int unknown_command(const char *word)
 
 int main(int argc, char **argv)
 {
+    signal(SIGXFSZ, SIG_IGN); /* a file beyond the limit is an error of a write like others */
     if (argc < 2) {
         print_help(stderr);
         return EXIT_USAGE;

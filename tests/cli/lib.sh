@@ -111,6 +111,56 @@ small_model()
     chmod -R u+w "$tmp/model" "$tmp/adapter"
 }
 
+# no_launcher: who started this script was no launcher of the ranks that it starts
+no_launcher()
+{
+    for v in $(env | sed -nE 's/^(OMPI_[A-Z_]*|PMIX_[A-Z_]*|SLURM_[A-Z_]*|RANK|WORLD_SIZE|LOCAL_RANK|MASTER_ADDR|MASTER_PORT)=.*/\1/p'); do unset "$v"; done
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+}
+
+# by_hand N LAST-RANK'S-ARGS... -- ARGS...: N ranks by the environment; $rc, $tmp/out, $tmp/err of rank 0.  $on_last: a command
+# that starts the last one
+by_hand()
+{
+    n=$1
+    shift
+    last=
+    while [ "$1" != -- ]; do last="$last $1" && shift; done
+    shift
+    port=$((20000 + $$ % 10000 + checks))
+    r=$((n - 1))
+    pids=
+    while [ $r -gt 0 ]; do
+        extra=
+        starter=
+        [ $r = $((n - 1)) ] && extra=$last && starter=${on_last:-}
+        # shellcheck disable=SC2086
+        WORLD_SIZE=$n RANK=$r LOCAL_RANK=$r MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
+            $starter "$lorac" "$@" $extra >"$tmp/rank$r.out" 2>"$tmp/rank$r.err" </dev/null &
+        pids="$pids $!"
+        r=$((r - 1))
+    done
+    WORLD_SIZE=$n RANK=0 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
+        "$lorac" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
+    rc=$?
+    for p in $pids; do
+        wait "$p"
+        code=$?
+        [ $code = $rc ] || { fail "rank of process $p: exit code $code, rank 0: $rc" && cat "$tmp"/rank*.err >&2; }
+    done
+    r=1
+    while [ $r -lt "$n" ]; do
+        [ -s "$tmp/rank$r.out" ] && fail "rank $r wrote to standard output: $(cat "$tmp/rank$r.out")"
+        r=$((r + 1))
+    done
+}
+
+ends() # NAME CODE
+{
+    checks=$((checks + 1))
+    [ $rc = "$2" ] || { fail "$1: exit code $rc instead of $2" && show; }
+}
+
 # finish: the script's last line
 finish()
 {

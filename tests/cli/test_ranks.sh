@@ -2,8 +2,7 @@
 # other; a rank that is killed, hangs, or was started with something else ends all, by name.
 . "$(dirname "$0")/lib.sh"
 
-for v in $(env | sed -nE 's/^(OMPI_[A-Z_]*|PMIX_[A-Z_]*|SLURM_[A-Z_]*|RANK|WORLD_SIZE|LOCAL_RANK|MASTER_ADDR|MASTER_PORT)=.*/\1/p'); do unset "$v"; done
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+no_launcher
 model=$root/tests/fixtures/models/llama2-d64
 cat >"$tmp/run.yaml" <<END
 model: {path: "$model"}
@@ -17,47 +16,6 @@ save: {every: 3}
 log: {tensorboard: false}
 runtime: {threads: 1}
 END
-
-# by_hand N LAST-RANK'S-ARGS... -- ARGS...: N ranks by the environment; $rc, $tmp/out, $tmp/err of rank 0
-by_hand()
-{
-    n=$1
-    shift
-    last=
-    while [ "$1" != -- ]; do last="$last $1" && shift; done
-    shift
-    port=$((20000 + $$ % 10000 + checks))
-    r=$((n - 1))
-    pids=
-    while [ $r -gt 0 ]; do
-        extra=
-        [ $r = $((n - 1)) ] && extra=$last
-        # shellcheck disable=SC2086
-        WORLD_SIZE=$n RANK=$r LOCAL_RANK=$r MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
-            "$lorac" "$@" $extra >"$tmp/rank$r.out" 2>"$tmp/rank$r.err" </dev/null &
-        pids="$pids $!"
-        r=$((r - 1))
-    done
-    WORLD_SIZE=$n RANK=0 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
-        "$lorac" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
-    rc=$?
-    for p in $pids; do
-        wait "$p"
-        code=$?
-        [ $code = $rc ] || { fail "rank of process $p: exit code $code, rank 0: $rc" && cat "$tmp"/rank*.err >&2; }
-    done
-    r=1
-    while [ $r -lt "$n" ]; do
-        [ -s "$tmp/rank$r.out" ] && fail "rank $r wrote to standard output: $(cat "$tmp/rank$r.out")"
-        r=$((r + 1))
-    done
-}
-
-ends() # NAME CODE
-{
-    checks=$((checks + 1))
-    [ $rc = "$2" ] || { fail "$1: exit code $rc instead of $2" && show; }
-}
 
 # near NAME FILE FILE: the same losses, relative 1e-6 in 3 steps, 2e-5 in all
 near()
@@ -129,8 +87,8 @@ noted 'a file missing on one rank' "rank 1 of 2 on *: command line: data.train: 
 
 # ---- deaths ------------------------------------------------------------------------------------
 
-# started N: ranks in the background for as long as it takes; $pids, rank 0 last
-started()
+# begun N ARGS...: ranks in the background; $pids, rank 0 last
+begun()
 {
     n=$1
     shift
@@ -140,12 +98,26 @@ started()
     rm -f "$tmp"/err[0-9]
     while [ $r -ge 0 ]; do
         WORLD_SIZE=$n RANK=$r LOCAL_RANK=$r MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
-            "$lorac" train "$tmp/run.yaml" train.max_steps=1000000 eval.every=0 save.every=0 "$@" >"$tmp/out$r" 2>"$tmp/err$r" </dev/null &
+            "$lorac" train "$tmp/run.yaml" "$@" >"$tmp/out$r" 2>"$tmp/err$r" </dev/null &
         pids="$pids $!"
         r=$((r - 1))
     done
+}
+
+# started N ARGS...: the same for as long as it takes, and some way into it
+started()
+{
+    n=$1
+    shift
+    begun "$n" train.max_steps=20000 eval.every=0 save.every=0 "$@"
     i=0
     while [ $i -lt 100 ] && ! grep -qs 'step 20/' "$tmp/err0"; do sleep 0.1 && i=$((i + 1)); done
+}
+
+# pid_of PLACE: of the ranks that run, as $pids has them
+pid_of()
+{
+    echo "$pids" | awk -v n="$1" '{ print $n }'
 }
 
 # all end within 10 seconds
@@ -174,31 +146,93 @@ told() # NAME PATTERN
 }
 
 started 3 output="$tmp/k1" parallel.zero=3
-kill -9 "$(echo "$pids" | awk '{ print $1 }')" # rank 2
+kill -9 "$(pid_of 1)" # rank 2
 ended 'rank 2 killed' 1
 told 'rank 2 killed' 'lorac: rank 2 of 3 on * ended without a word in step [0-9]*'
 
 started 2 output="$tmp/k2" parallel.zero=1
-kill -9 "$(echo "$pids" | awk '{ print $2 }')" # rank 0
+kill -9 "$(pid_of 2)" # rank 0
 ended 'rank 0 killed' 1
 told 'rank 0 killed' 'lorac: rank 0 of 2 on * ended without a word in step [0-9]*'
 
-# A rank that stands still: the others give up and tell where they wait.
-started 2 output="$tmp/k3" parallel.zero=3 parallel.timeout=2
-stopped=$(echo "$pids" | awk '{ print $1 }')
-kill -STOP "$stopped"
-sleep 6
-kill -KILL "$stopped"
-ended 'rank 1 stands still' 1
-told 'rank 1 stands still' 'lorac: ranks wait for each other for more than 2 s (parallel.timeout):
+# A rank that stands still: the others give up and tell where they wait; of what, too, where it is something that has a layer.
+tries=0
+layers=0
+while [ $layers = 0 ] && [ $tries -lt 6 ]; do
+    started 3 output="$tmp/k3" parallel.zero=3 parallel.timeout=1
+    stopped=$(pid_of 1) # rank 2
+    kill -STOP "$stopped"
+    sleep 5
+    kill -KILL "$stopped"
+    ended 'rank 2 stands still' 1
+    told 'rank 2 stands still' 'lorac: ranks wait for each other for more than 1 s (parallel.timeout):
   rank 0 on * waits in *, step [0-9]*, for [0-9]* s
-  rank 1 on * does not answer'
+  rank 1 on * waits in *, step [0-9]*, for [0-9]* s
+  rank 2 on * does not answer'
+    grep -Eq 'rank 0 on .* waits in (all-gather|reduce-scatter) of (embedding|block [01]|head), step [0-9]+, for' "$tmp/told" && layers=1
+    tries=$((tries + 1))
+done
+checks=$((checks + 1))
+[ $layers = 1 ] || fail "no report of $tries named a layer"
 
 # A request to any rank stops all with a checkpoint and the code for it.
 started 2 output="$tmp/k4" parallel.zero=2
-kill -USR1 "$(echo "$pids" | awk '{ print $1 }')" # rank 1
+kill -USR1 "$(pid_of 1)" # rank 1
 ended 'a request to rank 1' 75
 checks=$((checks + 1))
 ls -d "$tmp"/k4/checkpoint-* >/dev/null 2>&1 || fail 'a request to rank 1: no checkpoint'
+
+
+# Again and again, also during evaluations and saves, to one rank or another: the end is what it is without.
+long='train.max_steps=150 eval.every=2 save.every=3'
+# shellcheck disable=SC2086
+by_hand 2 -- train --quiet "$tmp/run.yaml" output="$tmp/straight" parallel.zero=3 $long
+ends 'two ranks that nobody stops' 0
+stops=0
+rc=75
+while [ $rc = 75 ] && [ $stops -lt 5 ]; do
+    # shellcheck disable=SC2086
+    begun 2 --quiet output="$tmp/stopped" parallel.zero=3 $long
+    sleep "$(awk -v k="$stops" 'BEGIN { srand(11 * k); printf "%.3f", 0.4 + 0.4 * rand() + 0.1 * k }')"
+    kill -"$(echo 'USR1 TERM' | cut -d' ' -f$((stops % 2 + 1)))" "$(pid_of $((stops % 2 + 1)))" 2>/dev/null
+    for p in $pids; do
+        wait "$p"
+        code=$?
+        [ "$p" = "$(pid_of 1)" ] && rc=$code
+        [ $code = $rc ] || fail "stop $stops: exit codes $rc and $code"
+    done
+    [ $rc = 0 ] || [ $rc = 75 ] || { fail "stop $stops: exit code $rc" && cat "$tmp"/err0 >&2; }
+    [ $rc = 75 ] && stops=$((stops + 1))
+done
+echo "cli ranks: $stops stops"
+checks=$((checks + 1))
+[ $stops -ge 2 ] || fail "only $stops requests hit the run"
+# shellcheck disable=SC2086
+by_hand 2 -- train --quiet "$tmp/run.yaml" output="$tmp/stopped" parallel.zero=3 $long
+ends 'the start after stops' 0
+losses "$tmp/straight/metrics.jsonl" >"$tmp/a"
+losses "$tmp/stopped/metrics.jsonl" >"$tmp/b"
+same 'metrics.jsonl of two ranks, stopped' "$tmp/a" "$tmp/b"
+same 'weights of two ranks, stopped' "$tmp/straight/model.safetensors" "$tmp/stopped/model.safetensors"
+same 'states of two ranks, stopped' "$tmp/straight/checkpoint-150/state.safetensors" "$tmp/stopped/checkpoint-150/state.safetensors"
+
+# A rank that is killed while all save: what is called a checkpoint is whole, and the next start goes on to the same end.
+kills=0
+for k in 1 2 3 4; do
+    # shellcheck disable=SC2086
+    begun 2 --quiet output="$tmp/killed" parallel.zero=3 $long save.every=1
+    sleep "$(awk -v k=$k 'BEGIN { srand(5 * k); printf "%.3f", 0.5 + 0.5 * rand() }')"
+    kill -9 "$(pid_of $((k % 2 + 1)))" 2>/dev/null && kills=$((kills + 1))
+    ended 'a rank killed in a save' 1
+done
+checks=$((checks + 1))
+[ $kills -ge 2 ] || fail "only $kills kills hit the run"
+for c in "$tmp"/killed/checkpoint-*; do
+    [ -e "$c" ] && done_by "$c after kills" inspect "$c"
+done
+# shellcheck disable=SC2086
+by_hand 2 -- train --quiet "$tmp/run.yaml" output="$tmp/killed" parallel.zero=3 $long
+ends 'the start after kills' 0
+same 'weights of two ranks, killed' "$tmp/straight/model.safetensors" "$tmp/killed/model.safetensors"
 
 finish

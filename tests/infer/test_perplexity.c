@@ -4,6 +4,7 @@
 #include "base/str.h"
 #include "infer/perplexity.h"
 #include "tests/infer/model_support.h"
+#include "tests/support/ranks.h"
 #include "tests/support/shared.h"
 
 #include <criterion/criterion.h>
@@ -85,6 +86,66 @@ Test(perplexity, equals_the_reference_loss)
         test_model_close(&model);
         free(dir), free(rel);
     }
+}
+
+typedef struct Shared {
+    const char *dir;
+    const Dataset *rows;
+    const DataOpts *data;
+    Perplexity results[4];
+    int turns[4]; /* passes that a rank made */
+} Shared;
+
+static bool count_turns(void *ud, int64_t done, int64_t total)
+{
+    (void)done, (void)total;
+    ++*(int *)ud;
+    return true;
+}
+
+static void evaluate_on_rank(Comm *c, void *ud)
+{
+    Shared *s = ud;
+    TestModel model;
+    test_model_open(&model, s->dir, 0);
+    PerplexityOpts opts = {.tokens_per_pass = 1,
+                           .progress = count_turns,
+                           .ud = &s->turns[c->rank],
+                           .ranks = c->size > 1 ? c : NULL};
+    Err err = {0};
+    cr_assert_eq(perplexity_of(&s->results[c->rank], &model.llama, s->rows, s->data, &opts, &err),
+                 OK, "%s", err.line);
+    test_model_close(&model);
+}
+
+/* Ranks take rows in turns: each makes its share of the passes, and all have one rank's result to the bit. */
+Test(perplexity, ranks_share_the_rows)
+{
+    char *dir = source_path("tests/fixtures/golden/llama3-tiny");
+    DataOpts data = {.packing = PACK_OFF, .max_length = 64};
+    Dataset *d = open_rows(dir, 8, &data);
+    int n_docs = (int)dataset_size(d);
+    cr_assert_eq(n_docs, 8);
+    Shared one = {.dir = dir, .rows = d, .data = &data};
+    ranks_run(1, evaluate_on_rank, &one);
+    cr_assert_eq(one.turns[0], n_docs);
+    for (int n = 2; n <= 4; n++) {
+        Shared s = {.dir = dir, .rows = d, .data = &data};
+        ranks_run(n, evaluate_on_rank, &s);
+        for (int r = 0; r < n; r++) {
+            const Perplexity *p = &s.results[r], *want = &one.results[0];
+            cr_expect_eq(s.turns[r], (n_docs + n - 1) / n, "rank %d of %d: %d passes", r, n,
+                         s.turns[r]);
+            cr_expect(p->loss == want->loss && p->n_trained == want->n_trained &&
+                          p->n_tokens == want->n_tokens && p->n_docs == want->n_docs,
+                      "rank %d of %d: loss %.17g, not %.17g", r, n, p->loss, want->loss);
+            cr_expect_eq(memcmp(p->doc_loss, want->doc_loss, (size_t)n_docs * sizeof(double)), 0);
+            perplexity_clear(&s.results[r]);
+        }
+    }
+    perplexity_clear(&one.results[0]);
+    dataset_free(d);
+    free(dir);
 }
 
 /* A row's loss is its own, wherever it is packed. */
