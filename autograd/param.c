@@ -154,6 +154,14 @@ void param_close(Param *p, bool changed)
     if (p->home) p->home->close(p->home->ud, p, changed);
 }
 
+int param_pieces(Param *p, int slice, ParamPiece out[PARAM_MAX_PIECES])
+{
+    ASSERT(!p->t.quant, "%s has codes", p->name);
+    if (p->home) return p->home->pieces(p->home->ud, p, slice, out);
+    out[0] = (ParamPiece){param_slice_view(p, slice), param_slice_low(p, slice), 0};
+    return 1;
+}
+
 void param_changed(Param *p)
 {
     p->version++;

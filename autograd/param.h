@@ -17,10 +17,19 @@ typedef struct ParamSlice {
 
 typedef struct Param Param;
 
+/* Numbers of a slice that this rank keeps. */
+typedef struct ParamPiece {
+    Tensor values; /* a vector, or whole rows with their pitch */
+    Tensor low;    /* beside them, or no storage */
+    int64_t first; /* number of the slice, row by row, with which it begins */
+} ParamPiece;
+enum { PARAM_MAX_PIECES = 3 }; /* the end of a row, whole rows, the beginning of a row */
+
 /* Who brings the values of a parameter that is not whole on this rank. */
 typedef struct ParamHome {
     void (*open)(void *ud, Param *p);
     void (*close)(void *ud, Param *p, bool changed);
+    int (*pieces)(void *ud, Param *p, int slice, ParamPiece out[PARAM_MAX_PIECES]);
     void *ud;
 } ParamHome;
 
@@ -71,6 +80,9 @@ void param_changed(Param *p);
  * that they were written.  Parameters of a run of several ranks: all ranks in the same order. */
 void param_open(Param *p);
 void param_close(Param *p, bool changed);
+/* What this rank keeps of a slice that is not quantised, all of it or a part; how many pieces.  Whoever writes to pieces needs not open the
+ * parameter; others see it after shards_updated. */
+int param_pieces(Param *p, int slice, ParamPiece out[PARAM_MAX_PIECES]);
 /* A storage of its own category by p->adapter.  The room is zero, the other contents are undefined. */
 void param_alloc(Device *d, Param *p);
 /* Checkpoint tensor `slice` as a tensor of its own: valid while the Param is.  Of t, and of low (no storage where there is

@@ -282,7 +282,7 @@ void shards_init(ShardSet *s, Device *d, Comm *comm, const ParamSet *params, con
     if (opts) s->opts = *opts;
     s->run = s->opts.run ? s->opts.run : comm;
     s->across = s->opts.across;
-    s->home = (ParamHome){shard_home_open, shard_home_close, s};
+    s->home = (ParamHome){shard_home_open, shard_home_close, shard_home_pieces, s};
     int last = -1, n_grads = 0;
     for (int i = 0; i < params->n; i++) {
         ASSERT(params->items[i]->unit >= last, "%s: units of parameters must ascend",

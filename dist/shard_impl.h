@@ -27,3 +27,4 @@ void shard_await(ShardSet *s, ParamShard *sh);
 
 void shard_home_open(void *ud, Param *p);
 void shard_home_close(void *ud, Param *p, bool changed);
+int shard_home_pieces(void *ud, Param *p, int slice, ParamPiece out[PARAM_MAX_PIECES]);

@@ -489,6 +489,68 @@ void shard_home_close(void *ud, Param *p, bool changed)
     keep_part(s, sh, &sh->low, &sh->whole_low);
 }
 
+/* A slice's rows as they lie in the whole: `cols` numbers each, every `pitch` elements, from `start`; this rank has elements
+ * [begin, end) of them. */
+typedef struct Rows {
+    const ParamShard *sh;
+    int64_t start, rows, cols, pitch, begin, end;
+} Rows;
+
+static Tensor piece_of(const Tensor *part, const Rows *w, int64_t at, int64_t rows, int64_t cols)
+{
+    if (!part->storage) return (Tensor){0};
+    Tensor t =
+        tensor_shape(part->dtype, rows > 1 ? 2 : 1, (int64_t[]){rows > 1 ? rows : cols, cols});
+    if (rows > 1) t.ld = w->pitch;
+    t.storage = part->storage;
+    t.offset = part->offset + (size_t)(w->start + at - w->sh->first) * dtype_bytes(part->dtype);
+    return t;
+}
+
+/* Rows [row, row + rows) from column `col` on, `cols` of them. */
+static int add_piece(ParamPiece *out, const Rows *w, int64_t row, int64_t rows, int64_t col,
+                     int64_t cols)
+{
+    if (rows <= 0 || cols <= 0) return 0;
+    int64_t at = row * w->pitch + col;
+    *out = (ParamPiece){piece_of(&w->sh->weights, w, at, rows, cols),
+                        piece_of(&w->sh->low, w, at, rows, cols), row * w->cols + col};
+    return 1;
+}
+
+static int64_t at_most(int64_t n, int64_t most)
+{
+    return n < most ? n : most;
+}
+
+int shard_home_pieces(void *ud, Param *p, int slice, ParamPiece out[PARAM_MAX_PIECES])
+{
+    ShardSet *s = ud;
+    const ParamShard *sh = shard_of(s, p);
+    int i = 0, n = 0;
+    while (sh->params[i] != p)
+        i++;
+    bool dense = tensor_is_dense(&p->t); /* one long row then */
+    int64_t cols = p->t.n_dims == 2 ? tensor_cols(&p->t) : 1,
+            pitch = p->t.n_dims == 2 ? p->t.ld : 1;
+    Rows w = {.sh = sh,
+              .start = sh->offsets[i] + p->slices[slice].row0 * pitch,
+              .rows = dense ? 1 : p->slices[slice].rows,
+              .cols = dense ? p->slices[slice].rows * cols : cols};
+    w.pitch = dense ? w.cols : pitch;
+    w.begin = sh->first > w.start ? sh->first - w.start : 0;
+    w.end = at_most(sh->first + sh->numel - w.start, w.rows * w.pitch);
+    if (w.begin >= w.end) return 0;
+    int64_t row = w.begin / w.pitch, col = w.begin % w.pitch, last = w.end / w.pitch;
+    if (col > 0) {
+        n += add_piece(out, &w, row, 1, col, at_most(w.end - row * w.pitch, w.cols) - col);
+        row++;
+    }
+    n += add_piece(out + n, &w, row, last - row, 0, w.cols);
+    if (row <= last) n += add_piece(out + n, &w, last, 1, 0, at_most(w.end % w.pitch, w.cols));
+    return n;
+}
+
 void shards_lead(ShardSet *s)
 {
     shards_end_pass(s);

@@ -106,18 +106,34 @@ static void write_on_host(const SafeTensor *t, Device *d, Param *p, int slice)
     host_run(d, c.n, host_copy_chunk, &c);
 }
 
+/* Encoding needs all of it. */
+static void write_quantised(const SafeTensor *t, Device *d, Upload *u, Param *p, int slice)
+{
+    param_open(p);
+    Tensor values = param_slice_begin(d, p, slice);
+    upload_add(u, &values, NULL, t->data, p->slices[slice].stored);
+    upload_flush(u); /* values is a scratch that is encoded now */
+    param_slice_end(d, p, slice, &values);
+    param_close(p, true);
+}
+
 void weight_write(const SafeTensor *t, Device *d, Upload *u, Param *p, int slice)
 {
+    ParamPiece pieces[PARAM_MAX_PIECES];
     if (p->on_host) {
         write_on_host(t, d, p, slice);
         return;
     }
-    Tensor low = param_slice_low(p, slice), values = param_slice_begin(d, p, slice);
     DType *stored = &p->slices[slice].stored;
     safe_dtype_to_tensor(t->dtype, stored);
-    upload_add(u, &values, low.storage ? &low : NULL, t->data, *stored);
-    if (p->t.quant) upload_flush(u); /* values is a scratch that is encoded now */
-    param_slice_end(d, p, slice, &values);
+    if (p->t.quant) {
+        write_quantised(t, d, u, p, slice);
+        return;
+    }
+    int n = param_pieces(p, slice, pieces);
+    for (int i = 0; i < n; i++)
+        upload_add(u, &pieces[i].values, pieces[i].low.storage ? &pieces[i].low : NULL,
+                   t->data + (size_t)pieces[i].first * dtype_bytes(*stored), *stored);
 }
 
 /* --- loading --------------------------------------------------------------------------------------- */
@@ -193,16 +209,16 @@ static Status load_codes(Llama *m, Param *p, int slice, const SafeTensors *f, co
 static Status load_param(Llama *m, Param *p, const SafeTensors *f, Upload *u, const char *dir,
                          Log *log, Err *err)
 {
-    bool codes = p->t.quant && m->cfg.quant.method;
+    if (!p->home && !param_is_there(p)) return OK;
+    if (!p->t.quant || !m->cfg.quant.method) {
+        for (int i = 0; i < p->n_slices; i++)
+            weight_write(find_tensor(m, p, i, f), m->dev, u, p, i);
+        return OK;
+    }
     Status s = OK;
     param_open(p);
-    for (int i = 0; i < p->n_slices && s == OK && param_is_there(p); i++) {
-        if (codes)
-            s = load_codes(m, p, i, f, dir, log, err);
-        else
-            weight_write(find_tensor(m, p, i, f), m->dev, u, p, i);
-    }
-    if (p->home) upload_flush(u);
+    for (int i = 0; i < p->n_slices && s == OK; i++)
+        s = load_codes(m, p, i, f, dir, log, err);
     param_close(p, true);
     return s;
 }
@@ -241,6 +257,7 @@ Status model_load_weights(Llama *m, const char *dir, Log *log, Err *err)
     for (int i = 0; i < m->params.n && s == OK; i++)
         if (!m->params.items[i]->adapter)
             s = load_param(m, m->params.items[i], f, u, dir, log, err);
+    log_verbose(log, "weights: %zu bytes read by this rank", upload_bytes(u));
     upload_close(u);
     if (s == OK) warn_unexpected(m, f, dir, log);
     if (s == OK) warn_tied(m, f, dir, log);

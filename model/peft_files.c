@@ -78,10 +78,7 @@ Status lora_load(LoraSet *s, Llama *m, const char *dir, Err *err)
         Param *p = find_param(m, t->name, &slice);
         status = weight_check(t, p, slice, err);
         if (status == OK && (p->t.storage || p->home)) {
-            param_open(p);
             weight_write(t, m->dev, u, p, slice);
-            if (p->home) upload_flush(u);
-            param_close(p, true);
             param_changed(p);
         }
     }

@@ -10,8 +10,9 @@
 Status weight_check(const SafeTensor *t, const Param *p, int slice, Err *err) MUST_CHECK;
 /* Its numbers as float; the caller frees.  pool may be NULL. */
 float *weight_read_f32(const SafeTensor *t, Pool *pool);
-/* Into the slice of an open parameter: its master copy and, rounded to its dtype, its working copy; and what the file has
- * it in.  Values are there after upload_flush, or upload_close. */
+/* What this rank keeps of a slice (all of it, where it is quantised: its unit is gathered then, by all ranks at the same place): its master
+ * copy and, rounded to its dtype, its working copy; and what the file has it in.  Values are there after upload_close, on other ranks after
+ * shards_updated. */
 void weight_write(const SafeTensor *t, Device *d, Upload *u, Param *p, int slice);
 
 /* Fills a slice with normal (0, scale) or uniform [-scale, scale) draws, each a function of seed, the slice's name and

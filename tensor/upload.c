@@ -30,6 +30,7 @@ struct Upload {
     size_t used; /* of that buffer */
     Piece pieces[PIECES];
     int n;
+    size_t bytes; /* read, in all */
 };
 
 static const size_t BUFFER = (size_t)64 << 20;
@@ -155,6 +156,7 @@ void upload_add(Upload *u, const Tensor *to, const Tensor *low, const void *from
     ASSERT(!low || (to->dtype == DT_BF16 && low->dtype == DT_I16 && tensor_is_dense(to)),
            "upload: low beside %s", dtype_name(to->dtype));
     if (tensor_numel(to) == 0) return;
+    u->bytes += (size_t)tensor_numel(to) * dtype_bytes(dtype);
     bool dense = tensor_is_dense(to);
     int64_t rows = dense ? 1 : tensor_rows(to), cols = dense ? tensor_numel(to) : tensor_cols(to);
     int64_t pitch = dense ? cols : to->ld, e = (int64_t)dtype_bytes(to->dtype);
@@ -173,6 +175,11 @@ void upload_add(Upload *u, const Tensor *to, const Tensor *low, const void *from
             if (low) p.device_low = (int16_t *)tensor_data(low) + row * cols + col;
             add_piece(u, p);
         }
+}
+
+size_t upload_bytes(const Upload *u)
+{
+    return u->bytes;
 }
 
 void upload_close(Upload *u)

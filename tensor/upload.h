@@ -16,6 +16,8 @@ Upload *upload_open(Device *d);
  * beside a dense bf16 `to`, receives what that rounding (to nearest, halves away from zero) leaves (convert_split).  The pad
  * between rows of `to` becomes 0 or stays.  `from` must stay until upload_close. */
 void upload_add(Upload *u, const Tensor *to, const Tensor *low, const void *from, DType dtype);
+/* Of what was added, as it lies in memory. */
+size_t upload_bytes(const Upload *u);
 /* What was added is on its way: work that is issued to the device now comes after it. */
 void upload_flush(Upload *u);
 /* What was added is there. */

@@ -185,9 +185,12 @@ static Status fill_weights(Session *s, Problems *p)
     } else if (status == OK && s->has_lora) {
         lora_init_weights(&s->lora, &s->dev, (uint64_t)c->seed);
     }
+    status = comm_agree(s->hosts, status, &err);
+    /* each rank read what it keeps; at stage 3 that is all until the first use */
+    if (status == OK && s->shards.opts.zero < 3) shards_updated(&s->shards);
     shards_end_pass(&s->shards);
     if (status != OK) config_problem(c, p, key, "%s", err.line);
-    return session_agree(s, status, p);
+    return status;
 }
 
 static Status open_trace(Session *s, Problems *p)

@@ -54,6 +54,22 @@ if command -v mpirun >/dev/null && "$lorac" --version | grep -q 'MPI'; then
     ends 'groups by mpirun' 0
     near 'groups by mpirun' "$tmp/one/metrics.jsonl" "$tmp/mpigroups/metrics.jsonl"
 
+    # What is split is read in parts: rank 0 reads its own.
+    total=$(stat -c %s "$model/model.safetensors")
+    for n in 2 4; do
+        for how in 'method=full parallel.zero=1' 'method=full parallel.zero=3' 'method=lora parallel.zero=3'; do
+            # shellcheck disable=SC2086
+            mpirun --oversubscribe -n $n "$lorac" train --verbose "$tmp/run.yaml" output="$tmp/read" train.max_steps=1 save.every=0 $how >"$tmp/out" 2>"$tmp/err"
+            rc=$?
+            rm -rf "$tmp/read"
+            ends "reading, $n ranks, $how" 0
+            read=$(sed -nE 's/^weights: ([0-9]+) bytes read by this rank$/\1/p' "$tmp/err")
+            checks=$((checks + 1))
+            [ $((read * n * 10)) -ge $((total * 9)) ] && [ $((read * n * 10)) -le $((total * 11)) ] ||
+                fail "reading, $n ranks, $how: rank 0 read $read of $total bytes"
+        done
+    done
+
     # Saved on 4; the same number goes on to the bit, 2 and 1 within rounding; and from 1 to 2.
     for n in 4 2 1; do
         cp -r "$tmp/mpi4" "$tmp/from4to$n"

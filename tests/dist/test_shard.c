@@ -1,9 +1,13 @@
 /* Layout of shards, what shares storage with what, and a run of one rank's collectives. */
 #include "autograd/tape.h"
+#include "base/str.h"
 #include "dist/shard.h"
+#include "tests/support/ranks.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
 
 static void open_device(Device *d, DType compute)
 {
@@ -289,4 +293,104 @@ Test(shard, states_in_8_bits_belong_to_checkpoint_tensors)
         param_clear(&p[i]);
     paramset_clear(&set);
     device_close(&d);
+}
+
+/* ---- what a rank keeps ------------------------------------------------------------------------ */
+
+enum { ROWS = 37, COLS = 29, PITCH = 48, WIDE = 301 };
+
+typedef struct Kept {
+    pthread_mutex_t lock;
+    int zero;
+    int times[3][ROWS * WIDE]; /* how often each number of the three slices was somebody's */
+} Kept;
+
+/* Writes its number into each number that this rank keeps. */
+static void write_pieces(Device *d, Param *p, int slice, int *times)
+{
+    ParamPiece pieces[PARAM_MAX_PIECES];
+    int n = param_pieces(p, slice, pieces);
+    for (int i = 0; i < n; i++) {
+        const Tensor *t = &pieces[i].values;
+        int64_t count = tensor_numel(t);
+        float *host = xmalloc((size_t)count * sizeof *host);
+        for (int64_t k = 0; k < count; k++) {
+            times[pieces[i].first + k]++;
+            host[k] = (float)(1000000 * slice + pieces[i].first + k);
+        }
+        tensor_write(d, &pieces[i].values, host);
+        free(host);
+    }
+}
+
+static void expect_numbers(Device *d, Param *p)
+{
+    param_open(p);
+    for (int slice = 0; slice < p->n_slices; slice++) {
+        int64_t n = param_slice_numel(p, slice);
+        float *host = xmalloc((size_t)n * sizeof *host);
+        param_read(d, p, slice, host);
+        for (int64_t k = 0; k < n; k++)
+            cr_assert_eq(host[k], (float)(1000000 * slice + k), "%s, slice %d, number %ld", p->name,
+                         slice, (long)k);
+        free(host);
+    }
+    param_close(p, false);
+}
+
+static void keep_on_rank(Comm *c, void *ud)
+{
+    Kept *kept = ud;
+    Device d;
+    open_device(&d, DT_F32);
+    Param fused, base, norm;
+    param_init(&fused, "fused", DT_F32, ROWS, WIDE, 0); /* dense */
+    param_set_slices(&fused, 2, (const char *const[]){"a", "b"}, (const int64_t[]){11, ROWS - 11});
+    param_init(&base, "base", DT_F32, ROWS, COLS, 0); /* with room for adapters */
+    param_set_room(&base, 3, PITCH - COLS);
+    param_init(&norm, "norm", DT_F32, ROWS, 0, 0);
+    ParamSet set = {0};
+    Param *all[] = {&fused, &base, &norm};
+    for (int i = 0; i < 3; i++)
+        paramset_add(&set, all[i]);
+    param_set_trained(&fused, true);
+    param_set_trained(&norm, true);
+    ShardSet s;
+    ShardOpts opts = {.zero = kept->zero};
+    shards_init(&s, &d, c, &set, &opts);
+    pthread_mutex_lock(&kept->lock);
+    write_pieces(&d, &fused, 0, kept->times[0]);
+    write_pieces(&d, &fused, 1, kept->times[1]);
+    write_pieces(&d, &norm, 0, kept->times[1] + ROWS * WIDE - ROWS);
+    write_pieces(&d, &base, 0, kept->times[2]);
+    pthread_mutex_unlock(&kept->lock);
+    shards_updated(&s);
+    for (int i = 0; i < 3; i++)
+        expect_numbers(&d, all[i]);
+    shards_end_pass(&s);
+    shards_clear(&s);
+    for (int i = 0; i < 3; i++)
+        param_clear(all[i]);
+    paramset_clear(&set);
+    device_close(&d);
+}
+
+/* Every number of what is split is kept, and so read from a file, by one rank; what is not split by all. */
+Test(shard, ranks_read_what_they_keep, .timeout = 60)
+{
+    for (int zero = 0; zero <= 3; zero++)
+        for (int n = 1; n <= 7; n++) {
+            static Kept kept;
+            kept = (Kept){.lock = PTHREAD_MUTEX_INITIALIZER, .zero = zero};
+            ranks_run(n, keep_on_rank, &kept);
+            int trained = zero > 0 ? 1 : n, frozen = zero == 3 ? 1 : n;
+            for (int k = 0; k < 11 * WIDE; k++)
+                cr_assert_eq(kept.times[0][k], trained, "stage %d, %d ranks, a %d", zero, n, k);
+            for (int k = 0; k < (ROWS - 11) * WIDE; k++)
+                cr_assert_eq(kept.times[1][k], trained, "stage %d, %d ranks, b %d", zero, n, k);
+            for (int k = ROWS * WIDE - ROWS; k < ROWS * WIDE; k++)
+                cr_assert_eq(kept.times[1][k], trained, "stage %d, %d ranks, norm", zero, n);
+            for (int k = 0; k < ROWS * COLS; k++)
+                cr_assert_eq(kept.times[2][k], frozen, "stage %d, %d ranks, base %d", zero, n, k);
+        }
 }
