@@ -3,7 +3,7 @@
 
     tools/check_quantize.py LORAC PLAIN_FOLDER
 
-Run by hand; needs transformers and bitsandbytes, whose code for CPUs wants widths that are multiples of 64 (`lorac init`).  Prints one line a type and fails when a folder does not load as quantised, or when
+Run by hand; needs transformers and bitsandbytes, whose code for CPUs wants widths that are multiples of 256 (`lorac init --config`).  Prints one line a type and fails when a folder does not load as quantised, or when
 its logits are further from the plain model's than quantising explains.
 """
 import pathlib

@@ -264,6 +264,10 @@ Status plan_run(RunPlan *out, TrainConfig *cfg, const Dataset *train, const Data
     if (status == OK && cfg->recompute == RECOMPUTE_AUTO && out->extent > bytes) {
         size_t need;
         cfg->mix = recompute_fit(&need, out->n_layers, bytes, need_with, &p);
+        if (cfg->embed_on_host && cfg->embedding == EMBEDDING_AUTO) { /* for nothing, perhaps */
+            cfg->embed_on_host = false;
+            cfg->embed_on_host = need_with(&p, cfg->mix) > bytes;
+        }
         status = run_once(&p, out, NULL, problems);
     }
     loader_free(p.loader);
