@@ -31,6 +31,8 @@ VENDOR = [  # header pattern: its homes
 ]
 # A test or a benchmark may set a vendor's library beside ours; nobody else may.
 VENDOR_FREE = ("tests/", "bench/")
+# Functions of a library that no header of its own declares, called or declared: the same.
+CALLS = [(re.compile(r"\b[sd](ge|or|sy|po)[a-z0-9]{2,4}_\s*\("), "LAPACK", "kernels/cpu/svd")]
 INCLUDE = re.compile(r'\s*#\s*include\s+(["<])([^">]+)[">]')
 SUFFIXES = (".c", ".h", ".cu", ".cuh")
 
@@ -51,6 +53,10 @@ def problems(root):
         text = path.read_text(encoding="utf-8")
         if path.suffix in (".h", ".cuh") and "#pragma once" not in text:
             yield f"{name}:1: a header starts with #pragma once"
+        for pattern, library, homes in CALLS:
+            for no, line in enumerate(text.splitlines(), 1):
+                if pattern.search(line) and not at_home(name, homes) and not name.startswith(VENDOR_FREE):
+                    yield f"{name}:{no}: {library} belongs in {homes}"
         includes = [(no, m[1], m[2]) for no, line in enumerate(text.splitlines(), 1) if (m := INCLUDE.match(line))]
         own = name.rsplit(".", 1)[0] + ".h"
         if path.suffix in (".c", ".cu") and (root / own).exists() and (not includes or includes[0][2] != own):
@@ -89,6 +95,7 @@ BREACHES = [  # file, line, a part of the message that must come
     ("kernels/cuda/x.cu", "#include <vector>", "<vector> is a C++ library"),
     ("infer/x.c", '#include "../base/err.h"', "written from the root"),
     ("base/x.h", "int x;", "#pragma once"),
+    ("model/x.c", "    sgesdd_(jobz, m);", "LAPACK belongs in kernels/cpu/svd"),
 ]
 FINE = [("kernels/cuda/x.cu", '#include "kernels/cuda/cuda.cuh"\n#include <cublasLt.h>'),
         ("base/json.c", '#include "base/err.h"\n#include <jansson.h>'),
