@@ -46,6 +46,7 @@ void param_clear(Param *p)
 {
     slices_clear(p);
     free(p->name);
+    free(p->twin);
     storage_unref(p->t.storage);
     storage_unref(p->low.storage);
     if (p->t.quant) tensor_clear(&p->t.quant->packed);

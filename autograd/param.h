@@ -52,6 +52,9 @@ struct Param {
     int64_t room;          /* rows of the storage behind the matrix, of its pitch */
     uint64_t room_version; /* of what the room holds, as its user counts; 0: nothing */
     uint64_t version;      /* of the contents; param_changed counts it up */
+    float *
+        twin; /* numel floats that files have behind the values: rows below a matrix, or columns beside it */
+    bool twin_beside;      /* columns; twin NULL: none.  Owned */
     const ParamHome *home; /* NULL: the storage is there for good */
     bool
         on_host; /* frozen, with its values in the host's memory and never a storage: host, dense, of t's dtype */

@@ -339,6 +339,20 @@ static DType dtype_in_file(const WeightSource *s, const Param *p, int slice)
     return s->dtype == DT_N ? p->slices[slice].stored : s->dtype;
 }
 
+/* The values with the twin below or beside them, in fresh memory instead. */
+static float *add_twin(const Param *p, float *values)
+{
+    int64_t rows = p->t.shape[0], cols = p->t.shape[1];
+    int64_t width = p->twin_beside ? cols : rows * cols; /* of what lies together */
+    float *both = xmalloc(2 * (size_t)(rows * cols) * sizeof *both);
+    for (int64_t i = 0; i < rows * cols; i += width) {
+        memcpy(both + 2 * i, values + i, (size_t)width * sizeof *both);
+        memcpy(both + 2 * i + width, p->twin + i, (size_t)width * sizeof *both);
+    }
+    free(values);
+    return both;
+}
+
 Status weight_source(void *ud, const SafeTensor *t, FileOut *f, Err *err)
 {
     const WeightSource *s = ud;
@@ -351,6 +365,10 @@ Status weight_source(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     float *host = xmalloc((size_t)n * sizeof *host);
     param_read(s->dev, p, slice, host);
     param_close(p, false);
+    if (p->twin) {
+        host = add_twin(p, host);
+        n *= 2;
+    }
     DType dtype = dtype_in_file(s, p, slice);
     if (dtype == DT_F32) {
         file_out_write(f, host, (size_t)n * sizeof *host);
@@ -376,13 +394,14 @@ void weight_list_add(WeightList *l, const WeightSource *s, const Param *p, int s
     DType dtype = dtype_in_file(s, p, slice);
     shape[0] = p->slices[slice].rows;
     shape[1] = p->t.shape[1];
+    if (p->twin) shape[p->twin_beside] *= 2;
     l->refs[l->n] = (WeightRef){p, slice};
     l->items[l->n++] = (SafeTensor){
         .name = str_format("%s%s", s->prefix, p->slices[slice].name),
         .dtype = safe_dtype_from_tensor(dtype),
         .n_dims = p->t.n_dims,
         .shape = shape,
-        .bytes = (size_t)param_slice_numel(p, slice) * dtype_bytes(dtype),
+        .bytes = (size_t)param_slice_numel(p, slice) * dtype_bytes(dtype) * (p->twin ? 2 : 1),
     };
 }
 

@@ -214,6 +214,25 @@ void lora_detach(LoraSet *s, Llama *m)
     *s = (LoraSet){0};
 }
 
+/* The working copies are what the base loses: their product is subtracted as it will be added.  a and b become them. */
+void lora_set_principal(Lora *x, Device *d, float *a, float *b)
+{
+    Param *params[2] = {&x->a, &x->b};
+    float *values[2] = {a, b};
+    for (int i = 0; i < 2; i++) {
+        Param *p = params[i];
+        size_t bytes = (size_t)tensor_numel(&p->t) * sizeof(float);
+        param_write(d, p, 0, values[i]);
+        param_changed(p);
+        tensor_read_f32(d, &p->t, values[i]);
+        free(p->twin);
+        p->twin = memcpy(xmalloc(bytes), values[i], bytes);
+        p->twin_beside = i == 1;
+    }
+    for (int64_t i = 0; i < tensor_numel(&x->b.t); i++)
+        x->b.twin[i] = -x->b.twin[i];
+}
+
 /* The row norms of W, since B is 0. */
 static void init_magnitudes(Device *d, Lora *x)
 {

@@ -34,6 +34,8 @@ typedef struct LoraOpts {
     LoraPattern *ranks, *alphas;
     int n_ranks, n_alphas;
     bool gaussian_init; /* A ~ N(0, 1/r) instead of PEFT's kaiming-uniform */
+    bool
+        pissa; /* A and B begin as the base's principal part, which it loses (lora_set_principal) */
     bool lenient; /* from somebody's file: a name that matches nothing is fine if another does */
 } LoraOpts;
 
@@ -64,6 +66,11 @@ Status lora_attach(LoraSet *out, Llama *m, const LoraOpts *opts, Err *err) MUST_
 void lora_detach(LoraSet *s, Llama *m);
 /* PEFT's initialisation: A uniform in +-1/sqrt(in) (or gaussian), B zero; a pure function of seed and name. */
 void lora_init_weights(LoraSet *s, Device *d, uint64_t seed);
+
+/* PiSSA (Meng et al. 2024; peft tuners/lora/layer.py, pissa_init): a (r,in) and b (rows,r), of which scale b a was or will be taken
+ * from the base, begin an adapter.  They are kept: the files have the adapter that says the same on the base as it was, of
+ * rank 2r, [a; a_begin] and [b, -b_begin] with the same scale. */
+void lora_set_principal(Lora *x, Device *d, float *a, float *b);
 
 /* Options of an adapter folder (adapter_config.json); unknown keys that change the mathematics are refused by
  * name, others ignored as PEFT does.  base_model (or NULL) receives base_model_name_or_path or NULL, to be freed. */

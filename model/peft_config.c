@@ -341,14 +341,14 @@ static void put_strings(StrBuf *b, const char *key, char *const *items, int n)
     strbuf_puts(b, n ? "\n  ],\n" : "null,\n");
 }
 
-static void put_patterns(StrBuf *b, const char *key, const LoraPattern *items, int n)
+static void put_patterns(StrBuf *b, const char *key, const LoraPattern *items, int n, double factor)
 {
     strbuf_printf(b, "  \"%s\": {", key);
     for (int i = 0; i < n; i++) {
         strbuf_puts(b, i ? ",\n    " : "\n    ");
         json_write_string(b, items[i].key, strlen(items[i].key));
         strbuf_puts(b, ": ");
-        put_number(b, items[i].value);
+        put_number(b, items[i].value * factor);
     }
     strbuf_puts(b, n ? "\n  },\n" : "},\n");
 }
@@ -380,8 +380,10 @@ static void put_targets(StrBuf *b, const LoraSet *s)
 void peft_config_write(StrBuf *b, const LoraSet *s, const char *base)
 {
     const LoraOpts *o = &s->opts;
+    /* with twins files have twice the rank, at the same scale */
+    double ranks = o->pissa ? 2 : 1, alphas = o->rslora ? sqrt(ranks) : ranks;
     strbuf_puts(b, "{\n");
-    put_patterns(b, "alpha_pattern", o->alphas, o->n_alphas);
+    put_patterns(b, "alpha_pattern", o->alphas, o->n_alphas, alphas);
     put_string(b, "base_model_name_or_path", base);
     put_string(b, "bias", "none");
     if (o->exclude_pattern)
@@ -394,14 +396,14 @@ void peft_config_write(StrBuf *b, const LoraSet *s, const char *base)
     for (int i = 0; i < o->n_layers; i++)
         strbuf_printf(b, "%s%lld", i ? ",\n    " : "[\n    ", (long long)o->layers[i]);
     strbuf_puts(b, o->n_layers ? "\n  ],\n  \"lora_alpha\": " : "null,\n  \"lora_alpha\": ");
-    put_number(b, o->alpha);
+    put_number(b, o->alpha * alphas);
     strbuf_puts(b, ",\n  \"lora_dropout\": ");
     json_write_number(b, o->dropout);
     strbuf_puts(b, ",\n");
     put_strings(b, "modules_to_save", o->save_modules, o->n_save_modules);
     put_string(b, "peft_type", "LORA");
-    strbuf_printf(b, "  \"r\": %lld,\n", (long long)o->rank);
-    put_patterns(b, "rank_pattern", o->ranks, o->n_ranks);
+    strbuf_printf(b, "  \"r\": %lld,\n", (long long)o->rank * (o->pissa ? 2 : 1));
+    put_patterns(b, "rank_pattern", o->ranks, o->n_ranks, ranks);
     put_targets(b, s);
     put_string(b, "task_type", "CAUSAL_LM");
     if (o->dora) strbuf_puts(b, "  \"use_dora\": true,\n");

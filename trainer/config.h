@@ -10,7 +10,7 @@
 
 typedef enum Method { METHOD_LORA, METHOD_FULL, METHOD_QLORA } Method;
 typedef enum ModelInit { INIT_CHECKPOINT, INIT_RANDOM } ModelInit;
-typedef enum LoraInit { LORA_INIT_KAIMING, LORA_INIT_GAUSSIAN } LoraInit;
+typedef enum LoraInit { LORA_INIT_KAIMING, LORA_INIT_GAUSSIAN, LORA_INIT_PISSA } LoraInit;
 typedef enum Precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 } Precision;
 typedef enum EmbeddingPlace { EMBEDDING_DEVICE, EMBEDDING_HOST, EMBEDDING_AUTO } EmbeddingPlace;
 typedef enum UpdateWhen { UPDATE_AUTO, UPDATE_AFTER, UPDATE_IN_BACKWARD } UpdateWhen;
@@ -30,9 +30,10 @@ typedef struct TrainConfig {
     bool coded;         /* the session found a quantised checkpoint: the three above say nothing */
     char *tokenizer;    /* NULL: model_path */
 
-    int method;    /* Method */
-    LoraOpts lora; /* opts.gaussian_init follows lora_init */
-    int lora_init; /* LoraInit */
+    int method;               /* Method */
+    LoraOpts lora;            /* opts.gaussian_init and pissa follow lora_init */
+    int lora_init;            /* LoraInit */
+    int64_t pissa_iterations; /* 0: the whole decomposition */
     char *lora_adapter;
 
     DataOpts data;

@@ -35,10 +35,10 @@ static void check_model(TrainConfig *c, Problems *p)
 static void check_method(TrainConfig *c, Problems *p)
 {
     static const char *const keys[] = {
-        "lora.rank",         "lora.alpha",        "lora.rslora",        "lora.dora",
-        "lora.b_lr_ratio",   "lora.targets",      "lora.layers",        "lora.dropout",
-        "lora.save_modules", "lora.rank_pattern", "lora.alpha_pattern", "lora.init",
-        "lora.adapter"};
+        "lora.rank",         "lora.alpha",           "lora.rslora",        "lora.dora",
+        "lora.b_lr_ratio",   "lora.targets",         "lora.layers",        "lora.dropout",
+        "lora.save_modules", "lora.rank_pattern",    "lora.alpha_pattern", "lora.init",
+        "lora.adapter",      "lora.pissa_iterations"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         bool shape = !str_eq(keys[i], "lora.b_lr_ratio") && !str_eq(keys[i], "lora.adapter") &&
                      !str_eq(keys[i], "lora.dropout");
@@ -64,6 +64,17 @@ static void check_method(TrainConfig *c, Problems *p)
     if (c->lora.n_targets == 0)
         config_problem(c, p, "lora.targets", "the list is empty; name modules, or all-linear");
     c->lora.gaussian_init = c->lora_init == LORA_INIT_GAUSSIAN;
+    c->lora.pissa = c->lora_init == LORA_INIT_PISSA && !c->lora_adapter && c->method != METHOD_FULL;
+    if (!c->lora.pissa && c->method != METHOD_FULL && !c->lora_adapter)
+        refuse(c, p, "lora.pissa_iterations", "only with lora.init pissa");
+    if (c->lora.pissa && c->lora.dora)
+        config_problem(c, p, "lora.init",
+                       "pissa does not go with lora.dora; leave out one of the two");
+    if (c->lora.pissa && c->method == METHOD_QLORA && c->model_init == INIT_RANDOM)
+        config_problem(
+            c, p, "lora.init",
+            "pissa takes what quantising would lose from the model's files, and model.init is "
+            "random; set method: lora, or lora.init: kaiming");
 }
 
 static void check_source(TrainConfig *c, Problems *p, const char *key, const DataSource *s)

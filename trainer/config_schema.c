@@ -77,9 +77,17 @@ const ConfigField config_fields[] = {
      .fallback = "[]", .math = true,
      .doc = "modules trained whole and saved with the adapter: embed_tokens, lm_head, norm, ..."},
     {"lora.init", FIELD_ENUM, AT(lora_init), .fallback = "kaiming", .math = true,
-     CHOICES("kaiming", "gaussian"),
+     CHOICES("kaiming", "gaussian", "pissa"),
      .doc = "of A: uniform in +-1/sqrt(inputs) as PEFT's default, or normal with deviation 1/r; B "
-            "is 0"},
+            "is 0.  pissa: A and B are the principal singular vectors of their matrix, which keeps "
+            "the rest "
+            "(and is quantised without them); what is saved fits the base as it was, at twice the "
+            "rank"},
+    {"lora.pissa_iterations", FIELD_INT, AT(pissa_iterations), .fallback = "4", .math = true,
+     RANGE(0, 1000),
+     .doc = "with lora.init pissa: power iterations of a randomised decomposition, PEFT's "
+            "pissa_niter_N; "
+            "0: the exact one, PEFT's pissa, which takes minutes for a matrix of 4096 x 14336"},
     {"lora.adapter", FIELD_STRING, AT(lora_adapter), .math = true,
      .doc = "adapter folder to continue from; its adapter_config.json replaces the keys above"},
 

@@ -109,6 +109,7 @@ void config_write_value(StrBuf *out, const ConfigField *f, const void *base)
 /* Keys that another choice makes meaningless would be refused when the resolved file is read again. */
 static bool is_idle(const TrainConfig *c, const char *key)
 {
+    if (str_eq(key, "lora.pissa_iterations")) return !c->lora.pissa;
     if (str_starts(key, "lora."))
         return c->method == METHOD_FULL ||
                (c->lora_adapter && !str_eq(key, "lora.adapter") && !str_eq(key, "lora.dropout") &&

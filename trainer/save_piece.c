@@ -4,6 +4,7 @@
 #include "tensor/convert.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { BLOCK = 1 << 18 }; /* numbers that are converted and written at once */
 
@@ -112,14 +113,70 @@ static const float *master_of(const Writer *w, int64_t at, int64_t n)
     return w->master;
 }
 
+/* Numbers [first, first + n) of the twin, in the weights' dtype, in fresh memory. */
+static char *twin_of(const Writer *w, int64_t first, int64_t n)
+{
+    DType dtype = w->places[SAVE_AS_WEIGHTS].dtype;
+    char *out = xmalloc((size_t)n * dtype_bytes(dtype));
+    convert_from_f32(out, dtype, w->piece->range->param->twin + first, n);
+    return out;
+}
+
+/* Numbers of a matrix whose twin stands beside it: whole rows of both at once, or what there is of one. */
+static Status write_beside(const Writer *w, int64_t first, int64_t n, const char *data, Err *err)
+{
+    const SavePlace *place = &w->places[SAVE_AS_WEIGHTS];
+    int64_t cols = tensor_cols(&w->piece->range->param->t), col = first % cols;
+    size_t e = dtype_bytes(place->dtype);
+    char *twin = twin_of(w, first, n), *rows = xmalloc(2 * (size_t)n * e);
+    Status s = OK;
+    for (int64_t i = 0, step; i < n && s == OK; i += step, col = 0) {
+        int64_t at = 2 * (first + i) - col; /* of the row, and the column in it */
+        step = n - i < cols - col ? n - i : cols - col;
+        if (step < cols) {
+            s = save_files_write(w->files, place, at, step, data + (size_t)i * e, err);
+            if (s == OK)
+                s = save_files_write(w->files, place, at + cols, step, twin + (size_t)i * e, err);
+            continue;
+        }
+        step = (n - i) / cols * cols;
+        size_t width = (size_t)cols * e;
+        for (int64_t k = 0; k < step / cols; k++) {
+            size_t from = (size_t)(i + k * cols) * e;
+            memcpy(rows + 2 * (size_t)k * width, data + from, width);
+            memcpy(rows + (2 * (size_t)k + 1) * width, twin + from, width);
+        }
+        s = save_files_write(w->files, place, at, 2 * step, rows, err);
+    }
+    free(twin);
+    free(rows);
+    return s;
+}
+
+/* The weights as others read them, with what stands below or beside them there (Param.twin). */
+static Status write_weights(const Writer *w, int64_t at, int64_t n, const void *data, Err *err)
+{
+    const SavePiece *p = w->piece;
+    const Param *param = p->range->param;
+    int64_t first = p->range->first + p->first + at;
+    if (param->twin && param->twin_beside) return write_beside(w, first, n, data, err);
+    TRY(write_array(w, SAVE_AS_WEIGHTS, at, n, data, err));
+    if (!param->twin) return OK;
+    char *twin = twin_of(w, first, n);
+    Status s = save_files_write(w->files, &w->places[SAVE_AS_WEIGHTS],
+                                tensor_numel(&param->t) + first, n, twin, err);
+    free(twin);
+    return s;
+}
+
 static Status write_block(const Writer *w, int64_t at, int64_t n, Err *err)
 {
     const float *master = master_of(w, at, n);
     DType dtype = w->places[SAVE_AS_WEIGHTS].dtype;
     if (w->parts == SAVE_ALL) TRY(write_array(w, STATE_MASTER, at, n, master, err));
-    if (dtype == DT_F32) return write_array(w, SAVE_AS_WEIGHTS, at, n, master, err);
+    if (dtype == DT_F32) return write_weights(w, at, n, master, err);
     convert_from_f32(w->rounded, dtype, master, n);
-    return write_array(w, SAVE_AS_WEIGHTS, at, n, w->rounded, err);
+    return write_weights(w, at, n, w->rounded, err);
 }
 
 Status save_piece_write(const SavePiece *p, SaveFiles *f, SaveParts parts, Err *err)

@@ -9,6 +9,7 @@
 #include "dist/launch.h"
 #include "model/hf_files.h"
 #include "trainer/apply.h"
+#include "trainer/pissa.h"
 #include "trainer/plan.h"
 #include "trainer/step.h"
 
@@ -53,6 +54,12 @@ static Status check_quantised(Session *s, Problems *p)
     if (c->method != METHOD_QLORA)
         config_problem(c, p, "model.path", "the checkpoint is quantised (%s); set method: qlora",
                        method);
+    if (c->lora.pissa)
+        config_problem(
+            c, p, "lora.init",
+            "pissa needs weights that are not quantised, and the checkpoint is (%s); set "
+            "lora.init: kaiming",
+            method);
     static const char *const keys[] = {"model.quantize", "model.double_quant", "model.quant_block"};
     for (int i = 0; i < 3 && p->n == before; i++)
         if (config_is_set(c, keys[i]))
@@ -184,6 +191,8 @@ static Status fill_weights(Session *s, Problems *p)
         status = lora_load(&s->lora, &s->model, c->lora_adapter, &err);
     } else if (status == OK && s->has_lora) {
         lora_init_weights(&s->lora, &s->dev, (uint64_t)c->seed);
+        key = "lora.init";
+        if (c->lora.pissa) status = pissa_init(s, &err);
     }
     status = comm_agree(s->hosts, status, &err);
     /* each rank read what it keeps; at stage 3 that is all until the first use */
