@@ -18,7 +18,7 @@ typedef struct AugmentedArgs {
 
 int64_t lora_pad(int64_t total_rank)
 {
-    enum { UNIT = 16 }; /* columns: 32 bytes in bf16 */
+    enum { UNIT = 64 }; /* columns: in bf16 a line of the cache, so that rows begin with one */
     return (total_rank + UNIT - 1) / UNIT * UNIT;
 }
 

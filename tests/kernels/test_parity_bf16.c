@@ -193,7 +193,7 @@ static void rows_kernels(Bench *b, int64_t n, int64_t c, int64_t pad, int64_t sh
     same(b, what, dw16, BF16);
     BOTH(b, bias_bwd, (&b->cpu, &db16->cpu, 0, &dy->cpu), (&b->gpu, &db16->gpu, 0, &dy->gpu));
     same(b, what, db16, BF16);
-    for (int beta = 0; beta < 2 && pad == 0; beta++) {
+    for (int beta = 0; beta < 2 && pad == 0 && shift == 0; beta++) {
         Pair *y32 = vector(b, c, DT_F32);
         BOTH(b, sum_rows, (&b->cpu, &db16->cpu, (float)beta, &dy->cpu),
              (&b->gpu, &db16->gpu, (float)beta, &dy->gpu));
