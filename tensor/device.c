@@ -238,6 +238,11 @@ bool device_happened(const Device *d, int64_t event)
     return !d->backend->happened || d->backend->happened(d, (int)(event % DEVICE_EVENTS));
 }
 
+void device_wait(const Device *d, int64_t event)
+{
+    if (event > 0 && d->backend->wait) d->backend->wait(d, (int)(event % DEVICE_EVENTS));
+}
+
 void device_reset_peak(Device *d)
 {
     MemStats *m = &d->mem;

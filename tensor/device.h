@@ -25,6 +25,9 @@ typedef struct DeviceOpts {
                           * products by the library's first answer instead of the fastest of a timing */
     bool
         no_early; /* cuda: no kernel of a recorded pass begins before the one ahead of it is done */
+    Device *
+        pinned_by; /* cpu: the region is memory that this device copies from and to by itself, where it
+                               * can; lives longer */
     bool tracked; /* cuda: tells a memory checker what has an owner; slow, for tests under one */
     const void *target; /* plan: the PlanTarget (kernels/plan/plan.h) that stands for the device */
 } DeviceOpts;
@@ -41,9 +44,16 @@ typedef struct DeviceInfo {
     int64_t n_dense;          /* those of n_flash whose documents were all of one length */
 } DeviceInfo;
 
-/* Work in program order each: what computes, what moves data between ranks beside it, and what gets ready beside a product
- * that the next one will read. */
-typedef enum StreamId { STREAM_COMPUTE, STREAM_COMM, STREAM_AHEAD, STREAM_N } StreamId;
+/* Work in program order each: what computes; beside it what moves data between ranks, what gets ready what the next product will
+ * read, and what moves data from and to host memory. */
+typedef enum StreamId {
+    STREAM_COMPUTE,
+    STREAM_COMM,
+    STREAM_AHEAD,
+    STREAM_UP,   /* to the device */
+    STREAM_DOWN, /* to the host */
+    STREAM_N
+} StreamId;
 enum { DEVICE_EVENTS = 256 };
 
 /* All calls are asynchronous with respect to the host where the device is, in program order on the
@@ -57,14 +67,15 @@ typedef struct Backend {
     void (*copy)(Device *d, void *dst, const void *src, size_t bytes, CopyKind kind);
     void (*zero)(Device *d, void *dst, size_t bytes);
     void (*sync)(Device *d); /* until everything in the stream in use is done */
-    /* Streams and events; all four NULL where work is done when a call returns.  use_stream: what is issued from now
+    /* Streams and events; all five NULL where work is done when a call returns.  use_stream: what is issued from now
      * on goes there.  record: event `slot` happens when what the stream in use holds now is done.  await: the stream in
      * use goes on after an event of `of`, this device or another one of its kind in this process.  happened: whether
-     * it did; may be called from any thread. */
+     * it did; wait: the host goes on when it did; both may be called from any thread. */
     void (*use_stream)(Device *d, StreamId s);
     void (*record)(Device *d, int slot);
     void (*await)(Device *d, const Device *of, int slot);
     bool (*happened)(const Device *d, int slot);
+    void (*wait)(const Device *d, int slot);
     /* Work that is recorded instead of done: what the stream in use is given between begin and end, on the addresses that it
      * had then, as often as it is replayed.  Nothing of it may wait for the device or ask for memory of the system.  All
      * four NULL where it gains nothing. */
@@ -82,6 +93,8 @@ typedef struct Backend {
     void (*track)(Device *d, void *p, size_t bytes, bool owned);
     const struct Kernels *kernels;
 } Backend;
+
+enum { MOVED_UP, MOVED_DOWN, MOVED_N };
 
 typedef struct MemStats {
     size_t live[MEM_N], peak[MEM_N]; /* bytes, as rounded by the allocator */
@@ -103,9 +116,10 @@ struct Device {
     size_t workspace_used;
     MemStats mem;
     Storage *free_storages;
-    struct Meter *meter; /* kernels/meter.h, or NULL */
-    int spare_sms;       /* cuda: processors that products leave to what moves data beside them */
-    int64_t n_events;    /* recorded so far */
+    struct Meter *meter;   /* kernels/meter.h, or NULL */
+    int spare_sms;         /* cuda: processors that products leave to what moves data beside them */
+    int64_t n_events;      /* recorded so far */
+    size_t moved[MOVED_N]; /* bytes that came from and went to host memory (tensor/transfer.h) */
 };
 
 /* Opens with the region reserved; kernels/backend.c finds a Backend by name. */
@@ -151,6 +165,8 @@ void device_use_stream(Device *d, StreamId s);
 int64_t device_record(Device *d);
 void device_await(Device *d, const Device *of, int64_t event);
 bool device_happened(const Device *d, int64_t event);
+/* The calling thread goes on when the event has happened. */
+void device_wait(const Device *d, int64_t event);
 
 /* Forgets the peaks: from now on they are of what comes. */
 void device_reset_peak(Device *d);

@@ -5,7 +5,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { THREADS = 16, PIECES = 64 };          /* a device without threads of its own */
 static const size_t PIECE = (size_t)1 << 20; /* bytes of the tensor */
@@ -83,19 +82,6 @@ static void convert_piece(void *ud, int64_t i)
     }
 }
 
-/* A copy takes milliseconds.  What does not happen in seconds is left to sync, which tells why if the device failed. */
-static void await_buffer(Upload *u)
-{
-    int64_t event = u->copied[u->filling];
-    for (int i = 0; event > 0 && !device_happened(u->d, event); i++) {
-        if (i == 100000) {
-            u->d->backend->sync(u->d);
-            return;
-        }
-        nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
-    }
-}
-
 static size_t to_bytes(const Piece *p)
 {
     return (size_t)(p->rows * p->pitch) * dtype_bytes(p->to_dtype);
@@ -110,7 +96,7 @@ void upload_flush(Upload *u)
 {
     if (u->n == 0) return;
     bool direct = !u->buffers[0];
-    if (!direct) await_buffer(u);
+    if (!direct) device_wait(u->d, u->copied[u->filling]);
     pool_run(u->pool, u->n, convert_piece, u);
     for (int i = 0; i < u->n && !direct; i++) {
         const Piece *p = &u->pieces[i];

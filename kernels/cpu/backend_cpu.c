@@ -37,7 +37,7 @@ static size_t default_bytes(void)
 #endif
 }
 
-static Status cpu_open(Device *d, const DeviceOpts *opts, Err *err)
+static Status open_region(Device *d, const DeviceOpts *opts, Err *err)
 {
     size_t bytes = opts->region_bytes ? opts->region_bytes : default_bytes();
     d->region_data = reserve(bytes);
@@ -50,6 +50,20 @@ static Status cpu_open(Device *d, const DeviceOpts *opts, Err *err)
     d->region_bytes = bytes;
     madvise(d->region_data, bytes,
             MADV_HUGEPAGE); /* fewer page faults; a kernel without it is fine */
+    return OK;
+}
+
+/* impl: the device that pinned the region, or NULL. */
+static Status cpu_open(Device *d, const DeviceOpts *opts, Err *err)
+{
+    Device *by = opts->pinned_by;
+    if (by && by->backend->host_alloc) {
+        d->impl = by;
+        d->region_bytes = opts->region_bytes;
+        d->region_data = by->backend->host_alloc(by, opts->region_bytes);
+    } else {
+        TRY(open_region(d, opts, err));
+    }
     d->pool = pool_new(opts->threads);
     gemm_setup();
     return OK;
@@ -57,8 +71,12 @@ static Status cpu_open(Device *d, const DeviceOpts *opts, Err *err)
 
 static void cpu_close(Device *d)
 {
+    Device *by = d->impl;
     pool_free(d->pool);
-    munmap(d->region_data, d->region_bytes);
+    if (by)
+        by->backend->host_free(by, d->region_data);
+    else
+        munmap(d->region_data, d->region_bytes);
     d->pool = NULL;
     d->region_data = NULL;
 }
@@ -68,9 +86,26 @@ static void cpu_copy_bytes(Device *d, void *dst, const void *src, size_t bytes, 
     if (bytes) memcpy(dst, src, bytes);
 }
 
+typedef struct Zero {
+    char *data;
+    size_t bytes;
+} Zero;
+
+static const size_t ZERO_PIECE = (size_t)2 << 20;
+
+static void zero_piece(void *ud, int64_t i)
+{
+    const Zero *z = ud;
+    size_t at = (size_t)i * ZERO_PIECE, left = z->bytes - at;
+    memset(z->data + at, 0, left < ZERO_PIECE ? left : ZERO_PIECE);
+}
+
+/* On all threads: states in host memory are many GiB whose pages the system has yet to give, and those of a machine with
+ * several memories should not all lie in one. */
 static void cpu_zero(Device *d, void *dst, size_t bytes)
 {
-    if (bytes) memset(dst, 0, bytes);
+    Zero z = {dst, bytes};
+    pool_run(d->pool, (int64_t)((bytes + ZERO_PIECE - 1) / ZERO_PIECE), zero_piece, &z);
 }
 
 static void cpu_sync(Device *d)

@@ -26,8 +26,12 @@ static void make_streams(CudaImpl *impl)
         cudaStreamCreateWithPriority(&impl->streams[STREAM_COMM], cudaStreamNonBlocking, most));
     CUDA_CHECK(
         cudaStreamCreateWithPriority(&impl->streams[STREAM_AHEAD], cudaStreamNonBlocking, most));
+    for (int i = STREAM_UP; i <= STREAM_DOWN; i++)
+        CUDA_CHECK(cudaStreamCreateWithPriority(&impl->streams[i], cudaStreamNonBlocking, most));
+    /* a host thread that waits for one sleeps */
+    unsigned flags = cudaEventDisableTiming | cudaEventBlockingSync;
     for (int i = 0; i < DEVICE_EVENTS; i++)
-        CUDA_CHECK(cudaEventCreateWithFlags(&impl->events[i], cudaEventDisableTiming));
+        CUDA_CHECK(cudaEventCreateWithFlags(&impl->events[i], flags));
     impl->stream = impl->streams[STREAM_COMPUTE];
 }
 
@@ -114,7 +118,14 @@ static void cuda_copy_bytes(Device *d, void *dst, const void *src, size_t bytes,
     static const enum cudaMemcpyKind kinds[] = {[COPY_TO_DEVICE] = cudaMemcpyHostToDevice,
                                                 [COPY_FROM_DEVICE] = cudaMemcpyDeviceToHost,
                                                 [COPY_ON_DEVICE] = cudaMemcpyDeviceToDevice};
-    CUDA_CHECK(cudaMemcpyAsync(dst, src, bytes, kinds[kind], cuda_stream(d)));
+    /* a copy must not leave the piece of host memory that it begins in */
+    const void *host = kind == COPY_TO_DEVICE ? src : kind == COPY_FROM_DEVICE ? dst : NULL;
+    for (size_t done = 0, n; done < bytes; done += n) {
+        n = bytes - done;
+        if (host) n = cuda_pinned_run(d, (const char *)host + done, n);
+        CUDA_CHECK(cudaMemcpyAsync((char *)dst + done, (const char *)src + done, n, kinds[kind],
+                                   cuda_stream(d)));
+    }
 }
 
 static void cuda_zero(Device *d, void *dst, size_t bytes)
@@ -150,6 +161,12 @@ static bool cuda_happened(const Device *d, int slot)
     return cudaEventQuery(cuda_impl(d)->events[slot]) == cudaSuccess;
 }
 
+static void cuda_wait(const Device *d, int slot)
+{
+    CUDA_CHECK(cudaSetDevice(cuda_impl(d)->ordinal));
+    CUDA_CHECK(cudaEventSynchronize(cuda_impl(d)->events[slot]));
+}
+
 /* ---- graphs --------------------------------------------------------------------------------------- */
 
 static void cuda_capture_begin(Device *d)
@@ -178,20 +195,6 @@ static void cuda_graph_free(Device *d, void *graph)
 {
     CUDA_CHECK(cudaStreamSynchronize(cuda_stream(d)));
     CUDA_CHECK(cudaGraphExecDestroy((cudaGraphExec_t)graph));
-}
-
-static void *cuda_host_alloc(Device *d, size_t bytes)
-{
-    (void)d;
-    void *p;
-    CUDA_CHECK(cudaHostAlloc(&p, bytes, cudaHostAllocDefault));
-    return p;
-}
-
-static void cuda_host_free(Device *d, void *p)
-{
-    (void)d;
-    CUDA_CHECK(cudaFreeHost(p));
 }
 
 static void cuda_info(const Device *d, DeviceInfo *out)
@@ -233,6 +236,7 @@ const Backend cuda_backend = {
     .capture_end = cuda_capture_end,
     .replay = cuda_replay,
     .graph_free = cuda_graph_free,
+    .wait = cuda_wait,
     .host_alloc = cuda_host_alloc,
     .host_free = cuda_host_free,
     .info = cuda_info,

@@ -28,8 +28,9 @@ typedef struct CudaImpl {
         early; /* kernels that can begin early do: while a graph is captured (cuda.cuh: launch_early) */
     unsigned *
         tickets; /* (CUDA_TICKETS) on the device, 0 between kernels: for those whose last block ends the work */
-    void *matmul;    /* matmul.c */
-    void *attention; /* attention_cudnn.c */
+    void *matmul;              /* matmul.c */
+    void *attention;           /* attention_cudnn.c */
+    struct CudaPinned *pinned; /* pinned.c: blocks in several pieces */
     /* track.c; NULL: nobody is told */
     struct nvtxDomainRegistration_st *domain;
     struct nvtxMemHeap_v1 *heap;
@@ -71,6 +72,11 @@ void cuda_track_open(Device *d); /* only for DeviceOpts.tracked */
 void cuda_track_close(Device *d);
 /* Backend.track */
 void cuda_track(Device *d, void *p, size_t bytes, bool owned);
+/* Backend.host_alloc, host_free (pinned.c) */
+void *cuda_host_alloc(Device *d, size_t bytes);
+void cuda_host_free(Device *d, void *p);
+/* How many of the bytes at p, in host memory, one copy may take. */
+size_t cuda_pinned_run(const Device *d, const void *p, size_t bytes);
 
 #ifdef __cplusplus
 }
