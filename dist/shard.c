@@ -75,7 +75,7 @@ StatesFormat shard_states_format(const ShardSet *s, const Param *p, int slice)
 }
 
 /* The gap behind a parameter goes with its last slice. */
-static void alloc_states(ShardSet *s, ParamShard *sh)
+static void alloc_states(ShardSet *s, ParamShard *sh, Device *home)
 {
     StatesLayout whole = {0};
     for (int i = 0; i < sh->n_params; i++) {
@@ -87,7 +87,7 @@ static void alloc_states(ShardSet *s, ParamShard *sh)
                               shard_states_format(s, p, k));
         }
     }
-    states_init(&sh->states, s->dev, &whole, sh->numel, (int)(sh->first / sh->numel));
+    states_init(&sh->states, home, &whole, sh->numel, (int)(sh->first / sh->numel));
     states_layout_clear(&whole);
 }
 
@@ -110,32 +110,55 @@ static Tensor part_of(const Tensor *whole, int64_t first, int64_t n)
     return t;
 }
 
-static void alloc_shard(ShardSet *s, ParamShard *sh)
+static void alloc_weights(ShardSet *s, ParamShard *sh)
 {
-    Device *d = s->dev;
-    MemCategory weights = sh->params[0]->adapter ? MEM_ADAPTER : MEM_WEIGHT;
+    const ShardHost *host = s->opts.host;
+    MemCategory category = sh->params[0]->adapter ? MEM_ADAPTER : MEM_WEIGHT;
     DType dtype = kept_in(sh->params[0])->dtype;
-    if (shard_comes_and_goes(s, sh)) {
+    if (sh->comes_and_goes) {
         sh->whole = tensor_shape(dtype, 1, &sh->total);
-        sh->weights = flat_array(d, dtype, sh->numel, weights);
+        Device *home = host && host->params ? host->pinned : s->dev;
+        sh->weights = flat_array(home, dtype, sh->numel, category);
     } else {
-        sh->whole = flat_array(d, dtype, sh->total, weights);
+        sh->whole = flat_array(s->dev, dtype, sh->total, category);
         sh->weights = part_of(&sh->whole, sh->first, sh->numel);
     }
-    if (!sh->trained) return;
+}
+
+static void alloc_masters(ShardSet *s, ParamShard *sh)
+{
+    const ShardHost *host = s->opts.host;
+    Device *home = host ? host->states : s->dev;
+    if (host && sh->weights.storage->dev == s->dev)
+        sh->master = flat_array(host->pinned, sh->weights.dtype, sh->numel, MEM_OPTIMIZER);
+    else
+        sh->master = part_of(&sh->weights, 0, sh->numel);
     sh->whole_low = tensor_shape(DT_I16, 1, &sh->total);
-    if (d->compute != DT_F32) sh->low = flat_array(d, DT_I16, sh->numel, MEM_OPTIMIZER);
+    if (s->dev->compute != DT_F32) sh->low = flat_array(home, DT_I16, sh->numel, MEM_OPTIMIZER);
+    alloc_states(s, sh, home);
+}
+
+static void alloc_grads(ShardSet *s, ParamShard *sh)
+{
+    DType dtype = s->opts.grads;
     if (shard_reduces_early(s, sh)) {
-        sh->whole_grad = tensor_shape(s->opts.grads, 1, &sh->total);
+        sh->whole_grad = tensor_shape(dtype, 1, &sh->total);
         if (sh->split)
-            sh->grad = flat_array(d, s->opts.grads, sh->numel, MEM_GRAD);
+            sh->grad = flat_array(s->dev, dtype, sh->numel, MEM_GRAD);
         else
             sh->grad = sh->whole_grad; /* the storage, too, while there is one */
     } else if (sh->split) {
-        sh->whole_grad = flat_array(d, s->opts.grads, sh->total, MEM_GRAD);
+        sh->whole_grad = flat_array(s->dev, dtype, sh->total, MEM_GRAD);
         sh->grad = part_of(&sh->whole_grad, sh->first, sh->numel);
     } /* else see join_grads */
-    alloc_states(s, sh);
+}
+
+static void alloc_shard(ShardSet *s, ParamShard *sh)
+{
+    alloc_weights(s, sh);
+    if (!sh->trained) return;
+    alloc_grads(s, sh);
+    alloc_masters(s, sh);
 }
 
 void shard_bind(ParamShard *sh)
@@ -188,16 +211,25 @@ void shard_bind_grads(ParamShard *sh)
 /* ---- building --------------------------------------------------------------------------------- */
 
 /* Which of a unit's shards a parameter belongs to; -1: none, it keeps a storage of its own. */
-enum { WHOLE_TRAINED, SPLIT_TRAINED, SPLIT_FROZEN, SPLIT_CODES, N_KINDS };
+enum { SMALL_TRAINED, LARGE_TRAINED, FROZEN, CODES, N_KINDS };
+
+/* What is large comes and goes, or stays. */
+static bool large_ones_come_and_go(const ShardSet *s)
+{
+    return (s->run->size > 1 && s->opts.zero == 3) || (s->opts.host && s->opts.host->params);
+}
 
 static int kind_of(const ShardSet *s, const Param *p, int64_t trained_in_unit)
 {
-    bool split = s->run->size > 1;
-    if (p->on_host) return -1;
-    if (!p->trained && !(split && s->opts.zero == 3)) return -1;
-    if (!p->trained) return p->t.quant ? SPLIT_CODES : SPLIT_FROZEN;
-    bool large = !p->adapter && trained_in_unit >= s->opts.least;
-    return split && s->opts.zero > 0 && large ? SPLIT_TRAINED : WHOLE_TRAINED;
+    if (p->on_host || (!p->trained && !large_ones_come_and_go(s))) return -1;
+    if (!p->trained) return p->t.quant ? CODES : FROZEN;
+    return !p->adapter && trained_in_unit >= s->opts.least ? LARGE_TRAINED : SMALL_TRAINED;
+}
+
+static bool is_split(const ShardSet *s, int kind)
+{
+    if (s->run->size == 1 || kind == SMALL_TRAINED) return false;
+    return s->opts.zero > (kind == LARGE_TRAINED ? 0 : 2);
 }
 
 static int64_t trained_numel(const ParamSet *params, int unit)
@@ -221,8 +253,12 @@ static void build_shard(ShardSet *s, ParamShard *sh, int unit, int kind, int *n_
         slices += ps->items[i]->n_slices;
     }
     if (n == 0) return;
-    int n_parts = kind == WHOLE_TRAINED ? 1 : s->run->size;
-    *sh = (ParamShard){.unit = unit, .trained = kind<SPLIT_FROZEN, .split = n_parts> 1};
+    bool split = is_split(s, kind);
+    int n_parts = split ? s->run->size : 1;
+    *sh = (ParamShard){.unit = unit,
+                       .trained = kind <= LARGE_TRAINED,
+                       .split = split,
+                       .comes_and_goes = kind != SMALL_TRAINED && large_ones_come_and_go(s)};
     sh->params = xcalloc((size_t)n, sizeof(Param *));
     sh->offsets = xcalloc((size_t)n, sizeof *sh->offsets);
     for (int i = 0; i < ps->n; i++)
@@ -240,7 +276,7 @@ static void build_shard(ShardSet *s, ParamShard *sh, int unit, int kind, int *n_
         Param *p = sh->params[i];
         ASSERT(!param_is_there(p) && (!p->trained || tensor_is_dense(&p->t)),
                "%s has a storage or a pitch", p->name);
-        if (sh->split) p->home = &s->home;
+        if (split || sh->comes_and_goes || s->opts.host) p->home = &s->home;
         if (!sh->trained) continue;
         Tensor *grad = &s->grads[(*n_grads)++];
         *grad = tensor_shape(s->opts.grads, p->t.n_dims, p->t.shape);
@@ -248,7 +284,7 @@ static void build_shard(ShardSet *s, ParamShard *sh, int unit, int kind, int *n_
         p->t.grad = grad;
     }
     if (sh->whole.storage) shard_bind(sh);
-    if (!sh->split) shard_bind_low(sh, &sh->low);
+    if (!sh->params[0]->home) shard_bind_low(sh, &sh->low);
     if (sh->whole_grad.storage) shard_bind_grads(sh);
     s->n++;
 }
@@ -318,6 +354,7 @@ void shards_clear(ShardSet *s)
         /* parameters that are still bound keep their reference and drop it with param_clear */
         tensor_clear(&sh->whole);
         tensor_clear(&sh->weights);
+        tensor_clear(&sh->master);
         tensor_clear(&sh->low);
         tensor_clear(&sh->whole_grad);
         tensor_clear(&sh->grad);

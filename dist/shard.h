@@ -2,15 +2,20 @@
  * table of ranges, one a checkpoint tensor.  Optimizer, gradient reduction and checkpoints walk the ranges
  * and know neither model nor layout.
  *
- * A unit has up to four shards: what is trained and small (adapters), whole on every rank; what is trained and split; and
- * at stage 3 what is frozen, which is split and only gathered: as values, and as the codes of what is quantised.  Stages as in Rajbhandari et al. 2020 (ZeRO):
+ * A unit has up to four shards: what is trained and small (adapters), whole on every rank; what is trained and large,
+ * which ranks split; and where it comes and goes what is frozen, as values, and as the codes of what is quantised.  Stages
+ * as in Rajbhandari et al. 2020 (ZeRO):
  *
  *   0  every rank has everything; gradients are summed once a step
  *   1  master copies and AdamW's states are split; gradients are summed into parts once a step, parameters gathered after it
  *   2  gradients, too: a unit's are summed into parts as soon as its backward pass is done
  *   3  parameters, too: a unit's are gathered before use, the next one's meanwhile, and released after it
  *
- * On a bf16 device a second array has the low halves of the fp32 master copies (autograd/param.h). */
+ * On a bf16 device a second array has the low halves of the fp32 master copies (autograd/param.h).
+ *
+ * This rank's parts lie on the device, or in host memory (offload): the master copies and AdamW's states, of which only
+ * gradients and new weights travel; and the large parameters, too, whose units are then brought before use and dropped
+ * after it at any stage, as stage 3 gathers them: up from the host, then from the other ranks. */
 #pragma once
 
 #include "autograd/param.h"
@@ -21,16 +26,24 @@
 /* Elements: a parameter begins, and a rank's part ends, at a multiple of 512 bytes in bf16 and of a block of 8-bit states. */
 enum { SHARD_ALIGN = STATES_BLOCK };
 
+/* Host memory as devices (backend cpu) for what does not lie on the device. */
+typedef struct ShardHost {
+    Device *states; /* low halves, m and v: they never travel */
+    Device *pinned; /* what the device copies from and to: master copies, parameters */
+    bool params;    /* large parameters live there, too */
+} ShardHost;
+
 typedef struct ShardOpts {
     int zero;      /* the stage, 0..3 */
     int64_t least; /* trained parameters of a unit with fewer elements stay whole on every rank */
     DType grads;   /* of the flat gradients: DT_F32 or DT_BF16 */
     DType reduce;  /* in which those of split shards travel and are added up, hop by hop */
     bool exact;    /* instead they travel as they are and are added in f32 where they go to */
-    int ahead; /* stage 3: so many units are gathered before they are needed; 0: when they are */
+    int ahead; /* so many units that come and go are brought before they are needed; 0: when they are */
     StatesFormat states; /* of AdamW, but for what shard_states_format says */
     Comm *run,
         *across; /* ranks split in runs (comm_run, comm_across), and runs have the same; NULL: all are one */
+    const ShardHost *host; /* NULL: everything is on the device */
     bool
         in_backward; /* a unit's gradient is there from its backward pass until ShardSet.done took it: one pass a step */
 } ShardOpts;
@@ -48,6 +61,7 @@ typedef struct ShardRange {
 typedef struct ParamShard {
     int unit;
     bool trained, split;
+    bool comes_and_goes; /* parameters are brought before each use and dropped after it */
     Param **params;
     int64_t *offsets; /* of the params in the whole */
     int n_params;
@@ -61,9 +75,12 @@ typedef struct ParamShard {
         whole; /* (total) of the compute dtype, or u8 for codes; storage NULL: not gathered now */
     Tensor whole_low;  /* (total) i16, likewise; while parameters are open for reading or writing */
     Tensor whole_grad; /* (total) of opts.grads; storage NULL: none now */
-    Tensor weights;    /* (numel) this rank's part of `whole` */
     Tensor
-        low; /* (numel) i16 beside trained bf16 weights, else without storage: bits = (weights << 16) + low */
+        weights; /* (numel) this rank's part of `whole`; in host memory where that is the parameters' */
+    Tensor
+        master; /* (numel) trained: what AdamW updates: the weights, or their twin in host memory */
+    Tensor
+        low; /* (numel) i16 beside trained bf16 weights, else without storage: bits = (master << 16) + low */
     Tensor grad;   /* (numel) of opts.grads; trained only, as states */
     States states; /* of numel elements */
 
@@ -72,6 +89,7 @@ typedef struct ParamShard {
     bool summed;                 /* grad holds something of this step */
     Tensor send, received; /* of the reduction under way, where it cannot go straight: what travels
                                     (or comes in), and its sum */
+    int64_t leaving;       /* event: its gradient was read, and may lose its storage */
     int backwards;         /* of this pass that are still to come */
 } ParamShard;
 
@@ -87,8 +105,8 @@ typedef struct ShardUse {
     const char *name;
 } ShardUse;
 
-/* A unit's gradient is complete in sh->grad; with opts.in_backward. */
-typedef void ShardDone(void *ud, ParamShard *sh);
+/* A unit's gradient is complete in sh->grad; with opts.in_backward.  Returns the event until which it is read, or 0. */
+typedef int64_t ShardDone(void *ud, ParamShard *sh);
 
 struct ShardSet {
     Device *dev;
@@ -102,7 +120,8 @@ struct ShardSet {
     int n_units;
     Tensor *grads;   /* what the trained parameters' t.grad point at */
     Tensor together; /* whole_grad of all shards that stay whole and are summed after the passes */
-    ParamShard *pending; /* its gradient is under way */
+    ParamShard *pending; /* its gradient is under way between ranks */
+    ParamShard *left;    /* its gradient is under way to the host */
     ShardUse *uses;
     int n_uses;
     int first_trained;     /* use from which on gradients flow */
@@ -113,10 +132,12 @@ struct ShardSet {
     void *done_ud;
     ParamHome home;
     ParamShard *open; /* by param_open */
+    bool changed;     /* and written to: this rank's part is kept when it closes */
     bool leading;     /* the other ranks are in shards_follow */
 };
 
-/* Gives every parameter its storage: trained ones in the arrays, frozen ones their own (stage 3: in the arrays, too).
+/* Gives every parameter its storage: trained ones in the arrays, frozen ones their own (where they come and go: in the
+ * arrays, too).
  * Contents are undefined but for gaps and states, which are 0.  Borrows comm and params; opts NULL: stage 0, f32.  *s must
  * not move. */
 void shards_init(ShardSet *s, Device *d, Comm *comm, const ParamSet *params, const ShardOpts *opts);
@@ -130,7 +151,8 @@ void shards_finish_grads(ShardSet *s);
 /* The optimizer has changed this rank's part of sh, or leaves it as it is until the next step: what the others' passes, and the
  * first unit's forward pass, need of it is on its way; trained parameters' versions count up.  All ranks, in one order. */
 void shard_updated(ShardSet *s, ParamShard *sh);
-void shards_updated(ShardSet *s); /* every one, in order */
+/* Every one, in order, after others than the optimizer wrote to this rank's parts. */
+void shards_updated(ShardSet *s);
 
 /* How a checkpoint tensor's states are kept: as the options say, but in fp32 where it has fewer than 4096 elements or is an
  * embedding, as bitsandbytes and transformers' trainer have it, or where it or a neighbour in one matrix does not begin with a

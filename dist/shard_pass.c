@@ -4,26 +4,37 @@
 
 #include "base/str.h"
 #include "kernels/kernels.h"
+#include "tensor/transfer.h"
 
 #include <stdlib.h>
-#include <string.h>
-
-static void close_shard(ShardSet *s);
 
 /* ---- parameters ------------------------------------------------------------------------------- */
 
 /* Whether the stage moves anything around a use of this shard. */
 static bool moves(const ShardSet *s, const ParamShard *sh)
 {
-    return shard_comes_and_goes(s, sh) || shard_reduces_early(s, sh) || (sh->split && sh->trained);
+    return sh->comes_and_goes || shard_reduces_early(s, sh) || (sh->split && sh->trained);
+}
+
+Tensor shard_bring_part(ShardSet *s, ParamShard *sh, Tensor *whole, const Tensor *part,
+                        int64_t *came)
+{
+    *came = 0;
+    if (part->storage->dev == s->dev) return *part;
+    Tensor there = shard_view(whole, &(ShardRange){.offset = sh->first, .numel = sh->numel});
+    *came = transfer_begin(s->dev, STREAM_UP, &there, part);
+    if (sh->split) transfer_await(s->dev, STREAM_COMM, *came);
+    return there;
 }
 
 static void gather(ShardSet *s, ParamShard *sh, const char *name)
 {
-    if (!shard_comes_and_goes(s, sh) || sh->whole.storage) return;
+    if (!sh->comes_and_goes || sh->whole.storage) return;
     sh->whole.storage = storage_new(s->dev, tensor_bytes(&sh->whole), MEM_COMM);
+    Tensor part = shard_bring_part(s, sh, &sh->whole, &sh->weights, &sh->gathering);
+    if (!sh->split) return;
     s->comm->of = name;
-    sh->gathering = comm_all_gather(s->run, s->dev, &sh->whole, &sh->weights);
+    sh->gathering = comm_all_gather(s->run, s->dev, &sh->whole, &part);
 }
 
 void shard_await(ShardSet *s, ParamShard *sh)
@@ -32,17 +43,16 @@ void shard_await(ShardSet *s, ParamShard *sh)
     sh->gathering = 0;
 }
 
-static void release(ShardSet *s, ParamShard *sh)
+void shard_release(ShardSet *s, ParamShard *sh)
 {
-    if (!shard_comes_and_goes(s, sh) || !sh->whole.storage) return;
+    if (!sh->comes_and_goes || !sh->whole.storage) return;
     shard_await(s, sh); /* one that was fetched in vain may still be on its way */
     shard_unbind(sh);
     storage_unref(sh->whole.storage);
     sh->whole.storage = NULL;
 }
 
-/* From here on the parameters can be read. */
-static void need(ShardSet *s, ParamShard *sh, const char *name)
+void shard_need(ShardSet *s, ParamShard *sh, const char *name)
 {
     gather(s, sh, name);
     shard_await(s, sh);
@@ -143,19 +153,39 @@ static void reduced(ShardSet *s, ParamShard *sh)
     tensor_clear(&sh->received);
 }
 
-/* The buffer of a reduction under way is freed when the next one starts: until then it hides behind the backward pass
- * of the unit before; the pass's last one behind what the optimizer does meanwhile. */
+static void free_grads(ParamShard *sh)
+{
+    storage_unref(sh->whole_grad.storage);
+    sh->whole_grad.storage = NULL;
+    if (!sh->split) sh->grad.storage = NULL;
+    shard_bind_grads(sh);
+}
+
+/* The buffer of a gradient that goes to the host is freed when the next one goes: until then its way hides behind the
+ * backward pass of the unit before. */
+static void let_go(ShardSet *s)
+{
+    ParamShard *sh = s->left;
+    if (!sh) return;
+    device_await(s->dev, s->dev, sh->leaving);
+    free_grads(sh);
+    s->left = NULL;
+}
+
+/* So is that of a reduction under way when the next one starts; the pass's last one hides behind what the optimizer does
+ * meanwhile. */
 static void settle(ShardSet *s)
 {
     ParamShard *sh = s->pending;
     if (!sh) return;
     ASSERT(!s->opts.in_backward || !sh->summed, "unit %d: a second backward pass", sh->unit);
     reduced(s, sh);
-    if (s->done) s->done(s->done_ud, sh);
-    storage_unref(sh->whole_grad.storage);
-    sh->whole_grad.storage = NULL;
-    if (!sh->split) sh->grad.storage = NULL;
-    shard_bind_grads(sh);
+    sh->leaving = s->done ? s->done(s->done_ud, sh) : 0;
+    let_go(s);
+    if (sh->leaving > 0 && !sh->split)
+        s->left = sh;
+    else
+        free_grads(sh); /* a split one's sum has a place of its own */
     s->pending = NULL;
 }
 
@@ -223,6 +253,7 @@ void shards_finish_grads(ShardSet *s)
         if (s->items[i].trained && shard_reduces_early(s, &s->items[i]))
             finish_early(s, &s->items[i]);
     settle(s);
+    let_go(s);
     s->sent_uncovered = s->comm->sent_bytes - sent;
     for (int i = 0; i < s->n; i++)
         if (s->items[i].reducing) reduced(s, &s->items[i]);
@@ -243,7 +274,7 @@ void shard_updated(ShardSet *s, ParamShard *sh)
     for (int k = 0; k < sh->n_params && sh->trained; k++)
         param_changed(sh->params[k]);
     size_t sent = s->comm->sent_bytes;
-    if (shard_comes_and_goes(s, sh)) {
+    if (sh->comes_and_goes) {
         /* nothing else hides the first gather of a pass */
         if (s->n_uses > 0 && s->opts.ahead > 0 && reads(&s->uses[0], sh))
             gather(s, sh, s->uses[0].name);
@@ -257,10 +288,18 @@ void shard_updated(ShardSet *s, ParamShard *sh)
     if (s->n_uses == 0) shard_await(s, sh);
 }
 
+void shard_follow_master(ShardSet *s, ParamShard *sh)
+{
+    if (sh->master.storage && sh->master.storage != sh->weights.storage)
+        transfer_copy(s->dev, &sh->weights, &sh->master);
+}
+
 void shards_updated(ShardSet *s)
 {
-    for (int i = 0; i < s->n; i++)
+    for (int i = 0; i < s->n; i++) {
+        shard_follow_master(s, &s->items[i]);
         shard_updated(s, &s->items[i]);
+    }
 }
 
 /* ---- hooks ------------------------------------------------------------------------------------ */
@@ -278,7 +317,7 @@ static void each(const ShardUse *u, Each *fn)
 static void do_release(ShardSet *s, ParamShard *sh, const char *name)
 {
     (void)name;
-    release(s, sh);
+    shard_release(s, sh);
 }
 
 static void do_open_grads(ShardSet *s, ParamShard *sh, const char *name)
@@ -314,7 +353,7 @@ static void enter_forward(void *ud)
 {
     ShardUse *u = ud;
     ShardSet *s = u->set;
-    each(u, need);
+    each(u, shard_need);
     look_ahead(u, false);
     if (u->hold && s->training)
         each(u, do_open_grads); /* what follows it has its gradient at once */
@@ -329,7 +368,7 @@ static void leave_forward(void *ud)
 static void enter_backward(void *ud)
 {
     ShardUse *u = ud;
-    if (!u->blind) each(u, need);
+    if (!u->blind) each(u, shard_need);
     look_ahead(u, true);
     each(u, do_open_grads);
 }
@@ -364,14 +403,17 @@ void shards_watch(ShardSet *s, Segment *const *segments, const ShardUse *uses, i
 bool shards_meet(const ShardSet *s)
 {
     for (int i = 0; i < s->n; i++)
-        if (shard_comes_and_goes(s, &s->items[i]) || shard_reduces_early(s, &s->items[i]))
+        if ((s->items[i].comes_and_goes && s->items[i].split) ||
+            shard_reduces_early(s, &s->items[i]))
             return true;
     return false;
 }
 
 void shards_begin_pass(ShardSet *s, bool training)
 {
+    shard_close_open(s);
     settle(s);
+    let_go(s);
     s->training = training;
     for (int i = 0; i < s->n; i++)
         s->items[i].backwards = 0;
@@ -385,11 +427,11 @@ void shards_begin_pass(ShardSet *s, bool training)
 
 void shards_end_pass(ShardSet *s)
 {
-    close_shard(s);
+    shard_close_open(s);
     for (int i = s->n - 1; i >= 0; i--) {
         shard_await(s, &s->items[i]);
-        release(s, &s->items[i]);
-        if (s->items[i].whole_grad.storage && &s->items[i] != s->pending)
+        shard_release(s, &s->items[i]);
+        if (s->items[i].whole_grad.storage && &s->items[i] != s->pending && &s->items[i] != s->left)
             close_grads(s, &s->items[i], "what no backward pass reached");
     }
     s->training = false;
@@ -407,173 +449,5 @@ void shards_idle_pass(ShardSet *s)
         enter_backward(&s->uses[i]);
         leave_backward(&s->uses[i]);
     }
-    shards_end_pass(s);
-}
-
-/* ---- parameters outside of passes --------------------------------------------------------------- */
-
-static ParamShard *shard_of(ShardSet *s, const Param *p)
-{
-    for (int i = s->units[p->unit]; i < s->units[p->unit + 1]; i++)
-        for (int k = 0; k < s->items[i].n_params; k++)
-            if (s->items[i].params[k] == p) return &s->items[i];
-    ASSERT(false, "%s is in no shard", p->name);
-    return NULL;
-}
-
-/* What rank 0 tells the others: the shard to gather, or that it is done. */
-static void tell(ShardSet *s, int32_t shard)
-{
-    int32_t *all = xmalloc((size_t)s->comm->size * sizeof *all);
-    comm_exchange(s->comm, all, &shard, sizeof shard);
-    free(all);
-}
-
-/* The master copies' low halves, whole. */
-static void gather_low(ShardSet *s, ParamShard *sh)
-{
-    if (!sh->low.storage) return;
-    sh->whole_low.storage = storage_new(s->dev, tensor_bytes(&sh->whole_low), MEM_COMM);
-    s->comm->of = "master copies";
-    comm_wait(s->comm, s->dev, comm_all_gather(s->run, s->dev, &sh->whole_low, &sh->low));
-    shard_bind_low(sh, &sh->whole_low);
-}
-
-static void open_shard(ShardSet *s, ParamShard *sh)
-{
-    need(s, sh, "parameters");
-    gather_low(s, sh);
-    s->open = sh;
-}
-
-static void close_shard(ShardSet *s)
-{
-    ParamShard *sh = s->open;
-    if (!sh) return;
-    if (sh->whole_low.storage) {
-        shard_bind_low(sh, &(Tensor){0});
-        storage_unref(sh->whole_low.storage);
-        sh->whole_low.storage = NULL;
-    }
-    s->open = NULL;
-    release(s, sh);
-}
-
-/* Only one is open at a time: neighbours in a file are mostly in one unit. */
-void shard_home_open(void *ud, Param *p)
-{
-    ShardSet *s = ud;
-    ParamShard *sh = shard_of(s, p);
-    if (sh == s->open) return;
-    if (s->leading) tell(s, (int32_t)(sh - s->items));
-    close_shard(s);
-    open_shard(s, sh);
-}
-
-/* This rank's part of a whole. */
-static void keep_part(ShardSet *s, const ParamShard *sh, Tensor *part, const Tensor *whole)
-{
-    if (!part->storage || part->storage == whole->storage) return;
-    Tensor from = shard_view(whole, &(ShardRange){.offset = sh->first, .numel = sh->numel});
-    s->dev->backend->copy(s->dev, tensor_data(part), tensor_data(&from), tensor_bytes(part),
-                          COPY_ON_DEVICE);
-}
-
-void shard_home_close(void *ud, Param *p, bool changed)
-{
-    ShardSet *s = ud;
-    if (!changed) return;
-    ParamShard *sh = s->open;
-    ASSERT(sh && sh == shard_of(s, p), "%s is not open", p->name);
-    keep_part(s, sh, &sh->weights, &sh->whole);
-    keep_part(s, sh, &sh->low, &sh->whole_low);
-}
-
-/* A slice's rows as they lie in the whole: `cols` numbers each, every `pitch` elements, from `start`; this rank has elements
- * [begin, end) of them. */
-typedef struct Rows {
-    const ParamShard *sh;
-    int64_t start, rows, cols, pitch, begin, end;
-} Rows;
-
-static Tensor piece_of(const Tensor *part, const Rows *w, int64_t at, int64_t rows, int64_t cols)
-{
-    if (!part->storage) return (Tensor){0};
-    Tensor t =
-        tensor_shape(part->dtype, rows > 1 ? 2 : 1, (int64_t[]){rows > 1 ? rows : cols, cols});
-    if (rows > 1) t.ld = w->pitch;
-    t.storage = part->storage;
-    t.offset = part->offset + (size_t)(w->start + at - w->sh->first) * dtype_bytes(part->dtype);
-    return t;
-}
-
-/* Rows [row, row + rows) from column `col` on, `cols` of them. */
-static int add_piece(ParamPiece *out, const Rows *w, int64_t row, int64_t rows, int64_t col,
-                     int64_t cols)
-{
-    if (rows <= 0 || cols <= 0) return 0;
-    int64_t at = row * w->pitch + col;
-    *out = (ParamPiece){piece_of(&w->sh->weights, w, at, rows, cols),
-                        piece_of(&w->sh->low, w, at, rows, cols), row * w->cols + col};
-    return 1;
-}
-
-static int64_t at_most(int64_t n, int64_t most)
-{
-    return n < most ? n : most;
-}
-
-int shard_home_pieces(void *ud, Param *p, int slice, ParamPiece out[PARAM_MAX_PIECES])
-{
-    ShardSet *s = ud;
-    const ParamShard *sh = shard_of(s, p);
-    int i = 0, n = 0;
-    while (sh->params[i] != p)
-        i++;
-    bool dense = tensor_is_dense(&p->t); /* one long row then */
-    int64_t cols = p->t.n_dims == 2 ? tensor_cols(&p->t) : 1,
-            pitch = p->t.n_dims == 2 ? p->t.ld : 1;
-    Rows w = {.sh = sh,
-              .start = sh->offsets[i] + p->slices[slice].row0 * pitch,
-              .rows = dense ? 1 : p->slices[slice].rows,
-              .cols = dense ? p->slices[slice].rows * cols : cols};
-    w.pitch = dense ? w.cols : pitch;
-    w.begin = sh->first > w.start ? sh->first - w.start : 0;
-    w.end = at_most(sh->first + sh->numel - w.start, w.rows * w.pitch);
-    if (w.begin >= w.end) return 0;
-    int64_t row = w.begin / w.pitch, col = w.begin % w.pitch, last = w.end / w.pitch;
-    if (col > 0) {
-        n += add_piece(out, &w, row, 1, col, at_most(w.end - row * w.pitch, w.cols) - col);
-        row++;
-    }
-    n += add_piece(out + n, &w, row, last - row, 0, w.cols);
-    if (row <= last) n += add_piece(out + n, &w, last, 1, 0, at_most(w.end % w.pitch, w.cols));
-    return n;
-}
-
-void shards_lead(ShardSet *s)
-{
-    shards_end_pass(s);
-    s->leading = s->comm->size > 1;
-}
-
-void shards_dismiss(ShardSet *s)
-{
-    if (s->leading) tell(s, -1);
-    s->leading = false;
-    shards_end_pass(s);
-}
-
-void shards_follow(ShardSet *s)
-{
-    int32_t none = -1, *all = xmalloc((size_t)s->comm->size * sizeof *all);
-    shards_end_pass(s);
-    for (;;) {
-        comm_exchange(s->comm, all, &none, sizeof none);
-        if (all[0] < 0) break;
-        close_shard(s);
-        open_shard(s, &s->items[all[0]]);
-    }
-    free(all);
     shards_end_pass(s);
 }

@@ -249,7 +249,9 @@ static void init_magnitudes(Device *d, Lora *x)
             sum += (double)host[r * in + i] * (double)host[r * in + i];
         m[r] = (float)sqrt(sum);
     }
+    param_open(&x->m);
     param_write(d, &x->m, 0, m);
+    param_close(&x->m, true);
     param_changed(&x->m);
     free(host);
     free(m);
@@ -260,12 +262,14 @@ void lora_init_weights(LoraSet *s, Device *d, uint64_t seed)
     for (int i = 0; i < s->n; i++) {
         Lora *x = s->items[i];
         int64_t in = x->a.t.shape[1];
+        param_open(&x->a); /* b lies beside it */
         if (s->opts.gaussian_init)
             weight_draw(d, &x->a, 0, DRAW_NORMAL, 1.0 / (double)x->rank, seed);
         else
             weight_draw(d, &x->a, 0, DRAW_UNIFORM, 1.0 / sqrt((double)in), seed);
         tensor_zero(d, &x->b.t);
         if (x->b.low.storage) tensor_zero(d, &x->b.low);
+        param_close(&x->a, true);
         param_changed(&x->a);
         param_changed(&x->b);
         if (x->has_m) init_magnitudes(d, x);

@@ -100,6 +100,7 @@ void upload_flush(Upload *u)
     pool_run(u->pool, u->n, convert_piece, u);
     for (int i = 0; i < u->n && !direct; i++) {
         const Piece *p = &u->pieces[i];
+        if (!p->device_to) continue;
         u->d->backend->copy(u->d, p->device_to, p->to, to_bytes(p), COPY_TO_DEVICE);
         if (p->low) u->d->backend->copy(u->d, p->device_low, p->low, low_bytes(p), COPY_TO_DEVICE);
     }
@@ -119,11 +120,12 @@ static char *take(Upload *u, size_t bytes)
     return at;
 }
 
-static void add_piece(Upload *u, Piece p)
+static void add_piece(Upload *u, Piece p, bool in_host_memory)
 {
-    if (!u->buffers[0]) {
+    if (in_host_memory) {
         p.to = p.device_to;
         p.low = p.device_low;
+        p.device_to = p.device_low = NULL;
         if (u->n == PIECES) upload_flush(u);
         u->pieces[u->n++] = p;
         return;
@@ -159,7 +161,7 @@ void upload_add(Upload *u, const Tensor *to, const Tensor *low, const void *from
             p.from = (const uint8_t *)from + (size_t)(row * cols + col) * dtype_bytes(dtype);
             p.device_to = (char *)tensor_data(to) + (row * pitch + col) * e;
             if (low) p.device_low = (int16_t *)tensor_data(low) + row * cols + col;
-            add_piece(u, p);
+            add_piece(u, p, !u->buffers[0] || to->storage->dev != u->d);
         }
 }
 

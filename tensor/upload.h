@@ -14,7 +14,7 @@ typedef struct Upload Upload;
 Upload *upload_open(Device *d);
 /* numel(to) numbers of `dtype` (F32, BF16, F16), dense and perhaps unaligned, rounded once to to's dtype.  low: NULL, or i16
  * beside a dense bf16 `to`, receives what that rounding (to nearest, halves away from zero) leaves (convert_split).  The pad
- * between rows of `to` becomes 0 or stays.  `from` must stay until upload_close. */
+ * between rows of `to` becomes 0 or stays.  Both may be on a device of host memory instead.  `from` must stay until upload_close. */
 void upload_add(Upload *u, const Tensor *to, const Tensor *low, const void *from, DType dtype);
 /* Of what was added, as it lies in memory. */
 size_t upload_bytes(const Upload *u);

@@ -16,7 +16,7 @@ enum { WEIGHTS = STATE_MASTER, LOW = STATE_ARRAYS, N_ARRAYS };
 static Tensor array_view(const ParamShard *sh, SaveParts parts, int a, int64_t begin, int64_t n)
 {
     ShardRange part = {.offset = begin, .numel = n};
-    if (a == WEIGHTS) return shard_view(&sh->weights, &part);
+    if (a == WEIGHTS) return shard_view(&sh->master, &part);
     if (a == LOW) return sh->low.storage ? shard_view(&sh->low, &part) : (Tensor){0};
     return parts == SAVE_ALL ? state_view(sh, a, begin, n) : (Tensor){0};
 }
@@ -73,9 +73,10 @@ void save_piece_read(Device *d, const SavePiece *p, SaveParts parts)
 {
     for (int a = 0; a < N_ARRAYS; a++) {
         Tensor t = array_view(p->shard, parts, a, p->range->offset + p->first, p->n);
-        if (t.storage)
-            d->backend->copy(d, array_data(p, parts, a), tensor_data(&t), tensor_bytes(&t),
-                             COPY_FROM_DEVICE);
+        if (!t.storage) continue;
+        Device *at = t.storage->dev; /* d, or one of host memory */
+        at->backend->copy(at, array_data(p, parts, a), tensor_data(&t), tensor_bytes(&t),
+                          COPY_FROM_DEVICE);
     }
 }
 

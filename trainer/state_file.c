@@ -99,19 +99,25 @@ Tensor state_view(const ParamShard *sh, int array, int64_t begin, int64_t n)
 
 /* ---- reading ---------------------------------------------------------------------------------- */
 
-static void write_master(Device *d, ParamShard *sh, const ShardRange *r, const float *host)
+/* Each array may be on the device or in host memory. */
+static void write_view(Tensor *view, const void *host)
 {
-    Tensor weights = shard_view(&sh->weights, r);
+    tensor_write(view->storage->dev, view, host);
+}
+
+static void write_master(ParamShard *sh, const ShardRange *r, const float *host)
+{
+    Tensor master = shard_view(&sh->master, r);
     if (!sh->low.storage) {
-        tensor_write_f32(d, &weights, host);
+        write_view(&master, host);
         return;
     }
     Tensor low = shard_view(&sh->low, r);
     uint16_t *hi = xmalloc((size_t)r->numel * sizeof *hi);
     int16_t *rest = xmalloc((size_t)r->numel * sizeof *rest);
     convert_split(hi, rest, host, r->numel);
-    tensor_write(d, &weights, hi);
-    tensor_write(d, &low, rest);
+    write_view(&master, hi);
+    write_view(&low, rest);
     free(hi);
     free(rest);
 }
@@ -161,10 +167,10 @@ static void read_range(Session *s, const StateTensors *l, const SafeTensors *f, 
         /* the file's bytes may be unaligned */
         memcpy(host, t->data + (size_t)at * each, (size_t)state_array_numel(a, r->numel) * each);
         if (a == STATE_MASTER) {
-            write_master(&s->dev, sh, r, host);
+            write_master(sh, r, host);
         } else {
             Tensor view = state_view(sh, a, r->offset, r->numel);
-            tensor_write(&s->dev, &view, host);
+            write_view(&view, host);
         }
     }
     free(host);

@@ -2,13 +2,14 @@
 
 #include "base/str.h"
 #include "optim/clip.h"
+#include "optim/host_adamw.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 typedef struct Unit {
     ParamShard *shard;
-    AdamwArray *arrays;
+    HostAdamwChunk *arrays; /* live has a storage where the master lives apart from the weights */
     int n_arrays;
     Tensor share;   /* (1) of Update.shares */
     Tensor squares; /* (1) of Update.squares */
@@ -27,7 +28,8 @@ struct Update {
     Tensor scalars; /* (STEP_N) f32 */
     Tensor
         shares; /* (n) f32: this rank's part of the units' sums of squares, while it is summed over ranks */
-    Tensor squares; /* (n) f32: the units' sums of squares, over all ranks */
+    Tensor squares;  /* (n) f32: the units' sums of squares, over all ranks */
+    HostAdamw *host; /* NULL: the device updates */
 };
 
 /* ---- the arrays ------------------------------------------------------------------------------- */
@@ -41,18 +43,21 @@ static Tensor flat_part(const Tensor *flat, int64_t begin, int64_t end)
 static void add_array(Unit *x, const AdamwArgs *args, int64_t begin, int64_t end)
 {
     const ParamShard *sh = x->shard;
-    ShardRange part = {.offset = begin, .numel = end - begin};
     x->arrays = xrealloc(x->arrays, (size_t)(x->n_arrays + 1) * sizeof *x->arrays);
-    x->arrays[x->n_arrays++] = (AdamwArray){.weights = flat_part(&sh->weights, begin, end),
-                                            .low = flat_part(&sh->low, begin, end),
-                                            .grad = shard_view(&sh->grad, &part),
-                                            .states = states_view(&sh->states, begin, end - begin),
-                                            .args = *args};
+    HostAdamwChunk *c = &x->arrays[x->n_arrays++];
+    *c = (HostAdamwChunk){
+        .array = {.weights = flat_part(&sh->master, begin, end),
+                  .low = flat_part(&sh->low, begin, end),
+                  .grad =
+                      shard_view(&sh->grad, &(ShardRange){.offset = begin, .numel = end - begin}),
+                  .states = states_view(&sh->states, begin, end - begin),
+                  .args = *args}};
+    if (sh->weights.storage != sh->master.storage) c->live = flat_part(&sh->weights, begin, end);
 }
 
-/* A unit is one array, or several where a table of ranges is full or states are kept in another format.  The gap behind a
- * parameter goes with it: it holds zeros, which stay. */
-static void add_arrays(Unit *x, const AdamwOpts *opts)
+/* A unit is one array, or several: where a table of ranges is full, where states are kept in another format, and so that none
+ * is longer than `most`.  The gap behind a parameter goes with it: it holds zeros, which stay. */
+static void add_arrays(Unit *x, const AdamwOpts *opts, int64_t most)
 {
     const ParamShard *sh = x->shard;
     if (sh->n_ranges == 0) return; /* this rank's part of a small unit may be a gap */
@@ -61,14 +66,17 @@ static void add_arrays(Unit *x, const AdamwOpts *opts)
     for (int i = 0; i < sh->n_ranges; i++) {
         const ShardRange *r = &sh->ranges[i];
         int64_t end = i + 1 < sh->n_ranges ? r[1].offset : sh->numel;
-        bool other = at >= states_run(&sh->states, begin)->end;
-        if (other || !adamw_add_range(&args, opts, end - at, r->lr_scale, r->decay)) {
+        while (at < end) {
+            int64_t to = end - begin < most ? end : begin + most;
+            bool full = at == to || at >= states_run(&sh->states, begin)->end;
+            if (!full && adamw_add_range(&args, opts, to - at, r->lr_scale, r->decay)) {
+                at = to;
+                continue;
+            }
             add_array(x, &args, begin, at);
             args = adamw_args(opts);
             begin = at;
-            adamw_add_range(&args, opts, end - at, r->lr_scale, r->decay);
         }
-        at = end;
     }
     add_array(x, &args, begin, at);
 }
@@ -101,43 +109,67 @@ static void clip_unit(Update *u, Unit *x)
     u->dev->k->step_scalars(u->dev, &u->scalars, &x->squares, u->loss_sum, (float)u->opts.clip);
 }
 
-static void apply(Update *u, Unit *x)
+/* Returns the event until which the gradient is read by something beside the compute stream, or 0. */
+static int64_t apply(Update *u, Unit *x)
 {
     for (int i = 0; i < x->n_arrays; i++) {
-        x->arrays[i].grad.storage = x->shard->grad.storage; /* which comes and goes in backward */
-        adamw_update(u->dev, &x->arrays[i], &u->scalars);
+        AdamwArray *a = &x->arrays[i].array;
+        a->grad.storage = x->shard->grad.storage; /* which comes and goes in backward */
+        if (!u->host) adamw_update(u->dev, a, &u->scalars);
     }
-    shard_updated(u->shards, x->shard);
+    if (!u->host) {
+        shard_updated(u->shards, x->shard);
+        return 0;
+    }
+    if (x->n_arrays == 0) return 0;
+    return host_adamw_update(u->host, x->arrays, x->n_arrays, &u->scalars, (int)(x - u->units));
 }
 
-/* Units whose gradients are complete, in the order of the forward pass, which needs them in that order. */
-static void update_waiting(Update *u)
+/* Units whose gradients are complete, in the order of the forward pass, which needs them in that order.  Returns as apply. */
+static int64_t update_waiting(Update *u)
 {
     int n = 0;
+    int64_t read = 0;
     for (int i = 0; i < u->n; i++)
         n += u->units[i].waiting;
-    if (n == 0) return;
+    if (n == 0) return 0;
     measure_waiting(u);
     for (int i = 0; i < u->n; i++) {
         Unit *x = &u->units[i];
         if (!x->waiting) continue;
         clip_unit(u, x);
-        apply(u, x);
+        int64_t event = apply(u, x);
+        if (event > 0) read = event;
         x->waiting = false;
     }
+    return read;
 }
 
 /* A ShardDone.  A whole gradient goes away after it; a part of one stays, and waits for others: ranks meet for the norms of many
- * units at once, and AdamW runs when there is nothing better to do. */
-static void unit_done(void *ud, ParamShard *sh)
+ * units at once, and AdamW runs when there is nothing better to do.  The host has nothing better to do. */
+static int64_t unit_done(void *ud, ParamShard *sh)
 {
     Update *u = ud;
     Unit *x = &u->units[sh - u->shards->items];
     x->waiting = true;
-    if (!sh->split) update_waiting(u);
+    return sh->split && !u->host ? 0 : update_waiting(u);
 }
 
 /* ---- a step ----------------------------------------------------------------------------------- */
+
+/* Buffers for the longest array that any rank can have: all take as much. */
+static void open_host(Update *u)
+{
+    const ShardHost *host = u->shards->opts.host;
+    int64_t longest = 0;
+    for (int i = 0; i < u->n; i++) {
+        const ParamShard *sh = u->units[i].shard;
+        if (sh->trained && sh->numel > longest) longest = sh->numel;
+    }
+    if (longest > HOST_ADAMW_CHUNK) longest = HOST_ADAMW_CHUNK;
+    u->host =
+        host_adamw_new(u->dev, host->states, host->pinned, u->shards->opts.grads, longest, u->n);
+}
 
 Update *update_new(ShardSet *shards, const UpdateOpts *opts, const Tensor *loss_sum)
 {
@@ -159,9 +191,10 @@ Update *update_new(ShardSet *shards, const UpdateOpts *opts, const Tensor *loss_
         x->share = flat_part(&u->shares, i, i + 1);
         x->squares = flat_part(&u->squares, i, i + 1);
         if (!x->shard->trained) continue;
-        add_arrays(x, &opts->adamw);
+        add_arrays(x, &opts->adamw, shards->opts.host ? HOST_ADAMW_CHUNK : INT64_MAX);
         if (shard_counts(shards, x->shard)) u->grads[u->n_grads++] = &x->shard->grad;
     }
+    if (shards->opts.host) open_host(u);
     if (opts->in_backward) {
         shards->done = unit_done;
         shards->done_ud = u;
@@ -173,6 +206,7 @@ void update_free(Update *u)
 {
     if (!u) return;
     u->shards->done = NULL;
+    host_adamw_free(u->host);
     for (int i = 0; i < u->n; i++)
         free(u->units[i].arrays);
     tensor_clear(&u->scalars);
@@ -212,14 +246,9 @@ void update_measure(Update *u, Tensor *sum_squares)
         tensor_zero(u->dev, sum_squares);
 }
 
-void update_apply(Update *u, const Tensor *sum_squares)
+static void apply_all(Update *u, const Tensor *sum_squares)
 {
     bool blocks = u->opts.clip_by == CLIP_BLOCK;
-    if (u->opts.in_backward) {
-        for (int i = 0; i < u->n; i++)
-            if (!u->units[i].shard->trained) shard_updated(u->shards, u->units[i].shard);
-        return;
-    }
     clip_by_global_norm(u->dev, &u->scalars, sum_squares, u->loss_sum, blocks ? 0 : u->opts.clip);
     for (int i = 0; i < u->n; i++) {
         Unit *x = &u->units[i];
@@ -227,6 +256,19 @@ void update_apply(Update *u, const Tensor *sum_squares)
         apply(u, x);
         x->waiting = false;
     }
+}
+
+void update_apply(Update *u, const Tensor *sum_squares)
+{
+    if (!u->opts.in_backward) apply_all(u, sum_squares);
+    if (u->host) {
+        host_adamw_finish(u->host);
+        for (int i = 0; i < u->n; i++)
+            shard_updated(u->shards, u->units[i].shard);
+        return;
+    }
+    for (int i = 0; i < u->n && u->opts.in_backward; i++)
+        if (!u->units[i].shard->trained) shard_updated(u->shards, u->units[i].shard);
 }
 
 bool update_finite(Update *u)

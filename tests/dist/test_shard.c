@@ -141,7 +141,7 @@ typedef struct Taken {
     int units[8], n;
 } Taken;
 
-static void take(void *ud, ParamShard *sh)
+static int64_t take(void *ud, ParamShard *sh)
 {
     Taken *t = ud;
     float got[512];
@@ -151,6 +151,7 @@ static void take(void *ud, ParamShard *sh)
         cr_assert_eq(got[i], t->n == 1 && i >= 256 && i < 261 ? 1.0f : 0.0f, "unit %d, %d",
                      sh->unit, (int)i);
     t->units[t->n++] = sh->unit;
+    return 0;
 }
 
 /* Gradients that are taken in backward: they have memory one unit at a time; what lay there before is not seen between
