@@ -77,6 +77,17 @@ static void print_speed(StrBuf *b, const BenchOpts *o, const BenchResult *r, con
     print_floor(b, o, l);
 }
 
+static void print_host(StrBuf *b, const BenchOpts *o, const BenchResult *r, const BenchLine *l)
+{
+    if (o->offload == OFFLOAD_NONE) return;
+    strbuf_printf(
+        b,
+        "  host       %10.3f GiB a rank, %.3f of them pinned; a step brings %.3f GB up and "
+        "%.3f GB down\n",
+        (double)(r->host.states + r->host.pinned) / GIB, (double)r->host.pinned / GIB,
+        l->moved[MOVED_UP] / GIGA, l->moved[MOVED_DOWN] / GIGA);
+}
+
 static void print_memory(StrBuf *b, const BenchResult *r, const BenchLine *l)
 {
     strbuf_printf(b, "  peak       %10.3f GiB live:", (double)l->mem.peak_total / GIB);
@@ -122,6 +133,7 @@ void bench_print(StrBuf *b, const char *title, const BenchOpts *o, const BenchRe
         strbuf_puts(b, l->packed ? "packed documents\n" : "a row is a document\n");
         print_speed(b, o, r, l);
         print_memory(b, r, l);
+        print_host(b, o, r, l);
     }
     if (o->kernels) print_kernels(b, r);
     if (o->profile) profile_print(b, &r->meter);
@@ -239,6 +251,12 @@ static void line_json(StrBuf *b, const BenchOpts *o, const BenchResult *r, const
     number(b, "reserved_bytes", (double)r->region_bytes);
     number(b, "driver_bytes", (double)l->info.driver_bytes);
     number(b, "context_bytes", (double)l->info.context_bytes);
+    if (o->offload != OFFLOAD_NONE) {
+        number(b, "host_bytes", (double)(r->host.states + r->host.pinned));
+        number(b, "pinned_bytes", (double)r->host.pinned);
+        number(b, "up_bytes", l->moved[MOVED_UP]);
+        number(b, "down_bytes", l->moved[MOVED_DOWN]);
+    }
     number(b, "loss", l->loss);
 }
 

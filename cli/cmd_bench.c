@@ -25,7 +25,7 @@ static const int64_t UNSET = INT64_MIN; /* a default that depends on other flags
 typedef struct BenchFlags {
     const char *model, *method, *quantize, *targets, *precision, *recompute, *attention, *device,
         *rows, *lengths;
-    const char *gradients, *update, *states, *reduce, *embedding;
+    const char *gradients, *update, *states, *reduce, *embedding, *offload;
     Comm *hosts;
     int64_t zero, prefetch, ctas, spare;
     int64_t rank, seq, micro, steps, threads, scratches, quant_block;
@@ -143,8 +143,11 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     const char *recomputes[RECOMPUTE_AUTO + 2];
     for (int i = 0; i <= RECOMPUTE_AUTO + 1; i++)
         recomputes[i] = recompute_name(i);
-    int method, precision, recompute, attention, kind, reduce, place, quant = 0,
-                                                                      format = STATES_FP32;
+    const char *offloads[OFFLOAD_PARAMS + 2];
+    for (int i = 0; i <= OFFLOAD_PARAMS + 1; i++)
+        offloads[i] = offload_name(i);
+    int method, precision, recompute, attention, kind, reduce, place, offload, quant = 0,
+                                                                               format = STATES_FP32;
     bool cpu = str_eq(f->device, "cpu");
     if (!f->precision) f->precision = cpu ? "fp32" : "bf16";
     TRY(read_model(&o->shape, f->model, err));
@@ -179,6 +182,7 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
         return err_set(err, E_INPUT, "--memory: must be from 0 to 1e6 GiB, is %g", f->memory);
     TRY(read_range("zero", f->zero, 0, 3, err));
     TRY(read_choice(&reduce, "reduce", f->reduce, reduces, err));
+    TRY(read_choice(&offload, "offload", f->offload, offloads, err));
     if (cpu && reduce == 1)
         return err_set(err, E_INPUT, "--reduce: the CPU computes in fp32; leave it out");
     TRY(read_range("prefetch", f->prefetch, 0, 16, err));
@@ -192,6 +196,7 @@ static Status read_flags(BenchOpts *o, BenchFlags *f, Err *err)
     o->steps_only = f->steps_only;
     o->largest = f->largest;
     o->zero = (int)f->zero;
+    o->offload = (Offload)offload;
     o->reduce = reduce == 1 ? DT_BF16 : DT_F32;
     o->device = f->device;
     o->memory_gib = f->memory;
@@ -246,6 +251,7 @@ static void make_title(StrBuf *b, const BenchFlags *f, const BenchOpts *o, int64
         strbuf_puts(b, ", recompute ");
         recompute_mix_text(b, mix, o->shape.n_layers);
     }
+    if (o->offload != OFFLOAD_NONE) strbuf_printf(b, ", offload %s", offload_name(o->offload));
     if (o->deterministic) strbuf_puts(b, ", deterministic");
     if (o->own_attention) strbuf_puts(b, ", own attention");
     if (o->quant.type != QUANT_NONE && (o->scratches != SCRATCHES || o->decode_ahead))
@@ -335,6 +341,7 @@ static Status check_way(const BenchFlags *f, Err *err)
         {"gradients", f->gradients, false},
         {"update", f->update, false},
         {"reduce", f->reduce, false},
+        {"offload", f->offload, false},
         {"dropout", f->dropout != 0, false},
         {"deterministic", f->deterministic, false},
         {"exact", f->exact, false},
@@ -366,7 +373,8 @@ static void fill_defaults(BenchFlags *f)
     const struct {
         const char **flag, *value;
     } texts[] = {{&f->method, "lora"}, {&f->recompute, "auto"}, {&f->attention, "library"},
-                 {&f->reduce, "fp32"}, {&f->rows, "both"},      {&f->embedding, "device"}};
+                 {&f->reduce, "fp32"}, {&f->rows, "both"},      {&f->embedding, "device"},
+                 {&f->offload, "none"}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (!*texts[i].flag) *texts[i].flag = texts[i].value;
     const struct {
@@ -477,6 +485,8 @@ int cmd_bench(int argc, char **argv)
          "(default)"},
         {"steps-only", OPT_FLAG, &f.steps_only, NULL,
          "no floor, and of several ranks no steps without communication and none by themselves"},
+        {"offload", OPT_STRING, &f.offload, "NAME",
+         "parallel.offload: none (default), optimizer or optimizer+params"},
         {"memory", OPT_NUMBER, &f.memory, "GIB",
          "of the device to take (default: all that is free)"},
         {"attention", OPT_STRING, &f.attention, "NAME",

@@ -70,8 +70,8 @@ static void print_verdict(StrBuf *b, const PlanReport *r)
         strbuf_putc(b, '\n');
     }
     if (r->n_advice == 0) {
-        strbuf_puts(b,
-                    "  no batch.micro, train.recompute and train.update would do; the least is ");
+        strbuf_puts(b, "  no batch.micro, train.recompute, train.update and parallel.offload would "
+                       "do; the least is ");
         plan_advice_text(b, &r->advice[0], r->config, r->plan->n_layers);
         strbuf_putc(b, '\n');
     }
@@ -131,6 +131,61 @@ static void print_ranks(StrBuf *b, const PlanReport *r)
         LINK / 1e9, p->sent_bytes / LINK, exposed);
 }
 
+/* The ranks of a host, and what its memory does for all of them together: two sockets of eight channels of DDR5 read and
+ * write 300 to 500 GB/s. */
+enum { RANKS_A_HOST = 8 };
+static const double HOST_BANDWIDTH = 300e9;
+
+static int ranks_of_host(const RunPlan *p)
+{
+    return p->ranks < RANKS_A_HOST ? p->ranks : RANKS_A_HOST;
+}
+
+/* Seconds of a step: copies each way, AdamW on the host's cores, and what of these nothing covers. */
+typedef struct HostTime {
+    double up, down, adamw, exposed;
+} HostTime;
+
+/* The cores share the memory with the copies.  AdamW, its gradients and, where they do not come and go, its weights are
+ * covered by the backward pass when that updates, about two thirds of the step; parameters by all of it. */
+static HostTime host_time(const PlanReport *r)
+{
+    const RunPlan *p = r->plan;
+    double pcie = r->device->gpu->pcie, floor = step_floor(p);
+    double share = HOST_BANDWIDTH / ranks_of_host(p);
+    HostTime t = {.up = p->moved[MOVED_UP] / pcie, .down = p->moved[MOVED_DOWN] / pcie};
+    t.adamw = (p->host_bytes + p->moved[MOVED_UP] + p->moved[MOVED_DOWN]) / share;
+    bool params = r->config->offload == OFFLOAD_PARAMS;
+    double update = t.down > t.adamw ? t.down : t.adamw;
+    if (!params && t.up > update) update = t.up;
+    double covered = r->config->update == UPDATE_IN_BACKWARD ? floor * 2 / 3 : 0;
+    t.exposed = (update > covered ? update - covered : 0);
+    if (params && t.up > floor) t.exposed += t.up - floor;
+    return t;
+}
+
+static void print_offload(StrBuf *b, const PlanReport *r)
+{
+    const RunPlan *p = r->plan;
+    if (r->config->offload == OFFLOAD_NONE) return;
+    size_t each = p->host.states + p->host.pinned;
+    strbuf_printf(b, "parallel.offload %s: %.2f GiB of host memory a rank, %.2f of them pinned",
+                  offload_name((Offload)r->config->offload), gib(each), gib(p->host.pinned));
+    if (p->ranks > 1)
+        strbuf_printf(b, "; %.2f for %d ranks of a host", gib(each) * ranks_of_host(p),
+                      ranks_of_host(p));
+    strbuf_printf(
+        b, "\n  a step brings %.3f GB up and %.3f GB down; AdamW reads and writes %.3f GB there\n",
+        p->moved[MOVED_UP] / 1e9, p->moved[MOVED_DOWN] / 1e9, p->host_bytes / 1e9);
+    if (!r->device->gpu) return;
+    HostTime t = host_time(r);
+    strbuf_printf(
+        b,
+        "  at %.0f GB/s each way: %.4g s up, %.4g down; at %.0f GB/s of a host's memory AdamW "
+        "takes %.4g s; at least %.4g s are exposed\n",
+        r->device->gpu->pcie / 1e9, t.up, t.down, HOST_BANDWIDTH / 1e9, t.adamw, t.exposed);
+}
+
 static void print_basis(StrBuf *b, const PlanReport *r)
 {
     const RunPlan *p = r->plan;
@@ -153,6 +208,7 @@ void plan_print(StrBuf *b, const PlanReport *r)
     print_basis(b, r);
     print_work(b, r);
     print_ranks(b, r);
+    print_offload(b, r);
     print_memory(b, r);
     print_host(b, r);
     print_verdict(b, r);
@@ -225,12 +281,21 @@ void plan_print_json(StrBuf *b, const PlanReport *r)
     work_json(b, "attention", &p->attention, floor);
     work_json(b, "other", &p->other, floor);
     if (floor) number(b, "floor_s", step_floor(p));
+    if (r->config->offload != OFFLOAD_NONE) {
+        number(b, "up_bytes", p->moved[MOVED_UP]);
+        number(b, "down_bytes", p->moved[MOVED_DOWN]);
+        number(b, "host_adamw_bytes", p->host_bytes);
+        if (floor) number(b, "host_exposed_s", host_time(r).exposed);
+    }
     if (p->ranks > 1) {
         number(b, "sent_bytes", p->sent_bytes);
         number(b, "sent_uncovered_bytes", p->sent_uncovered);
         number(b, "ctas", step_ctas_of(r->config, p->ranks));
     }
     end_object(b);
+    strbuf_printf(b, ", \"offload\": \"%s\", \"host_bytes\": %zu, \"pinned_bytes\": %zu",
+                  offload_name((Offload)r->config->offload), p->host.states + p->host.pinned,
+                  p->host.pinned);
     if (p->ranks > 1)
         strbuf_printf(b, ", \"ranks\": %d, \"zero\": %lld", p->ranks, (long long)r->config->zero);
     strbuf_puts(b, ", \"advice\": [");
@@ -238,11 +303,13 @@ void plan_print_json(StrBuf *b, const PlanReport *r)
         strbuf_printf(
             b,
             "%s{\"batch.micro\": %lld, \"train.recompute\": \"%s\", \"in_backward\": %s, "
-            "\"parallel.zero\": %lld, \"bytes\": %zu}",
+            "\"parallel.zero\": %lld, \"parallel.offload\": \"%s\", \"bytes\": %zu}",
             i ? ", " : "", (long long)r->advice[i].micro,
             recompute_name(r->advice[i].recompute ? RECOMPUTE_AUTO : r->config->recompute),
             r->advice[i].in_backward ? "true" : "false",
             (long long)(r->advice[i].zero > 0 ? r->advice[i].zero : r->config->zero),
+            offload_name(r->advice[i].offload != OFFLOAD_NONE ? r->advice[i].offload
+                                                              : (Offload)r->config->offload),
             r->advice[i].extent);
     strbuf_puts(b, "]}\n");
 }

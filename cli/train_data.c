@@ -31,6 +31,11 @@ static void print_plan(const Session *s)
     if (info.context_bytes > 0)
         printf("; driver and libraries took %.2f GiB before", (double)info.context_bytes / GIB);
     printf("\n");
+    if (c->offload != OFFLOAD_NONE)
+        printf("offload: %s: %.2f GiB of host memory a rank, %.2f of them pinned\n",
+               offload_name(c->offload),
+               (double)(s->planned_host.states + s->planned_host.pinned) / GIB,
+               (double)s->planned_host.pinned / GIB);
     strbuf_clear(&b);
 }
 

@@ -296,6 +296,7 @@ void shard_follow_master(ShardSet *s, ParamShard *sh)
 
 void shards_updated(ShardSet *s)
 {
+    shard_close_open(s);
     for (int i = 0; i < s->n; i++) {
         shard_follow_master(s, &s->items[i]);
         shard_updated(s, &s->items[i]);

@@ -13,7 +13,9 @@ typedef struct GpuSpec {
         attention; /* share that flash attention reaches, forward and backward together, both masked */
     double bandwidth; /* bytes a second: the maker's number */
     double copy;      /* share of it that a copy on the device reaches */
-    size_t memory;    /* bytes, as the driver counts */
+    double
+        pcie; /* bytes a second between host memory and the GPU, each way, that pinned copies reach */
+    size_t memory; /* bytes, as the driver counts */
     int n_sms;
     bool measured; /* the shares are measurements; else they are taken over from the H200 */
 } GpuSpec;

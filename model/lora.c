@@ -222,9 +222,11 @@ void lora_set_principal(Lora *x, Device *d, float *a, float *b)
     for (int i = 0; i < 2; i++) {
         Param *p = params[i];
         size_t bytes = (size_t)tensor_numel(&p->t) * sizeof(float);
+        param_open(p);
         param_write(d, p, 0, values[i]);
-        param_changed(p);
         tensor_read_f32(d, &p->t, values[i]);
+        param_close(p, true);
+        param_changed(p);
         free(p->twin);
         p->twin = memcpy(xmalloc(bytes), values[i], bytes);
         p->twin_beside = i == 1;

@@ -11,7 +11,7 @@
 #   decode     greedy tokens of the fixtures (transformers') and of stories260K (llama2.c's), fp32; tokens one by one against the
 #              whole text's logits, recorded and not, plain, nf4 and int8, fp32 and bf16
 #   golden     20 steps of every fixture against transformers' losses, fp32 and bf16
-#   curves packed deterministic attention plan      see tools/gpu_checks.py
+#   curves packed deterministic attention offload plan   see tools/gpu_checks.py
 #   hf         folders and adapters written by way of the GPU load in transformers and PEFT: the same logits
 #   nvtx       Nsight Compute finds an op's kernels by the op's range
 #   sanitizer  compute-sanitizer memcheck and racecheck over the kernel tests
@@ -21,7 +21,7 @@ set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 # shellcheck source=tools/gpu_table.sh
 . "$root/tools/gpu_table.sh"
-table_begin "kernels models decode golden curves packed attention deterministic plan hf nvtx sanitizer" "$@"
+table_begin "kernels models decode golden curves packed attention deterministic offload plan hf nvtx sanitizer" "$@"
 export LORAC_SOURCE_ROOT=$root
 
 # one LOG SECONDS WHAT COMMAND...: a line by the exit code, 77 for skipped; the log's last line beside it
@@ -93,6 +93,7 @@ curves() { checks curves; }
 packed() { checks packed; }
 attention() { checks attention; }
 deterministic() { checks deterministic; }
+offload() { checks offload; }
 plan() { checks plan; }
 
 hf()

@@ -41,7 +41,11 @@ TINY = {
     "tiny-lora": ("--model tiny --seq 64 --micro 2 --rows both", dict(speed=(1, 1e9), floor=(1e9, 1e-9))),
     "tiny-full": ("--model tiny --seq 64 --method full --recompute full", dict(peak=(1, 1e-9))),
 }
-MORE = {  # in no default list: the price of determinism; QLoRA and its bf16 twin
+MORE = {  # in no default list: the price of determinism; what host memory costs; QLoRA and its bf16 twin
+    "8b-full-offload": (f"{L8} --method full --micro 3 --offload optimizer", {}),
+    "8b-full-offload-after": (f"{L8} --method full --micro 3 --offload optimizer --update after", {}),
+    "8b-full-offload-params": (f"{L8} --method full --micro 3 --offload optimizer+params", {}),
+    "8b-lora-offload-params": (f"{L8} --micro 4 --offload optimizer+params", {}),
     "8b-lora-deterministic": (f"{L8} --micro 4 --recompute none --deterministic", {}),
     "8b-lora-2048": (f"{L8} --seq 2048 --micro 2 --recompute full", {}),
     "8b-qlora": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora", {}),

@@ -8,6 +8,8 @@ curves         bf16 against fp32 from the same weights on the same data: the mea
 packed         the losses of a run over packed rows are those of one document a row
 deterministic  runtime.deterministic: again, recomputed and resumed runs end with the same bits
 attention      bf16 training of head widths 64 and 128 took the library's attention and no other
+offload        the losses of runs with masters and states, then the weights, too, in host memory are those without (fp32 to
+               1e-5, bf16 to 5e-3 over 20 steps), after and in backward; the planned peak is the step's and falls
 plan           peak planned and peak of the run, the driver's figure beside region and context: six works (WORKS)
 
 On the CPU (the test suite does so, with few steps) both precisions are fp32 and equal by construction, which checks
@@ -184,6 +186,39 @@ def check_attention(lorac, steps):
             yield flash > 0 and own == 0, f"attention: {name}, packing {packing}", f"{flash} by the library, {own} by our own"
 
 
+# ---- offload ---------------------------------------------------------------------------------------
+
+OFFLOADS = ("optimizer", "optimizer+params")
+
+
+def check_offload(lorac, steps):
+    n = min(steps, 20)
+    blocks = ["optim.clip_by=block", "batch.global=16"]
+    works = {"full": ("full", []), "full in backward": ("full", [*blocks, "train.update=in_backward"]),
+             "full in micro-batches": ("full", ["batch.micro=50", "train.recompute=full"]), "lora": ("lora", [])}
+    for name, (method, more) in works.items():
+        for precision in dict.fromkeys(precisions(lorac)):
+            config = fixture_config(FIXTURES / "models" / "llama3-d64", method, n)
+            args = [f"runtime.precision={precision}", *more]
+            want = lorac.train("off-none", config, *args)
+            allowed = 0 if lorac.device == "cpu" else 1e-5 if precision == "fp32" else 5e-3
+            for how in OFFLOADS:
+                got = lorac.train("off", config, *args, f"parallel.offload={how}")
+                worst = max(abs(a / b - 1) for a, b in zip(got, want, strict=True))
+                yield worst <= allowed, f"offload: {how}, {name} {precision}", f"{worst:.1e} of {allowed:.0e}"
+    shape = "--model llama-3.2-1b" if lorac.device == "cuda" else "--model tiny --seq 64"
+    for update in "after", "in_backward":
+        peaks = []
+        for how in "none", *OFFLOADS:
+            text = lorac.run("bench", "--json", "--device", lorac.device, "--exact", "--rows", "full", "--seconds", "0", "--steps", "1",
+                             *shape.split(), "--method", "full", "--update", update, "--recompute", "full", "--offload", how)
+            row = json.loads(text)
+            peaks.append(row["peak_bytes"])
+            good = row["peak_bytes"] == row["planned_bytes"] and peaks == sorted(set(peaks), reverse=True)
+            yield good, f"offload: {how}, peak, updated {update}", (f"planned {row['planned_bytes'] / 2**20:.1f} MiB, was "
+                                                                    f"{peaks[-1] / 2**20:.1f}; {row.get('host_bytes', 0) / 2**20:.1f} of the host")
+
+
 # ---- plan ------------------------------------------------------------------------------------------
 
 WORKS = {
@@ -217,7 +252,7 @@ def check_plan(lorac, steps):
 
 
 CHECKS = {"curves": check_curves, "packed": check_packed, "deterministic": check_deterministic, "attention": check_attention,
-          "plan": check_plan}
+          "offload": check_offload, "plan": check_plan}
 
 
 def main():

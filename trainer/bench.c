@@ -9,6 +9,7 @@
 #include "trainer/floor.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { TURNS = 5, KERNEL_REPEATS = 20 };
 
@@ -55,7 +56,8 @@ static double slowest(Bench *b, double seconds)
 /* All ranks begin together: what came before may have taken one of them longer. */
 static double run_step(Bench *b, BenchLine *line)
 {
-    size_t sent = b->comm.sent_bytes;
+    size_t sent = b->comm.sent_bytes, moved[MOVED_N];
+    memcpy(moved, b->dev.moved, sizeof moved);
     comm_barrier(&b->comm);
     double began = seconds_monotonic();
     StepResult r = bench_step(b);
@@ -65,6 +67,8 @@ static double run_step(Bench *b, BenchLine *line)
     } else {
         line->loss = r.loss;
         line->sent_bytes = (double)(b->comm.sent_bytes - sent);
+        for (int i = 0; i < MOVED_N; i++)
+            line->moved[i] = (double)(b->dev.moved[i] - moved[i]);
     }
     return slowest(b, took);
 }
@@ -164,7 +168,7 @@ static void measure(Bench *b, BenchLine *line)
 }
 
 /* Every rank by itself and all at once, with all of the model: what they would do if they need not know of each other.  Not
- * measured where that has no room. */
+ * measured where that has no room: with offload the host's is one rank's of several. */
 static Status measure_alone(Bench *b, BenchResult *out, Err *err)
 {
     Comm alone = comm_self();
@@ -172,7 +176,8 @@ static Status measure_alone(Bench *b, BenchResult *out, Err *err)
     opts.recompute = (int)b->mix.level;
     BenchResult *r = xcalloc(1, sizeof *r);
     r->copy_bandwidth = 1;
-    bool fits = b->mix.n_more == 0 && bench_plan(r, &opts, &b->dev, 1, err) == OK;
+    bool fits = b->mix.n_more == 0 && opts.offload == OFFLOAD_NONE &&
+                bench_plan(r, &opts, &b->dev, 1, err) == OK;
     free(r);
     err->line[0] = 0;
     if (slowest(b, fits ? 0 : 1) > 0) return OK;
@@ -361,6 +366,10 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
         out->region_bytes = device.region_bytes = out->planned_extent;
         status = comm_agree(hosts, device_open(&b.dev, backend, &device, opts->compute, err), err);
     }
+    if (status == OK)
+        status = comm_agree(
+            hosts, host_home_open(&b.home, &b.dev, opts->offload, &out->host, opts->threads, err),
+            err);
     if (status == OK)
         status = launch_comm(&b.comm, hosts, &b.dev, ctas_of(&fitted, hosts->size), err);
     out->ctas = b.dev.spare_sms;

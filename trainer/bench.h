@@ -10,6 +10,7 @@
 typedef struct BenchOpts {
     Comm *hosts; /* the ranks that run it together; NULL: this one alone */
     int zero;    /* parallel.zero */
+    Offload offload;
     DType reduce;
     bool widen;   /* gradients that are added up in f32 travel in it, too: for comparison */
     int prefetch; /* parallel.prefetch */
@@ -61,6 +62,7 @@ typedef struct BenchLine {
     bool
         mute_odd; /* mute steps met numbers that are not finite, on which a card is faster: their time is too short */
     double sent_bytes;                   /* by a rank in a step, as rings move them */
+    double moved[MOVED_N];               /* bytes from and to host memory in a step, with offload */
     double flops_plain, flops_attention; /* of a step, by convention: see below */
     double loss;                         /* of the last step */
     MemStats mem;                        /* of the steps alone */
@@ -79,6 +81,7 @@ typedef struct BenchResult {
     RecomputeMix mix;      /* what recompute meant */
     size_t planned_extent; /* of the region: the peaks, and what lies idle between blocks */
     size_t region_bytes;   /* reserved */
+    HostNeed host;         /* of each rank, with offload */
     bool too_large;        /* planned, and not begun: it does not fit the device of a rank */
     double copy_bandwidth; /* bytes a second, read and written */
     BenchLine lines[BENCH_MAX_LINES];

@@ -11,6 +11,7 @@ typedef struct Bench {
     const BenchOpts *opts;
     RecomputeMix mix;
     Device dev;
+    HostHome home; /* with offload */
     Llama model;
     LoraSet lora;
     Comm comm;

@@ -35,6 +35,7 @@ Status bench_open_model(Bench *b, Comm *comm, Err *err)
     if (o->embed_on_host) llama_embed_on_host(&b->model, o->threads);
     recompute_apply(&b->model, b->mix);
     ShardOpts shards = bench_shards(o, comm->size);
+    shards.host = host_home_shards(&b->home);
     shards_init(&b->shards, &b->dev, comm, &b->model.params, &shards);
     apply_shards(&b->model, &b->shards);
     model_init_random(&b->model, SEED);
@@ -66,6 +67,7 @@ void bench_close(Bench *b)
     bench_close_model(b);
     for (int i = 0; i < BENCH_MAX_LINES; i++)
         host_batch_clear(&b->batches[i]);
+    host_home_close(&b->home);
     if (b->dev.backend) device_close(&b->dev);
 }
 

@@ -1,4 +1,5 @@
 /* A benchmark planned: whether it fits, and with which recompute or how many rows it does. */
+#include "base/meminfo.h"
 #include "base/str.h"
 #include "dist/comm_plan.h"
 #include "tensor/region.h"
@@ -43,6 +44,7 @@ static size_t plan_steps(void *ud, RecomputeMix mix)
     size_t need = SIZE_MAX;
     Status status = device_open(&b.dev, backend_find("plan"), &(DeviceOpts){.target = &p->target},
                                 p->opts->compute, p->err);
+    if (status == OK) status = host_home_open(&b.home, &b.dev, p->opts->offload, NULL, 1, p->err);
     if (status == OK) status = bench_open_model(&b, &b.comm, p->err);
     if (status == OK) {
         bench_make_batches(&b, p->out);
@@ -51,9 +53,19 @@ static size_t plan_steps(void *ud, RecomputeMix mix)
             plan_line(p, &b, &p->out->lines[i]);
         }
         need = region_extent(b.dev.region);
+        p->out->host = host_home_need(&b.home);
     }
     bench_close(&b);
     return need;
+}
+
+static Status check_host(const BenchResult *out, const BenchOpts *o, const Device *real, Err *err)
+{
+    int ranks = o->hosts && o->hosts->local_size > 1 ? o->hosts->local_size : 1;
+    size_t also = real->pool ? out->planned_extent : 0; /* a CPU's region is host memory itself */
+    if (o->offload == OFFLOAD_NONE) return OK;
+    Status s = host_home_check(&out->host, also, ranks, meminfo_available(""), err);
+    return s == OK ? OK : err_wrap(err, s, "--offload");
 }
 
 Status bench_plan(BenchResult *out, const BenchOpts *o, const Device *real, int ranks, Err *err)
@@ -69,7 +81,7 @@ Status bench_plan(BenchResult *out, const BenchOpts *o, const Device *real, int 
         plan_steps(&p, out->mix);
     }
     out->planned_extent = need;
-    if (need <= bytes) return OK;
+    if (need <= bytes) return check_host(out, o, real, err);
     return err_set(err, E_INPUT,
                    "the step needs %.2f GiB and there are %.2f; take a smaller --micro%s",
                    (double)need / (double)(1 << 30), (double)bytes / (double)(1 << 30),

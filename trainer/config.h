@@ -6,6 +6,7 @@
 #include "data/loader.h"
 #include "model/lora.h"
 #include "optim/schedule.h"
+#include "trainer/host_home.h"
 #include "trainer/recompute.h"
 
 typedef enum Method { METHOD_LORA, METHOD_FULL, METHOD_QLORA } Method;
@@ -83,6 +84,7 @@ typedef struct TrainConfig {
     int reduce;          /* Precision, never auto */
     int64_t prefetch;    /* units */
     int64_t ctas;        /* GPU blocks of a collective; -1: by step_ctas, 0: NCCL's own choice */
+    int offload;         /* Offload */
     int64_t timeout;     /* seconds */
 
     int64_t log_every;

@@ -279,13 +279,21 @@ const ConfigField config_fields[] = {
             "gradients kept in fp32 send "
             "(those kept in bf16 travel as they are either way)"},
     {"parallel.prefetch", FIELD_INT, AT(prefetch), .fallback = "1", RANGE(0, 16),
-     .doc = "with zero 3: so many blocks are gathered before they are needed; more cost memory, 0: "
+     .doc = "with zero 3 or offloaded parameters: so many blocks are gathered or brought before "
+            "they are needed; more cost memory, 0: "
             "each when it is needed"},
     {"parallel.ctas", FIELD_INT, AT(ctas), .fallback = "-1", RANGE(-1, 64),
      .doc = "GPU multiprocessors that NCCL takes for collectives beside products, which leave them "
             "alone; 0: as many as "
             "NCCL likes, with products on all; -1: as few as hide them at this many tokens a "
             "micro-batch, 0 where a cap gains nothing"},
+    {"parallel.offload", FIELD_ENUM, AT(offload), .fallback = "none",
+     CHOICES("none", "optimizer", "optimizer+params"),
+     .doc =
+         "what lives in host memory: optimizer: the fp32 master weights and AdamW's states, which "
+         "the CPU's cores update; optimizer+params: the weights, too (frozen and quantised ones "
+         "among them, adapters not), each unit brought to the device before its use; for one rank "
+         "or many"},
     {"parallel.timeout", FIELD_INT, AT(timeout), .fallback = "1800", RANGE(1, 1e9),
      .doc = "seconds after which ranks that wait for each other give up and tell who waits where"},
 

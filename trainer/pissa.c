@@ -44,6 +44,7 @@ static Status init_adapter(Pissa *p, Lora *x, Err *err)
           *s = xmalloc((size_t)r * sizeof *s);
     param_open(w);
     float *host = read_matrix(p, x);
+    param_close(w, false);
     Status status = OK;
     if (!svd_principal(p->pool, b, s, a, host, rows, in, &opts))
         status = err_set(err, E_INPUT, "%s holds NaN or infinity", w->slices[x->slice].name);
@@ -57,12 +58,13 @@ static Status init_adapter(Pissa *p, Lora *x, Err *err)
     if (status == OK) {
         lora_set_principal(x, &p->s->dev, a, b);
         svd_subtract(p->pool, host, b, a, rows, in, r, x->scale);
+        param_open(w);
         param_write(&p->s->dev, w, x->slice, host);
+        param_close(w, true);
         param_changed(w);
         p->hash = hash64(a, (size_t)(r * in) * sizeof *a, p->hash);
         p->hash = hash64(b, (size_t)(rows * r) * sizeof *b, p->hash);
     }
-    param_close(w, status == OK);
     free(a), free(b), free(s), free(host);
     return status;
 }

@@ -2,6 +2,7 @@
  * is too much. */
 #include "trainer/plan.h"
 
+#include "base/meminfo.h"
 #include "base/str.h"
 #include "infer/perplexity.h"
 #include "tensor/region.h"
@@ -109,6 +110,32 @@ static int ranks_of(const Planner *p)
     return p->target->ranks > 1 ? p->target->ranks : 1;
 }
 
+/* Counts what the first step asks of the device and of its host. */
+typedef struct Counts {
+    Meter meter, host;
+    size_t moved[MOVED_N]; /* before it */
+} Counts;
+
+static void begin_counts(Planner *p, Counts *c)
+{
+    Session *s = &p->session;
+    s->comm.sent_bytes = 0;
+    memcpy(c->moved, s->dev.moved, sizeof c->moved);
+    meter_attach(&c->meter, &s->dev, p->gpu, false);
+    if (s->home.open) meter_attach(&c->host, &s->home.states, NULL, false);
+}
+
+static void end_counts(Planner *p, Counts *c)
+{
+    Session *s = &p->session;
+    meter_detach(&c->meter, &s->dev);
+    for (int i = 0; i < MOVED_N; i++)
+        p->out->moved[i] = (double)(s->dev.moved[i] - c->moved[i]);
+    if (!s->home.open) return;
+    meter_detach(&c->host, &s->home.states);
+    p->out->host_bytes = meter_sum(&c->host, METER_CLASSES).bytes;
+}
+
 static void keep_counts(const Planner *p, const Meter *m, const StepResult *r)
 {
     RunPlan *out = p->out;
@@ -146,7 +173,7 @@ static int64_t rows_of_a_rank(const Planner *p, int64_t rows)
 static void run_assumed(Planner *p)
 {
     const TrainConfig *c = p->session.cfg;
-    Meter meter;
+    Counts counts;
     int64_t rows = rows_of_a_rank(p, c->batch_global);
     int64_t micro = c->batch_micro < rows ? c->batch_micro : rows;
     int n = (int)((rows + micro - 1) / micro);
@@ -159,11 +186,10 @@ static void run_assumed(Planner *p)
     free(lens);
     for (int i = 0; i < n; i++)
         batches[i] = one;
-    p->session.comm.sent_bytes = 0;
-    meter_attach(&meter, &p->session.dev, p->gpu, false);
+    begin_counts(p, &counts);
     StepResult r = stepper_run_batches(p->stepper, batches, n, 0, 1);
-    meter_detach(&meter, &p->session.dev);
-    keep_counts(p, &meter, &r);
+    end_counts(p, &counts);
+    keep_counts(p, &counts.meter, &r);
     p->out->n_micro = n;
     p->out->assumed = true;
     p->out->n_tried = 1;
@@ -187,12 +213,11 @@ static void run_data(Planner *p)
 {
     const TrainConfig *c = p->session.cfg;
     RunPlan *out = p->out;
-    Meter meter;
-    p->session.comm.sent_bytes = 0;
-    meter_attach(&meter, &p->session.dev, p->gpu, false);
+    Counts counts;
+    begin_counts(p, &counts);
     StepResult r = stepper_run(p->stepper, 0, 0, 0, 1);
-    meter_detach(&meter, &p->session.dev);
-    keep_counts(p, &meter, &r);
+    end_counts(p, &counts);
+    keep_counts(p, &counts.meter, &r);
     out->n_micro = (rows_of_a_rank(p, r.info.n_rows) + c->batch_micro - 1) / c->batch_micro;
 
     Front *f = look_at_epochs(p);
@@ -227,6 +252,7 @@ static Status run_once(Planner *p, RunPlan *out, Log *log, Problems *problems)
         out->mem = p->session.dev.mem;
         out->extent = region_extent(p->session.dev.region);
         out->staging = staging_of(cfg, &p->session.shards);
+        out->host = host_home_need(&p->session.home);
         out->n_layers = p->session.shape.n_layers;
     }
     stepper_free(p->stepper);
@@ -286,6 +312,18 @@ PlanTarget plan_target_of(const Device *d)
                         .flash_attention = info.flash_attention};
 }
 
+/* The CPU's region is host memory itself. */
+static Status check_host(Session *s, const RunPlan *plan, Problems *problems)
+{
+    Err err = {0};
+    if (s->cfg->offload == OFFLOAD_NONE) return OK;
+    size_t also = str_eq(s->dev.backend->name, "cpu") ? plan->extent : 0;
+    int ranks = s->hosts && s->hosts->local_size > 1 ? s->hosts->local_size : 1;
+    Status status = host_home_check(&plan->host, also, ranks, meminfo_available(""), &err);
+    if (status != OK) config_problem(s->cfg, problems, "parallel.offload", "%s", err.line);
+    return status;
+}
+
 Status plan_for_device(Session *s, Problems *problems)
 {
     TrainConfig *c = s->cfg;
@@ -296,7 +334,8 @@ Status plan_for_device(Session *s, Problems *problems)
     TRY(plan_run(&plan, c, s->train, s->eval, &target, bytes, NULL, s->log, problems));
     s->planned_bytes = plan.extent;
     s->planned_peak = plan.mem.peak_total;
-    if (plan.extent <= bytes) return OK;
+    s->planned_host = plan.host;
+    if (plan.extent <= bytes) return check_host(s, &plan, problems);
     PlanAdvice advice[PLAN_MAX_ADVICE];
     int n = plan_advise(advice, c, s->train, s->eval, &target, bytes);
     StrBuf b = {0};

@@ -18,6 +18,9 @@ typedef struct RunPlan {
     int ranks;             /* tokens and documents are those of all, the rest is of each */
     double sent_bytes;     /* by a rank in that step, as rings move them */
     double sent_uncovered; /* of these after the last pass, where nothing computes meanwhile */
+    HostNeed host;         /* of each rank, with parallel.offload */
+    double moved[MOVED_N]; /* bytes from and to host memory, by a rank in that step */
+    double host_bytes;     /* that its cores read and write there in AdamW */
 
     Staging staging; /* of the host, for checkpoints: a rank's */
 
@@ -41,13 +44,15 @@ typedef struct PlanAdvice {
     int zero;         /* parallel.zero; 0: as it is */
     bool recompute;   /* train.recompute: auto, without recompute_layers */
     bool in_backward; /* train.update: in_backward, and clipping by block where there is any */
+    Offload offload;  /* parallel.offload; none: as it is */
+    HostNeed host;    /* with it */
     RecomputeMix mix;
     size_t extent;
 } PlanAdvice;
 
-enum { PLAN_MAX_ADVICE = 4 };
+enum { PLAN_MAX_ADVICE = 5 };
 /* The dearest settings (in memory) that fit `bytes`: several ranks at a higher stage; a smaller batch.micro alone; with recompute; full tuning that updates
- * in backward.  Returns how many there are; with 0, out[0] is the least that the config can be made to take. */
+ * in backward; offload.  Returns how many there are; with 0, out[0] is the least that the config can be made to take. */
 int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], const TrainConfig *cfg, const Dataset *train,
                 const Dataset *eval, const PlanTarget *target, size_t bytes);
 /* "batch.micro: 2, train.recompute: auto (51.2 GiB, recompute full)" */
@@ -55,6 +60,6 @@ void plan_advice_text(StrBuf *b, const PlanAdvice *a, const TrainConfig *cfg, in
 
 /* What an opened device is to a plan. */
 PlanTarget plan_target_of(const Device *d);
-/* Chooses train.recompute for the session's opened device, where that is auto, and refuses a run that does not fit it,
- * with what would do. */
+/* Chooses train.recompute for the session's opened device, where that is auto, and refuses a run that does not fit it, with
+ * what would do, or its host. */
 Status plan_for_device(Session *s, Problems *problems) MUST_CHECK;

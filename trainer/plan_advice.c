@@ -9,6 +9,7 @@ static bool change(TrainConfig *changed, const TrainConfig *cfg, const PlanAdvic
     *changed = *cfg;
     changed->batch_micro = a->micro;
     if (a->zero > 0) changed->zero = a->zero;
+    if (a->offload != OFFLOAD_NONE) changed->offload = a->offload;
     if (a->recompute) {
         changed->recompute = RECOMPUTE_AUTO;
         changed->n_recompute_layers = 0;
@@ -49,10 +50,25 @@ static bool try(Adviser *v, PlanAdvice a)
     if (s != OK) return false;
     a.mix = changed.mix;
     a.extent = plan.extent;
+    a.host = plan.host;
     if (v->least.extent == 0 || a.extent < v->least.extent) v->least = a;
     if (a.extent > v->bytes) return false;
     v->out[v->n++] = a;
     return true;
+}
+
+/* As little of it as does; full tuning as it updates, else in backward.  Adapters have no states to speak of. */
+static void try_offload(Adviser *v)
+{
+    const TrainConfig *c = v->cfg;
+    bool full = c->method == METHOD_FULL, more = full && c->update == UPDATE_AFTER;
+    for (int in_backward = 0; in_backward <= more; in_backward++)
+        for (int how = full ? OFFLOAD_OPTIMIZER : OFFLOAD_PARAMS; how <= OFFLOAD_PARAMS; how++)
+            if (try(v, (PlanAdvice){.micro = in_backward ? c->batch_global : c->batch_micro,
+                                    .recompute = c->recompute != RECOMPUTE_AUTO,
+                                    .in_backward = in_backward,
+                                    .offload = (Offload)how}))
+                return;
 }
 
 int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], const TrainConfig *cfg, const Dataset *train,
@@ -73,6 +89,7 @@ int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], const TrainConfig *cfg, const D
     if (cfg->method == METHOD_FULL && cfg->update == UPDATE_AFTER)
         try(&v,
             (PlanAdvice){.micro = cfg->batch_global, .recompute = !automatic, .in_backward = true});
+    if (cfg->offload == OFFLOAD_NONE) try_offload(&v);
     if (v.n > 0) return v.n;
     if (v.least.extent == 0) try(&v, (PlanAdvice){.micro = cfg->batch_micro});
     out[0] = v.least;
@@ -99,8 +116,14 @@ void plan_advice_text(StrBuf *b, const PlanAdvice *a, const TrainConfig *cfg, in
     if (a->in_backward) setting(b, &n, "train.update: in_backward");
     if (a->in_backward && cfg->clip > 0 && cfg->clip_by == CLIP_GLOBAL)
         setting(b, &n, "optim.clip_by: block");
+    if (a->offload == OFFLOAD_OPTIMIZER) setting(b, &n, "parallel.offload: optimizer");
+    if (a->offload == OFFLOAD_PARAMS) setting(b, &n, "parallel.offload: optimizer+params");
     if (n == 0) strbuf_puts(b, "the config as it is");
-    strbuf_printf(b, " (%.2f GiB", (double)a->extent / (1024.0 * 1024.0 * 1024.0));
+    const double gib = 1024.0 * 1024.0 * 1024.0;
+    strbuf_printf(b, " (%.2f GiB", (double)a->extent / gib);
+    if (a->offload != OFFLOAD_NONE)
+        strbuf_printf(b, ", %.2f of host memory",
+                      ((double)a->host.states + (double)a->host.pinned) / gib);
     if (a->recompute || cfg->recompute == RECOMPUTE_AUTO) {
         strbuf_puts(b, ", recompute ");
         recompute_mix_text(b, a->mix, n_layers);

@@ -136,6 +136,25 @@ static Status open_device(Session *s, Problems *p)
     return session_agree(s, status, p);
 }
 
+/* Without data it cannot be said whether the run fits, only how large what it keeps on its host is. */
+static Status plan_home(Session *s)
+{
+    Problems ignored = {0};
+    if (s->cfg->offload != OFFLOAD_NONE && plan_for_device(s, &ignored) != OK)
+        problems_clear(&ignored);
+    return OK;
+}
+
+/* Of the size that was planned. */
+static Status open_home(Session *s, Problems *p)
+{
+    Err err = {0};
+    Status status = host_home_open(&s->home, &s->dev, (Offload)s->cfg->offload, &s->planned_host,
+                                   (int)s->cfg->threads, &err);
+    if (status != OK) config_problem(s->cfg, p, "parallel.offload", "%s", err.line);
+    return session_agree(s, status, p);
+}
+
 static Status open_comm(Session *s, Problems *p)
 {
     Err err = {0};
@@ -196,7 +215,7 @@ static Status fill_weights(Session *s, Problems *p)
     }
     status = comm_agree(s->hosts, status, &err);
     /* each rank read what it keeps; at stage 3 that is all until the first use */
-    if (status == OK && s->shards.opts.zero < 3) shards_updated(&s->shards);
+    if (status == OK && (s->shards.opts.zero < 3 || s->home.open)) shards_updated(&s->shards);
     shards_end_pass(&s->shards);
     if (status != OK) config_problem(c, p, key, "%s", err.line);
     return status;
@@ -255,6 +274,7 @@ static Status build_model(Session *s, Problems *problems)
     apply_recompute(&s->model, s->cfg, problems);
     if (problems->n > before) return E_INPUT;
     ShardOpts opts = step_shards(s->cfg);
+    opts.host = host_home_shards(&s->home);
     TRY(open_groups(s, &opts, problems));
     shards_init(&s->shards, &s->dev, &s->comm, &s->model.params, &opts);
     apply_shards(&s->model, &s->shards);
@@ -271,8 +291,9 @@ Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *prob
     if (status == OK && s->train) status = check_fit(s, problems);
     TRY(session_agree(s, status, problems));
     TRY(open_device(s, problems));
-    status = s->train ? plan_for_device(s, problems) : OK;
+    status = s->train ? plan_for_device(s, problems) : plan_home(s);
     TRY(session_agree(s, status, problems));
+    TRY(open_home(s, problems));
     TRY(open_comm(s, problems));
     status = build_model(s, problems);
     TRY(session_agree(s, status, problems));
@@ -294,6 +315,8 @@ Status session_open_plan(Session *s, TrainConfig *cfg, const PlanTarget *target,
     DeviceOpts opts = {.target = target};
     Status status =
         device_open(&s->dev, backend_find("plan"), &opts, config_compute_dtype(cfg), &err);
+    if (status == OK)
+        status = host_home_open(&s->home, &s->dev, (Offload)cfg->offload, NULL, 1, &err);
     if (status != OK) problems_add(problems, "%s", err.line);
     s->comm = *s->hosts;
     return status == OK ? build_model(s, problems) : status;
@@ -308,6 +331,7 @@ void session_close(Session *s)
     if (s->run.ops) comm_close(&s->run);
     if (s->across.ops) comm_close(&s->across);
     if (s->hosts) launch_comm_close(&s->comm, s->hosts);
+    host_home_close(&s->home);
     if (s->dev.backend) device_close(&s->dev);
     dataset_free(s->train);
     dataset_free(s->eval);

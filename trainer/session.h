@@ -18,8 +18,10 @@ typedef struct Session {
     Comm *hosts;           /* the run's ranks, borrowed; NULL: this one alone */
     Comm alone;
     Device dev;
+    HostHome home;        /* with parallel.offload */
     size_t planned_bytes; /* of dev's region, by the plan of the run */
     size_t planned_peak;  /* bytes live at the peak */
+    HostNeed planned_host;
     Llama model;
     LoraSet lora;
     Comm comm;        /* of tensors */

@@ -76,6 +76,9 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     said "a row a way" "tiny lora*, 2 x 16*tokens/s*peak, GiB*library's attention *recompute selective *recompute full *nf4 base*int8 base*"
     done_by "the matrix as JSON" bench --model tiny --matrix --json $fast
     said "an object a way" '{"what"*"way": "library*"to_floor"*"fits": true}*"way": "library*recompute full"*}'
+    done_by "offload" bench --model tiny --method full --offload optimizer+params $fast
+    said "what the host has" "*offload optimizer+params*the same to the byte*host * GiB a rank, * of them pinned; a step brings * GB up and * GB down*"
+    refused "half an offload" 2 "--offload: must be one of none, optimizer, optimizer+params, is 'half'" bench --model tiny --offload half $fast
     printf '3 0\n' >"$tmp/lens"
     refused "no length" 2 "$tmp/lens: length 2 must be from 1 to *" bench --model tiny --lengths "$tmp/lens" $fast
     refused "rows of no kind" 2 "--rows: must be one of both, full, packed, is 'half'" bench --model tiny --rows half $fast

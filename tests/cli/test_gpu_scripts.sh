@@ -23,8 +23,8 @@ script() # CODE 'PATTERN' ARGS...: tools/gpu-tests.sh must end with CODE and pri
     said "gpu-tests.sh $*" "$want"
 }
 
-script 0 "*== table*PASS  models fp32: logits*PASS  models fp32: a document packed*PASS  packed: llama3-d64 full fp32*PASS  deterministic: llama3-d64 full resumed*PASS  plan: tiny LoRA, dense*PASS  plan: tiny full, recompute, packed*, 0 failed, * skipped in *" \
-    "$tmp/logs" models packed deterministic plan
+script 0 "*== table*PASS  models fp32: logits*PASS  models fp32: a document packed*PASS  packed: llama3-d64 full fp32*PASS  deterministic: llama3-d64 full resumed*PASS  offload: optimizer, full fp32*PASS  offload: optimizer+params, lora fp32*PASS  plan: tiny LoRA, dense*PASS  plan: tiny full, recompute, packed*, 0 failed, * skipped in *" \
+    "$tmp/logs" models packed deterministic offload plan
 [ -s "$tmp/logs/table.txt" ] && [ -s "$tmp/logs/models-golden-fp32.log" ] || fail "no table or log in the folder"
 script 2 "*" "$tmp/logs" no_such_section
 

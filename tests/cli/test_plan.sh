@@ -20,7 +20,9 @@ said "memory by category" "*weights*14.959*gradients*optimizer*activations*total
 
 run plan "$tmp/c.yaml" --gpu rtx-4090 batch.micro=4
 [ "$rc" = 2 ] || fail "a plan that does not fit ends with $rc"
-said "says by how much" "*does not fit rtx-4090: needs * of 22.*GiB*the least is * train.update: in_backward, optim.clip_by: block (*"
+said "says by how much" "*does not fit rtx-4090: needs * of 22.*GiB*would fit with * train.update: in_backward, optim.clip_by: block, parallel.offload: optimizer+params (* GiB, * of host memory, *"
+run plan "$tmp/c.yaml" --gpu rtx-4090 batch.micro=4 runtime.memory=1
+said "nothing would do" "*does not fit rtx-4090: needs * of 1.00 GiB*the least is * train.update: in_backward, optim.clip_by: block, parallel.offload: optimizer+params (*"
 run plan "$tmp/c.yaml" --gpu h200 batch.micro=4 train.recompute=none
 said "says what would" "*would fit with *train.recompute: auto (* GiB, recompute *)*"
 
@@ -36,6 +38,14 @@ said "is one object" '{"device": "h200", "fits": true, "assumed_data": true, "re
 sed 's/device: cuda/device: cpu/; s/llama-3-8b/tiny/; s/4096/128/' "$tmp/c.yaml" >"$tmp/cpu.yaml"
 done_by "a plan for the CPU" plan "$tmp/cpu.yaml"
 said "without floors" "*fits this machine's CPU*"
+
+done_by "states on the host" plan "$tmp/c.yaml" --gpu rtx-4090 parallel.offload=optimizer+params optim.clip_by=block batch.global=1
+said "what it takes there" "*parallel.offload optimizer+params: * GiB of host memory a rank, * of them pinned*a step brings * GB up and * GB down*at 24 GB/s each way: * s up, * are exposed*fits rtx-4090*"
+done_by "states on hosts" plan "$tmp/c.yaml" --gpu h100 --ranks 16 parallel.offload=optimizer parallel.zero=3
+said "for all ranks of one" "*of them pinned; * for 8 ranks of a host*"
+done_by "JSON of it" plan "$tmp/c.yaml" --json parallel.offload=optimizer
+said "is one object" '{*"up_bytes": *, "down_bytes": *, "host_exposed_s": *"offload": "optimizer", "host_bytes": *, "pinned_bytes": *}'
+refused "half an offload" 2 "command line: parallel.offload: *none, optimizer, optimizer+params*" plan "$tmp/c.yaml" parallel.offload=half
 
 refused "a GPU that nobody knows" 2 "--gpu: 'gtx-banana' is not in the table; there are h200, *" plan "$tmp/c.yaml" --gpu gtx-banana
 refused "no config" 2 "lorac plan: name a config file*" plan

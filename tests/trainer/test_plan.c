@@ -101,6 +101,20 @@ static void load(TrainConfig *c, const PlanCase *k, const char *dir, bool data, 
     free(rel), free(folder), free(model), free(rows), free(text);
 }
 
+/* Cases whose units come and go, or whose states lie elsewhere: of several micro-batches, in backward, quantised. */
+static const PlanCase offloaded[] = {
+    {"full, states on the host", "llama2-tiny", "method: full\nparallel: {offload: optimizer}\n"},
+    {"full, all on the host, updated in backward", "qwen2-tiny",
+     "method: full\ntrain: {update: in_backward}\noptim: {clip_by: block}\n"
+     "parallel: {offload: optimizer+params}\n"},
+    {"full, tied, all on the host", "tiny-qwen3",
+     "method: full\nbatch: {global: 6, micro: 3}\nparallel: {offload: optimizer+params}\n"},
+    {"lora, base on the host", "llama3-tiny",
+     "lora: {rank: 4}\nbatch: {global: 4, micro: 2}\nparallel: {offload: optimizer+params}\n"},
+    {"qlora, codes on the host", "llama2-tiny",
+     "method: qlora\nlora: {rank: 4}\nparallel: {offload: optimizer+params}\n"},
+};
+
 static const PlanTarget cpu = {.cuda = false};
 
 static void expect_planned(const PlanCase *k, bool packed)
@@ -119,6 +133,9 @@ static void expect_planned(const PlanCase *k, bool packed)
                  k->name);
     cr_assert_eq(session_open_model(&s, &c, &log, &p), OK, "%s", k->name);
     cr_assert_eq(trainer_run(&s, false, &result, &p, &err), OK, "%s: %s", k->name, err.line);
+    HostNeed took = host_home_need(&s.home);
+    cr_expect_eq(plan.host.states, took.states, "%s", k->name);
+    cr_expect_eq(plan.host.pinned, took.pinned, "%s", k->name);
     cr_expect(!plan.assumed);
     cr_expect_eq(plan.epochs_seen, 1);
     cr_expect_eq(plan.mem.peak_total, s.dev.mem.peak_total, "%s: planned %zu, run %zu", k->name,
@@ -139,6 +156,14 @@ Test(plan, tells_the_peak_of_the_run)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         expect_planned(&cases[i], false);
         expect_planned(&cases[i], true);
+    }
+}
+
+Test(plan, peak_with_offload_is_the_runs)
+{
+    for (size_t i = 0; i < sizeof offloaded / sizeof *offloaded; i++) {
+        expect_planned(&offloaded[i], false);
+        expect_planned(&offloaded[i], true);
     }
 }
 
@@ -178,7 +203,9 @@ Test(plan, finds_settings_that_fit)
     PlanAdvice a[PLAN_MAX_ADVICE];
     size_t bytes = plan.extent - 1;
     int n = plan_advise(a, &c, NULL, NULL, &cpu, bytes);
-    cr_assert_eq(n, 3);
+    cr_assert_eq(n, 4);
+    cr_expect_eq(a[3].offload, OFFLOAD_OPTIMIZER);
+    cr_expect_gt(a[3].host.states, 0);
     cr_expect_eq(a[2].micro, 8);
     cr_expect(a[2].in_backward, "without gradients that exist whole");
     cr_expect_eq(a[2].mix.n_more, 0);
