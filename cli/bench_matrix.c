@@ -13,9 +13,10 @@ typedef struct Way {
     Recompute recompute;
     QuantType base; /* of LoRA; QUANT_NONE: as it is */
     int zero;       /* several ranks */
+    Offload offload;
 } Way;
 
-/* The ways of arXiv 2311.03687's dissection: attention, recompute, stages, quantised bases, and them together. */
+/* The ways of arXiv 2311.03687's dissection: attention, recompute, stages, offloading, quantised bases, and them together. */
 static const Way ways[] = {
     {.name = "naive: own attention, nothing recomputed"},
     {.name = "own attention, recompute selective", .recompute = RECOMPUTE_SELECTIVE},
@@ -42,6 +43,25 @@ static const Way ways[] = {
      .library = true,
      .recompute = RECOMPUTE_FULL,
      .zero = 3},
+    {.name = "library's attention, all offloaded", .library = true, .offload = OFFLOAD_PARAMS},
+    {.name = "the same, recompute full",
+     .library = true,
+     .recompute = RECOMPUTE_FULL,
+     .offload = OFFLOAD_PARAMS},
+    {.name = "ZeRO-2, optimizer offloaded",
+     .library = true,
+     .zero = 2,
+     .offload = OFFLOAD_OPTIMIZER},
+    {.name = "ZeRO-3, optimizer offloaded",
+     .library = true,
+     .zero = 3,
+     .offload = OFFLOAD_OPTIMIZER},
+    {.name = "ZeRO-3, all offloaded", .library = true, .zero = 3, .offload = OFFLOAD_PARAMS},
+    {.name = "ZeRO-3, all offloaded, recompute full",
+     .library = true,
+     .recompute = RECOMPUTE_FULL,
+     .zero = 3,
+     .offload = OFFLOAD_PARAMS},
     {.name = "nf4 base, own attention", .base = QUANT_NF4},
     {.name = "nf4 base, library's attention", .library = true, .base = QUANT_NF4},
     {.name = "nf4 base, the same, recompute full",
@@ -74,6 +94,7 @@ static BenchOpts opts_of(const Way *w, const BenchOpts *o)
     way.zero = w->zero;
     way.own_attention = !w->library;
     way.recompute = w->recompute;
+    way.offload = w->offload;
     if (w->base != QUANT_NONE)
         way.quant = (QuantOpts){.type = w->base, .nested = quant_is_4bit(w->base)};
     way.no_floor = way.steps_only = true;

@@ -306,8 +306,12 @@ void bench_print_matrix_row(StrBuf *b, const char *name, const BenchResult *r, d
     const BenchLine *l = &r->lines[0];
     strbuf_printf(b, "  %-42s %6lld", name, (long long)r->micro);
     if (r->too_large) {
-        strbuf_printf(b, " does not fit: needs %.1f of %.1f GiB\n", (double)r->planned_extent / GIB,
-                      (double)r->region_bytes / GIB);
+        if (r->planned_extent > r->region_bytes)
+            strbuf_printf(b, " does not fit: needs %.1f of %.1f GiB\n",
+                          (double)r->planned_extent / GIB, (double)r->region_bytes / GIB);
+        else
+            strbuf_printf(b, " does not fit: needs %.1f GiB of the host for each rank\n",
+                          (double)(r->host.states + r->host.pinned) / GIB);
         return;
     }
     strbuf_printf(b, " %10.4f %10.0f %10.3f", l->step_s, (double)l->n_tokens / l->step_s,

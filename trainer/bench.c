@@ -319,7 +319,7 @@ static Status fit_bench(BenchResult *out, BenchOpts *o, Comm *hosts, const Devic
     }
     out->micro = o->micro;
     Status s = bench_plan(out, o, d, hosts->size, err);
-    out->too_large = least(hosts, out->planned_extent <= d->region_bytes) == 0;
+    out->too_large = least(hosts, s == OK || out->planned_extent == 0) == 0;
     return comm_agree(hosts, s, err);
 }
 

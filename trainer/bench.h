@@ -82,7 +82,7 @@ typedef struct BenchResult {
     size_t planned_extent; /* of the region: the peaks, and what lies idle between blocks */
     size_t region_bytes;   /* reserved */
     HostNeed host;         /* of each rank, with offload */
-    bool too_large;        /* planned, and not begun: it does not fit the device of a rank */
+    bool too_large;        /* planned, and not begun: it does not fit a rank's device, or a host */
     double copy_bandwidth; /* bytes a second, read and written */
     BenchLine lines[BENCH_MAX_LINES];
     int n_lines;
