@@ -118,8 +118,8 @@ static Tensor *with_magnitudes(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residu
 {
     Tensor *z, *rest, *bias = l->has_bias ? &l->bias.t : NULL;
     bool drops = false;
-    DoraSlice dora[LORA_MAX_SLICES];
-    Tensor *norms[LORA_MAX_SLICES];
+    DoraSlice dora[LORA_MAX_SLICES] = {0};
+    Tensor *norms[LORA_MAX_SLICES] = {0};
     for (int i = 0, k = 0; i < l->n_slices; i++) {
         if (!l->lora[i]) continue;
         norms[k] = tensor_new(c, DT_F32, 1, &l->rows[i]);
