@@ -1,6 +1,6 @@
 #include "trainer/staging.h"
 
-#include <stdio.h>
+#include "base/meminfo.h"
 
 static const double GIB = 1024.0 * 1024.0 * 1024.0;
 static const size_t MOST_SLOT = (size_t)16 << 20, LEAST_SLOT = (size_t)64 << 10;
@@ -49,22 +49,12 @@ Staging staging_of(const TrainConfig *c, const ShardSet *s)
         .slot_bytes = slot, .n_needed = count.n, .n_slots = (size_t)count.n < n ? count.n : (int)n};
 }
 
-/* What the host can give to new memory without swapping, as the kernel estimates; SIZE_MAX: not known. */
-static size_t host_available(void)
-{
-    FILE *f = fopen("/proc/meminfo", "re");
-    unsigned long long kib = 0;
-    char line[128];
-    while (f && kib == 0 && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu", &kib) != 1) kib = 0;
-    if (f) fclose(f);
-    return kib ? (size_t)kib << 10 : SIZE_MAX;
-}
-
 void staging_limit(Staging *g, const Session *s)
 {
     int ranks = s->hosts->local_size > 0 ? s->hosts->local_size : 1;
-    size_t n = host_available() / 2 / (size_t)ranks / g->slot_bytes;
+    size_t available = meminfo_available("");
+    if (available == 0) return; /* not known */
+    size_t n = available / 2 / (size_t)ranks / g->slot_bytes;
     if (n < 2) n = 2;
     if ((size_t)g->n_slots <= n) return;
     g->n_slots = (int)n;
