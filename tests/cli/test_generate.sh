@@ -15,7 +15,8 @@ printf 'the cat' >"$tmp/prompt.txt"
 done_by "prompt from a file" generate --model "$m" --prompt-file "$tmp/prompt.txt" --max-new-tokens 12
 same "a file's text is a prompt's" "$tmp/out" "$tmp/greedy"
 done_by "verbose" generate --model "$m" --prompt "the cat" --max-new-tokens 12 --verbose
-noted "verbose" '12 tokens in *tokens/s); ended by length'
+noted "verbose" '*weights: * bytes read by this rank
+12 tokens in *tokens/s); ended by length'
 done_by "no cap" generate --model "$m" --prompt "the cat" --max-new-tokens 1000
 noted "the context's end is told" '*warning: the text ends where the model'\''s context of 256 tokens does'
 for seed in 1 2; do

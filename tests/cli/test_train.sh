@@ -29,7 +29,12 @@ for f in adapter_model.safetensors adapter_config.json config.yaml metrics.jsonl
 done
 checks=$((checks + 3))
 [ -d "$tmp/run/checkpoint-5" ] && fail 'checkpoint-5 is older than the two that are kept'
-[ "$(wc -l <"$tmp/run/metrics.jsonl")" = 14 ] || fail 'metrics.jsonl: not 12 steps and 2 evaluations'
+lines() # KEY: of metrics.jsonl that have it
+{
+    grep -c "\"$1\": " "$tmp/run/metrics.jsonl"
+}
+[ "$(lines step_time) $(lines eval_loss) $(lines save_s)" = '12 2 3' ] ||
+    fail "metrics.jsonl: not 12 steps, 2 evaluations and 3 saves: $(cat "$tmp/run/metrics.jsonl")"
 ls "$tmp"/run/runs/events.out.tfevents.* >/dev/null || fail 'no event file'
 
 "$lorac" train "$tmp/run.yaml" output="$tmp/again" 2>/dev/null | tail -1 >"$tmp/a"
