@@ -434,6 +434,7 @@ Test(kernel_quant, matvec_is_the_product)
             check_matvec(&b, type, QUANT_BLOCK, false, 96, 128, n, 0);
             check_matvec(&b, type, QUANT_BLOCK, type <= QUANT_FP4, 80, 192, n, 1);
             check_matvec(&b, type, QUANT_BLOCK, false, 5, 67, n, 1);
+            check_matvec(&b, type, QUANT_BLOCK, type <= QUANT_FP4, 16, 4160, n, 0);
         }
     for (int64_t block = QUANT_LEAST_BLOCK; block <= QUANT_MOST_BLOCK; block *= 2) {
         check_matvec(&b, QUANT_NF4, block, true, 48, 192, 2, 0);

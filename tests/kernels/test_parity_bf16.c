@@ -734,11 +734,10 @@ static void quantised(Bench *b, QuantType type, int64_t block, bool nested, int6
     drop_all(b);
 }
 
-/* The three parts of a fused matrix in one call. */
-static void fused(Bench *b, QuantType type, bool nested, int64_t cols)
+/* The three parts of a fused matrix in one call; the second of 4 bits has a table of its own. */
+static void fused(Bench *b, QuantType type, bool nested, int64_t times, int64_t cols)
 {
-    static const int64_t rows[3] = {64, 32, 48};
-    enum { ALL = 144 };
+    const int64_t rows[3] = {64 * times, 32 * times, 48 * times}, all = 144 * times;
     QuantPart q[3];
     size_t bytes = 0;
     for (int i = 0; i < 3; i++) {
@@ -756,7 +755,17 @@ static void fused(Bench *b, QuantType type, bool nested, int64_t cols)
         BOTH(b, quantize, (&b->cpu, &packed->cpu, &q[i], &w->cpu),
              (&b->gpu, &packed->gpu, &q[i], &w->gpu));
     }
-    Pair *y = matrix(b, ALL, cols, 16);
+    if (quant_is_4bit(type)) {
+        uint8_t *host = xmalloc(bytes);
+        tensor_read(&b->cpu, &packed->cpu, host);
+        float *table = (float *)(void *)(host + q[1].tables);
+        for (int i = 0; i < 16; i++)
+            table[i] *= 0.75f;
+        tensor_write(&b->cpu, &packed->cpu, host);
+        tensor_write(&b->gpu, &packed->gpu, host);
+        free(host);
+    }
+    Pair *y = matrix(b, all, cols, 16);
     BOTH(b, dequantize, (&b->cpu, &y->cpu, &packed->cpu, q, 3),
          (&b->gpu, &y->gpu, &packed->gpu, q, 3));
     same(b, what, y, BF16 / 2);
@@ -766,7 +775,7 @@ static void fused(Bench *b, QuantType type, bool nested, int64_t cols)
     device_use_stream(&b->gpu, STREAM_COMPUTE);
     same(b, what, y, BF16 / 2);
     for (int64_t n = 1; n <= QUANT_MATVEC_ROWS; n++) {
-        Pair *x = matrix(b, n, cols, 8), *out = matrix(b, n, ALL, 8), *add = matrix(b, n, ALL, 0);
+        Pair *x = matrix(b, n, cols, 8), *out = matrix(b, n, all, 8), *add = matrix(b, n, all, 0);
         BOTH(b, quant_matvec, (&b->cpu, &out->cpu, &add->cpu, &x->cpu, &packed->cpu, q, 3),
              (&b->gpu, &out->gpu, &add->gpu, &x->gpu, &packed->gpu, q, 3));
         same(b, what, out, BF16);
@@ -917,7 +926,8 @@ Test(parity_bf16, quantised_matrices)
     Bench b;
     if (!open_both(&b)) return;
     static const int64_t shapes[][2] = {{16, 64},  {1024, 4096}, {48, 1024}, {4096, 128},
-                                        {40, 192}, {7, 13},      {33, 129},  {5, 8200}};
+                                        {40, 192}, {7, 13},      {33, 129},  {5, 8200},
+                                        {48, 64},  {272, 192},   {16, 4096}, {48, 14336}};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         for (int type = QUANT_NF4; type <= QUANT_FP8; type++) {
             quantised(&b, type, QUANT_BLOCK, false, shapes[i][0], shapes[i][1]);
@@ -926,13 +936,18 @@ Test(parity_bf16, quantised_matrices)
         }
     for (int64_t block = QUANT_LEAST_BLOCK; block <= QUANT_MOST_BLOCK; block *= 2) {
         quantised(&b, QUANT_NF4, block, true, 48, 1024);
+        quantised(&b, QUANT_NF4, block, block % 128 != 0, 272, 192);
         quantised(&b, QUANT_FP4, block, false, 33, 129);
     }
-    static const int64_t cols[] = {64, 128, 164, 264, 1024, 4096, 8256};
+    quantised(&b, QUANT_NF4, QUANT_BLOCK, true, 8704, 192); /* a block has several groups */
+    quantised(&b, QUANT_FP4, QUANT_BLOCK, false, 8704, 64);
+    fused(&b, QUANT_NF4, true, 64, 128); /* whose groups are of parts with other tables */
+    fused(&b, QUANT_FP4, false, 64, 192);
+    static const int64_t cols[] = {64, 128, 164, 192, 264, 1024, 4096, 8256};
     for (int type = QUANT_NF4; type <= QUANT_FP8; type++)
         for (size_t i = 0; i < sizeof cols / sizeof cols[0]; i++) {
-            fused(&b, type, false, cols[i]);
-            fused(&b, type, type <= QUANT_FP4, cols[i]);
+            fused(&b, type, false, 1, cols[i]);
+            fused(&b, type, type <= QUANT_FP4, 1, cols[i]);
         }
     cr_assert_eq(b.n_failed, 0);
     close_both(&b);
