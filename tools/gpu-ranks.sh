@@ -194,7 +194,7 @@ started()
 {
     local r i
     config "$out/run.yaml"
-    rm -rf "$out/endless"
+    rm -rf "$out/endless" "$out"/deaths-[01].* # what the last ones said
     port=$((port + 1))
     pids=()
     for r in 0 1; do
@@ -239,7 +239,7 @@ deaths()
     ended "rank 0 killed" 0 10 'rank 0 of 2 on .* ended without a word in step [0-9]+'
     started parallel.zero=3 parallel.timeout=3
     kill -STOP "${pids[1]}"
-    ended "rank 1 stands still" 1 60 'ranks wait for each other for more than 3 s.*rank 0 on .* waits in .*rank 1 on .* does not answer'
+    ended "rank 1 stands still" 1 30 'ranks wait for each other for more than 3 s.*rank 0 on .* waits in .*rank 1 on .* does not answer'
 }
 
 resume()
