@@ -927,7 +927,8 @@ Test(parity_bf16, quantised_matrices)
     if (!open_both(&b)) return;
     static const int64_t shapes[][2] = {{16, 64},  {1024, 4096}, {48, 1024}, {4096, 128},
                                         {40, 192}, {7, 13},      {33, 129},  {5, 8200},
-                                        {48, 64},  {272, 192},   {16, 4096}, {48, 14336}};
+                                        {48, 64},  {272, 192},   {16, 4096}, {48, 14336},
+                                        {16, 256}, {64, 2304},   {32, 11008}};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         for (int type = QUANT_NF4; type <= QUANT_FP8; type++) {
             quantised(&b, type, QUANT_BLOCK, false, shapes[i][0], shapes[i][1]);
@@ -939,11 +940,11 @@ Test(parity_bf16, quantised_matrices)
         quantised(&b, QUANT_NF4, block, block % 128 != 0, 272, 192);
         quantised(&b, QUANT_FP4, block, false, 33, 129);
     }
-    quantised(&b, QUANT_NF4, QUANT_BLOCK, true, 8704, 192); /* a block has several groups */
-    quantised(&b, QUANT_FP4, QUANT_BLOCK, false, 8704, 64);
-    fused(&b, QUANT_NF4, true, 64, 128); /* whose groups are of parts with other tables */
-    fused(&b, QUANT_FP4, false, 64, 192);
-    static const int64_t cols[] = {64, 128, 164, 192, 264, 1024, 4096, 8256};
+    quantised(&b, QUANT_NF4, QUANT_BLOCK, true, 35072, 256); /* a block has many groups */
+    quantised(&b, QUANT_FP4, QUANT_BLOCK, false, 8704, 768);
+    fused(&b, QUANT_NF4, true, 64, 256); /* whose groups are of parts with other tables */
+    fused(&b, QUANT_FP4, false, 64, 2560);
+    static const int64_t cols[] = {64, 128, 164, 192, 264, 1024, 1280, 4096, 8256};
     for (int type = QUANT_NF4; type <= QUANT_FP8; type++)
         for (size_t i = 0; i < sizeof cols / sizeof cols[0]; i++) {
             fused(&b, type, false, 1, cols[i]);

@@ -1,0 +1,407 @@
+/* Products of a few rows straight from nf4 and fp4, on tensor cores.
+ *
+ * Two neighbours of a row are one byte of codes, and a table of 256 pairs gives the register of an mma's operand (16 rows of
+ * the matrix by 16 columns; the other operand is x).  Reading the table is what a multiprocessor has to do most: shared
+ * memory gives 32 words in 32 of the 60 cycles that the memory takes to bring a KiB of codes.  So everything else is kept
+ * off its way:
+ *
+ * A block of eight warps takes a group of 16 rows at a time, a warp an eighth of their columns, which come as quant_stream.cuh
+ * says.
+ *
+ * Which k of the mma is which column does not matter as long as both operands agree: lane c = lane % 4 of row g = lane / 4 (and
+ * of row g + 8) has columns 32 c to 32 c + 31 of a unit, four of them a step.  A unit has two stretches of 64 columns, each
+ * with a scale: c = 0 and 1 have the first, 2 and 3 the second.  The mma's eight columns, of which one row of x needs one, keep
+ * stretches apart: x of row t stands in column t * S + s only where the codes are of stretch s of S.  Sums are scaled once for
+ * S stretches, each by the lane that has them: of one row of x eight stretches, a quad of units, wait in the eight columns.
+ *
+ * Two such blocks fill a multiprocessor and stay.  All codes of a warp's first units are on their way before the kernel waits
+ * for those before it. */
+#include "kernels/cuda/quant_matvec.cuh"
+#include "kernels/cuda/quant_stream.cuh"
+#include "kernels/cuda/table.h"
+
+enum { BLOCKS = 2, BUFFERS = 4 };
+
+/* The table lies once for each lane, entry e of lane l in bank l, so that lookups never collide, and an entry takes 256
+ * bytes, so that one permutation of bytes makes an offset of a code and a lane.  The halves of entries that this leaves free
+ * hold the warps' sums. */
+enum { ENTRIES = 256 };
+typedef struct Entry {
+    uint32_t pair[WARP];
+    float sums[2][ROWS];
+} Entry;
+static_assert(sizeof(Entry) == 256, "a byte is an offset's");
+
+/* In shared memory, at fixed places, so that a lookup's instruction has the table's as a constant. */
+enum { ENTRIES_AT = 4608, RING_AT = ENTRIES_AT + ENTRIES * 256 };
+enum { END = RING_AT + WARPS * 2 * PAIR_BYTES };
+
+/* Rows of x, rounded up to N = 1, 2, 4 or 8; S stretches, PER units of them at once. */
+template <int N> struct Way {
+    enum { S = 8 / N, PER = S > 2 ? S / 2 : 1, SUMS = N == 8 ? 4 : 2 };
+};
+static_assert(BUFFERS * WARPS * 8 / 2 <= ENTRIES, "there is room for all sums");
+
+/* ---- small things ------------------------------------------------------------------------------- */
+
+/* Barriers that one side only arrives at. */
+__device__ inline void barrier_init(uint64_t *b, int n)
+{
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_at(b)), "r"(n) : "memory");
+}
+__device__ inline void barrier_arrive(uint64_t *b)
+{
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(shared_at(b))
+                 : "memory");
+}
+__device__ inline void barrier_wait(uint64_t *b, int time) /* the time-th, from 0 on */
+{
+    uint32_t done;
+    do
+#if __CUDA_ARCH__ >= 900 /* sleeps meanwhile */
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; "
+                     "selp.u32 %0, 1, 0, p; }"
+#else
+        asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; "
+                     "selp.u32 %0, 1, 0, p; }"
+#endif
+                     : "=r"(done)
+                     : "r"(shared_at(b)), "r"(time & 1)
+                     : "memory");
+    while (!done);
+}
+
+__device__ inline void mma_bf16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* ---- the table of pairs ------------------------------------------------------------------------- */
+
+/* Where the entries are, of which a block is given `room` from behind its declared variables on. */
+__device__ inline Entry *entries_in(char *room)
+{
+    const int skip = ENTRIES_AT - (int)shared_at(room);
+    if (skip < 0) __trap();
+    return (Entry *)(room + skip);
+}
+
+/* The first element of a pair is in the high nibble.  All threads; ends with a barrier. */
+__device__ inline void make_pairs(Entry *entries, const QuantTables &t)
+{
+    const int lane = threadIdx.x % WARP;
+    for (int e = threadIdx.x / WARP; e < ENTRIES; e += WARPS)
+        entries[e].pair[lane] = pair_of_bf16(t.code[e >> 4], t.code[e & 15]);
+    __syncthreads();
+}
+
+/* Makes the entries part k's if they are another's with other values.  All threads. */
+__device__ inline void change_pairs(Entry *entries, const QuantTables *tables, int &of, int k)
+{
+    if (k == of) return;
+    bool other = threadIdx.x < 16 && tables[k].code[threadIdx.x] != tables[of].code[threadIdx.x];
+    if (__syncthreads_or(other)) make_pairs(entries, tables[k]);
+    of = k;
+}
+
+/* The pair of the byte-th byte of a word of codes; lane4 is 4 times the lane. */
+__device__ inline uint32_t look_up(uint32_t word, int byte, uint32_t lane4)
+{
+    uint32_t offset = __byte_perm(word, lane4, 0x5504 | byte << 4), pair; /* byte * 256 + lane4 */
+    asm volatile("ld.shared.b32 %0, [%1 + %2];" : "=r"(pair) : "r"(offset), "n"((int)ENTRIES_AT));
+    return pair;
+}
+
+__device__ inline void decode(float (&scale)[2], uint2 raw, bool is_nested, const QuantTables &t)
+{
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        RawScale one = {is_nested ? raw.x >> 8 * j & 255
+                        : j == 0  ? raw.x
+                                  : raw.y,
+                        __uint_as_float(raw.y)};
+        scale[j] = scale_value(t, is_nested, one);
+    }
+}
+
+/* The codes of unit u of a pair in the lane's two rows.  N == 8: the mma's columns are rows of x, and no room is left to keep
+ * the stretches apart, so that the lane has of each stretch the bytes 8 c to 8 c + 7. */
+template <int N> __device__ inline void read_unit(uint4 (&code)[2], uint32_t slot, int u)
+{
+    const int lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const uint32_t row = slot + (g + 8 * h) * LINE;
+        const int turn = g % 2 * 4;
+        if (N < 8) {
+            code[h] = shared_load(row + (u * 4 + c ^ turn) * 16);
+        } else {
+            const uint2 first = shared_load_8(row + (u * 4 + c / 2 ^ turn) * 16 + c % 2 * 8);
+            const uint2 second = shared_load_8(row + (u * 4 + 2 + c / 2 ^ turn) * 16 + c % 2 * 8);
+            code[h] = make_uint4(first.x, first.y, second.x, second.y);
+        }
+    }
+}
+
+/* ---- products ----------------------------------------------------------------------------------- */
+
+/* The second operand of PER units from `unit` on, `left` of which are there: a lane's 32 columns of one of them, or zeros. */
+template <int N>
+__device__ inline void load_x(uint4 (&xs)[4], const bf16 *x, int64_t ldx, int n, int unit, int left)
+{
+    enum { S = Way<N>::S };
+    const int lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
+    const int t = g / S, stretch = g % S; /* of this lane's column */
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        xs[i] = make_uint4(0, 0, 0, 0);
+    if (t >= n || stretch / 2 >= left || (N < 8 && stretch % 2 != c / 2)) return;
+    const bf16 *from = x + t * ldx + (unit + stretch / 2) * UNIT;
+#pragma unroll
+    for (int i = 0; i < 4; i++) /* N == 8: columns 16 c to 16 c + 15 of both stretches */
+        xs[i] = *(const uint4 *)(from + (N < 8 ? 32 * c + 8 * i : i / 2 * 64 + 16 * c + i % 2 * 8));
+}
+
+/* sum (16 x 8) += a unit's codes times x; N == 8: of the first stretch, and `second` has the other's.  All is looked up before
+ * the first is multiplied. */
+template <int N>
+__device__ inline void multiply(float (&sum)[4], float (&second)[4], const uint4 (&code)[2],
+                                const uint4 (&xs)[4])
+{
+    const uint32_t lane4 = threadIdx.x % WARP * 4;
+    const uint32_t upper[4] = {code[0].x, code[0].y, code[0].z, code[0].w};
+    const uint32_t lower[4] = {code[1].x, code[1].y, code[1].z, code[1].w};
+    uint32_t a[8][4];
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            a[i][j] = look_up(j % 2 ? lower[i / 2] : upper[i / 2], i % 2 * 2 + j / 2, lane4);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const uint4 x = xs[i / 2];
+        mma_bf16(N == 8 && i >= 4 ? second : sum, a[i], i % 2 ? x.z : x.x, i % 2 ? x.w : x.y);
+    }
+}
+
+/* acc += what PER units gave, scaled.  `scale` [row][stretch] is of the c-th unit of the quad; units [u, u + PER) of it are
+ * meant. */
+template <int N>
+__device__ inline void add_scaled(float (&acc)[Way<N>::SUMS], const float (&sum)[Way<N>::PER][4],
+                                  const float (&second)[4], const float (&scale)[2][2], int u)
+{
+    enum { PER = Way<N>::PER };
+    const int c = threadIdx.x % 4;
+    float s[4]; /* of the unit that this lane's two columns are of */
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        s[i] = sum[0][i];
+#pragma unroll
+        for (int p = 1; p < PER; p++)
+            s[i] = c % PER == p ? sum[p][i] : s[i];
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float first = scale[h][0], next = scale[h][1];
+        if (N > 1) {
+            first = __shfl_sync(0xffffffff, first, u + c % PER, 4);
+            next = __shfl_sync(0xffffffff, next, u + c % PER, 4);
+        }
+        if (N < 8) {
+            acc[h] += first * s[2 * h] + next * s[2 * h + 1];
+        } else {
+#pragma unroll
+            for (int t = 0; t < 2; t++)
+                acc[(2 * h + t) % Way<N>::SUMS] += first * s[2 * h + t] + next * second[2 * h + t];
+        }
+    }
+}
+
+/* ---- sums of a group ---------------------------------------------------------------------------- */
+
+/* 16 floats, a row each, of row t of x. */
+__device__ inline float *sums_at(Entry *entries, int buffer, int warp, int t)
+{
+    return entries[(buffer * WARPS + warp) * 4 + t / 2].sums[t % 2];
+}
+
+template <int N>
+__device__ inline void hand_in(Entry *entries, int buffer, float (&acc)[Way<N>::SUMS])
+{
+    enum { PER = Way<N>::PER };
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (N < 8) {
+#pragma unroll
+            for (int o = 1; o < PER; o *= 2)
+                acc[h] += __shfl_xor_sync(0xffffffff, acc[h], o);
+            if (c % PER == 0) sums_at(entries, buffer, warp, c / PER)[g + 8 * h] = acc[h];
+        } else {
+#pragma unroll
+            for (int t = 0; t < 2; t++)
+                sums_at(entries, buffer, warp, 2 * c + t)[g + 8 * h] =
+                    acc[(2 * h + t) % Way<N>::SUMS];
+        }
+    }
+}
+
+/* Where y (n rows) and what is added to it (NULL: nothing) are. */
+struct Out {
+    bf16 *y;
+    const bf16 *add;
+    int64_t ldy, ld_add;
+    int n;
+};
+
+__device__ inline float added(const Out &o, int t, int64_t row)
+{
+    return o.add && t < o.n ? __bfloat162float(o.add[t * o.ld_add + row]) : 0.0f;
+}
+
+/* A warp's: the sums of a group to y, when all have handed in theirs. */
+__device__ inline void write_out(const Out &o, Entry *entries, int buffer, int64_t row0,
+                                 uint64_t *summed, int time)
+{
+    const int lane = threadIdx.x % WARP, r = lane % ROWS, first = lane / ROWS;
+    float was = added(o, first, row0 + r);
+    barrier_wait(summed, time);
+    for (int t = first; t < o.n; t += WARP / ROWS) {
+        float sum = t == first ? was : added(o, t, row0 + r);
+#pragma unroll
+        for (int w = 0; w < WARPS; w++)
+            sum += sums_at(entries, buffer, w, t)[r];
+        o.y[t * o.ldy + row0 + r] = __float2bfloat16_rn(sum);
+    }
+}
+
+/* ---- the kernel --------------------------------------------------------------------------------- */
+
+template <int N>
+__global__ void __launch_bounds__(THREADS, BLOCKS)
+    matvec_mma_kernel(Out o, const bf16 *x, int64_t ldx, const __grid_constant__ QuantViews q)
+{
+    enum { PER = Way<N>::PER };
+    extern __shared__ char room[];
+    __shared__ QuantTables tables[QUANT_MAX_PARTS];
+    __shared__ uint64_t summed[BUFFERS], written[BUFFERS];
+    early_go();
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const uint32_t ring = RING_AT + warp * 2 * PAIR_BYTES;
+    const Share share = share_of(q);
+    Reader reader = {};
+    RawScales raw = {};
+    seek(reader, share, q, blockIdx.x); /* there are no more blocks than groups */
+    fetch_scales(raw, reader);
+    fetch_pair(reader, ring, 0);
+    fetch_pair(reader, ring, 1);
+    advance(reader, share, q);
+    if (threadIdx.x < BUFFERS) {
+        barrier_init(&summed[threadIdx.x], WARPS);
+        barrier_init(&written[threadIdx.x], 1);
+    }
+    load_tables<QUANT_NF4>(tables, q);
+    Entry *const entries = entries_in(room);
+    int k = part_of(q, blockIdx.x * ROWS), pairs_of = k;
+    make_pairs(entries, tables[k]);
+    early_wait();
+    const bool x_stays = N == 1 && share.units <= QUAD;
+    uint4 xs[4];
+    if (x_stays) load_x<N>(xs, x, ldx, o.n, share.unit0, share.units);
+    for (int group = blockIdx.x, turn = 0; group < share.n_groups; group += gridDim.x, turn++) {
+        k = part_of(q, group * ROWS);
+        change_pairs(entries, tables, pairs_of, k);
+        float acc[Way<N>::SUMS] = {};
+        for (int left = share.units, unit = share.unit0; left > 0; left -= QUAD, unit += QUAD) {
+            float scale[2][2];
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+                decode(scale[h], raw.row[h], q.part[k].is_nested, tables[k]);
+            fetch_scales(raw, reader);
+            float sum[PER][4], second[4];
+#pragma unroll
+            for (int i = 0; i < QUAD; i++) {
+                if (i % 2 == 0) {
+                    copies_wait<1>();
+                    __syncwarp();
+                }
+                if (i % PER == 0) {
+                    if (!x_stays) load_x<N>(xs, x, ldx, o.n, unit + i, left - i);
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        second[e] = 0;
+                        for (int u = 0; u < PER; u++)
+                            sum[u][e] = 0;
+                    }
+                }
+                if (i < left) {
+                    uint4 code[2];
+                    read_unit<N>(code, ring + i / 2 * PAIR_BYTES, i % 2);
+                    multiply<N>(sum[i % PER], second, code, xs);
+                }
+                if (i % 2 == 1) { /* the lanes have read the pair */
+                    __syncwarp();
+                    fetch_pair(reader, ring, i / 2);
+                }
+                if (i % PER == PER - 1) add_scaled<N>(acc, sum, second, scale, i - i % PER);
+            }
+            advance(reader, share, q);
+        }
+        /* A buffer is written again when its last sums were read. */
+        const int buffer = turn % BUFFERS, time = turn / BUFFERS;
+        if (time > 0) barrier_wait(&written[buffer], time - 1);
+        hand_in<N>(entries, buffer, acc);
+        __syncwarp();
+        if (lane == 0) barrier_arrive(&summed[buffer]);
+        if (turn % WARPS == warp) {
+            write_out(o, entries, buffer, (int64_t)group * ROWS, &summed[buffer], time);
+            __syncwarp();
+            if (lane == 0) barrier_arrive(&written[buffer]);
+        }
+    }
+    copies_wait<0>();
+}
+
+/* ---- launching ---------------------------------------------------------------------------------- */
+
+template <int N> static void launch(Device *d, const Matvec *m)
+{
+    const void *kernel = (const void *)matvec_mma_kernel<N>;
+    cudaFuncAttributes own;
+    CUDA_CHECK(cudaFuncGetAttributes(&own, kernel));
+    const size_t shared = END - own.sharedSizeBytes;
+    CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    Out o = {(bf16 *)tensor_data(&m->y), matvec_add<bf16>(m), m->y.ld, m->add.ld, matvec_n(m)};
+    int64_t groups = m->q.first[m->n_parts] / ROWS, most = BLOCKS * cuda_impl(d)->n_sms;
+    launch_early(d, matvec_mma_kernel<N>, (unsigned)(groups < most ? groups : most), THREADS,
+                 shared, o, (const bf16 *)tensor_data(&m->x), m->x.ld, m->q);
+}
+
+bool matvec_mma_fits(const Device *d, const Matvec *m)
+{
+    bool fits = m->x.dtype == DT_BF16 && cuda_impl(d)->cc >= 80 && m->x.ld % 8 == 0 &&
+                (uintptr_t)tensor_data(&m->x) % 16 == 0;
+    for (int i = 0; i < m->n_parts; i++) {
+        const QuantPart *q = &m->parts[i];
+        fits &= quant_is_4bit(q->type) && q->block == 64 && q->rows % ROWS == 0 &&
+                q->cols % (2 * UNIT) == 0 && quant_numel(q) < INT32_MAX;
+    }
+    return fits;
+}
+
+void matvec_mma(Device *d, const Matvec *m)
+{
+    const int n = matvec_n(m);
+    if (n == 1)
+        launch<1>(d, m);
+    else if (n == 2)
+        launch<2>(d, m);
+    else if (n <= 4)
+        launch<4>(d, m);
+    else
+        launch<8>(d, m);
+}
