@@ -96,7 +96,7 @@ void op_split_rope(Ctx *c, Tensor *qkv, const Tensor *positions, const Tensor *r
 Tensor *op_attention(Ctx *c, Tensor *q, Tensor *k, Tensor *v, int n_heads, int n_kv_heads,
                      const Docs *docs, int64_t pad);
 
-/* Appends k, v to the cache and attends to it; no tape. */
+/* Stores k, v in the cache and attends to it; no tape. */
 Tensor *op_attention_cached(Ctx *c, Tensor *q, Tensor *k, Tensor *v, int n_heads, int n_kv_heads,
                             Tensor *cache_k, Tensor *cache_v, const Docs *docs, const Tensor *past,
                             int64_t max_past, int64_t pad);

@@ -143,14 +143,13 @@ typedef struct Kernels {
                           float scale);
 
     /* Inference.  cache_k, cache_v (B, T, K*D).  The N new tokens are those of B sequences back to back (docs,
-     * one a sequence); sequence b has past[b] (B) i32 tokens in the cache.  kv_append stores k, v (N,K*D)
-     * behind them; attention_cached lets each new token see the cache up to and with itself.  max_past is a
-     * bound on past. */
-    void (*kv_append)(Device *d, Tensor *cache_k, Tensor *cache_v, const Tensor *k, const Tensor *v,
-                      const Docs *docs, const Tensor *past);
-    void (*attention_cached)(Device *d, Tensor *o, const Tensor *q, const Tensor *cache_k,
-                             const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
-                             const Tensor *past, int64_t max_past, float scale);
+     * one a sequence); sequence b has past[b] (B) i32 tokens in the cache.  k, v (N,K*D) are stored behind
+     * them, and o (N,H*D), pitch: each new token's attention to the cache up to and with itself.  max_past is
+     * a bound on past. */
+    void (*attention_cached)(Device *d, Tensor *o, Tensor *cache_k, Tensor *cache_v,
+                             const Tensor *q, const Tensor *k, const Tensor *v, int n_heads,
+                             int n_kv_heads, const Docs *docs, const Tensor *past, int64_t max_past,
+                             float scale);
 
     /* gu (N,2F) = [gate, up], pitch.  h (N,F) = silu(gate) * up, pitch.     dgu from dh, perhaps in place of gu; h or
      * NULL, perhaps in place of dh: the forward's bits again; pitch: all. */

@@ -247,24 +247,18 @@ static void m_attention_bwd(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const
         size(d_o) + size(o) + size(lse) + 2 * (size(q) + size(k) + size(v)));
 }
 
-static void m_kv_append(Device *d, Tensor *cache_k, Tensor *cache_v, const Tensor *k,
-                        const Tensor *v, const Docs *docs, const Tensor *past)
-{
-    RUN(d, kv_append, (d, cache_k, cache_v, k, v, docs, past));
-    end(d, ID(kv_append), 0, 2 * (size(k) + size(v)));
-}
-
 /* The cache is counted up to the bound on what it holds. */
-static void m_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *cache_k,
-                               const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
-                               const Tensor *past, int64_t max_past, float scale)
+static void m_attention_cached(Device *d, Tensor *o, Tensor *cache_k, Tensor *cache_v,
+                               const Tensor *q, const Tensor *k, const Tensor *v, int n_heads,
+                               int n_kv_heads, const Docs *docs, const Tensor *past,
+                               int64_t max_past, float scale)
 {
     RUN(d, attention_cached,
-        (d, o, q, cache_k, cache_v, n_heads, n_kv_heads, docs, past, max_past, scale));
+        (d, o, cache_k, cache_v, q, k, v, n_heads, n_kv_heads, docs, past, max_past, scale));
     double seen = (double)(max_past + docs->max_len);
     double row = (double)(tensor_cols(q) / n_heads * n_kv_heads) * (double)dtype_bytes(q->dtype);
     end(d, ID(attention_cached), 4 * (double)tensor_numel(q) * seen,
-        size(o) + size(q) + 2 * (double)docs->n_docs * seen * row);
+        size(o) + size(q) + size(k) + size(v) + 2 * (double)docs->n_docs * seen * row);
 }
 
 static void m_swiglu_fwd(Device *d, Tensor *h, const Tensor *gu)
@@ -452,7 +446,6 @@ static const Kernels meter_kernels = {
     .split_rope_bwd = m_split_rope_bwd,
     .attention_fwd = m_attention_fwd,
     .attention_bwd = m_attention_bwd,
-    .kv_append = m_kv_append,
     .attention_cached = m_attention_cached,
     .swiglu_fwd = m_swiglu_fwd,
     .swiglu_bwd = m_swiglu_bwd,

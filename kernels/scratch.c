@@ -103,19 +103,20 @@ size_t cuda_attention_plain_scratch(int64_t n_tokens, int64_t n_heads)
 
 int64_t cuda_cached_parts(int64_t n_tokens, int64_t n_kv_heads, int64_t longest, int n_sms)
 {
-    enum { BLOCKS = 4, LEAST_KEYS = 64, MOST_TOKENS = 64 };
-    if (n_tokens > MOST_TOKENS) return 1;
-    int64_t want = ceil_div(BLOCKS * n_sms, n_tokens * n_kv_heads);
-    int64_t most = ceil_div(longest, LEAST_KEYS);
+    enum { BLOCKS = 3 }; /* of a multiprocessor at once: more parts would wait for a second turn */
+    int64_t parts = BLOCKS * n_sms / (n_tokens * n_kv_heads);
+    int64_t most = ceil_div(longest, CUDA_CACHED_LEAST_KEYS);
     if (most > CUDA_CACHED_MOST_PARTS) most = CUDA_CACHED_MOST_PARTS;
-    return want < most ? want : most;
+    if (parts > most) parts = most;
+    return parts > 1 ? parts : 1;
 }
 
 size_t cuda_attention_cached_scratch(int64_t n_tokens, int64_t n_heads, int64_t n_kv_heads,
                                      int64_t head_dim, int64_t longest, int n_sms)
 {
     int64_t parts = cuda_cached_parts(n_tokens, n_kv_heads, longest, n_sms);
-    return parts > 1 ? (size_t)(n_tokens * n_heads * parts * (head_dim + 2)) * sizeof(float) : 0;
+    int64_t pitch = ceil_div(head_dim, CUDA_CACHED_SHARE) * CUDA_CACHED_SHARE;
+    return parts > 1 ? (size_t)(n_tokens * n_heads * parts * (pitch + 2)) * sizeof(float) : 0;
 }
 
 size_t cuda_argmax_scratch(int64_t n_rows)

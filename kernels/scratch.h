@@ -51,9 +51,13 @@ int64_t cuda_rope_blocks(int64_t n_rows, int64_t n_heads, bool want_dw, int n_sm
 size_t cuda_rope_scratch(int64_t n_rows, int64_t n_heads, int64_t head_dim, int n_sms);
 size_t cuda_attention_plain_scratch(int64_t n_tokens, int64_t n_heads); /* backward alone */
 
-/* Attention to a cache: parts that a query's keys are cut into, so that one query has the whole GPU, too; a part is some
- * 64 keys at least.  longest: a bound on the keys of a query.  Scratch only where there are several. */
-enum { CUDA_CACHED_MOST_PARTS = 64 };
+/* Attention to a cache: parts that a query's keys are cut into, so that one query has the whole GPU, too; a part has
+ * the least of keys, or is the only one.  longest: a bound on the keys of a query.  Scratch only where there are several. */
+enum {
+    CUDA_CACHED_MOST_PARTS = 64,
+    CUDA_CACHED_LEAST_KEYS = 32,
+    CUDA_CACHED_SHARE = 8 /* elements of a head that a thread has */
+};
 int64_t cuda_cached_parts(int64_t n_tokens, int64_t n_kv_heads, int64_t longest, int n_sms);
 size_t cuda_attention_cached_scratch(int64_t n_tokens, int64_t n_heads, int64_t n_kv_heads,
                                      int64_t head_dim, int64_t longest, int n_sms);

@@ -12,9 +12,9 @@ Tensor *op_attention_cached(Ctx *c, Tensor *q, Tensor *k, Tensor *v, int n_heads
     op_begin(c, &attention_cached_op);
     ASSERT(!c->tape, "attention_cached has no backward pass");
     Tensor *o = tensor_new_padded(c, tensor_rows(q), tensor_cols(q), pad);
-    c->dev->k->kv_append(c->dev, cache_k, cache_v, k, v, docs, past);
-    c->dev->k->attention_cached(c->dev, o, q, cache_k, cache_v, n_heads, n_kv_heads, docs, past,
-                                max_past, (float)(1.0 / sqrt((double)tensor_cols(q) / n_heads)));
+    float scale = (float)(1.0 / sqrt((double)tensor_cols(q) / n_heads));
+    c->dev->k->attention_cached(c->dev, o, cache_k, cache_v, q, k, v, n_heads, n_kv_heads, docs,
+                                past, max_past, scale);
     tape_record(c, &attention_cached_op, 1, (Tensor *[]){o}, 0, NULL);
     return o;
 }

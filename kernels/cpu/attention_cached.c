@@ -1,4 +1,4 @@
-/* Attention of new tokens to the keys and values of earlier calls. */
+/* Attention of new tokens to the keys and values of earlier calls and their own, which are stored behind those. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
 
@@ -17,8 +17,9 @@ static void append_sequence(void *ud, int64_t b)
 {
     const Append *a = ud;
     int64_t row = a->cu[b], n = a->cu[b + 1] - row, past = a->past[b];
-    ASSERT(past >= 0 && past + n <= a->capacity, "kv_append: %lld + %lld tokens in a cache of %lld",
-           (long long)past, (long long)n, (long long)a->capacity);
+    ASSERT(past >= 0 && past + n <= a->capacity,
+           "attention_cached: %lld + %lld tokens in a cache of %lld", (long long)past, (long long)n,
+           (long long)a->capacity);
     int64_t to = (b * a->capacity + past) * a->cols;
     memcpy(a->cache_k + to, a->k + row * a->cols, (size_t)(n * a->cols) * sizeof(float));
     memcpy(a->cache_v + to, a->v + row * a->cols, (size_t)(n * a->cols) * sizeof(float));
@@ -33,16 +34,12 @@ static void check_cache(const Tensor *cache, int64_t cols, const Docs *docs, con
            (long long)tensor_numel(past), docs->n_docs);
 }
 
-void cpu_kv_append(Device *d, Tensor *cache_k, Tensor *cache_v, const Tensor *k, const Tensor *v,
+/* k, v behind what the caches have. */
+static void append(Device *d, Tensor *cache_k, Tensor *cache_v, const Tensor *k, const Tensor *v,
                    const Docs *docs, const Tensor *past)
 {
-    check_cache(cache_k, tensor_cols(k), docs, past);
-    check_cache(cache_v, tensor_cols(v), docs, past);
     Append a = {dense_f32(cache_k), dense_f32(cache_v), dense_f32(k),   dense_f32(v),
                 docs->cu_host,      data_i32(past),     tensor_cols(k), cache_k->shape[1]};
-    ASSERT(tensor_rows(k) == a.cu[docs->n_docs] && tensor_rows(v) == a.cu[docs->n_docs],
-           "kv_append: %lld rows, sequences end at %d", (long long)tensor_rows(k),
-           a.cu[docs->n_docs]);
     pool_run(d->pool, docs->n_docs, append_sequence, &a);
 }
 
@@ -112,19 +109,22 @@ static void cached_parts(void *args, int64_t part0, int64_t part1)
         head_run(args, part);
 }
 
-void cpu_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *cache_k,
-                          const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
-                          const Tensor *past, int64_t max_past, float scale)
+void cpu_attention_cached(Device *d, Tensor *o, Tensor *cache_k, Tensor *cache_v, const Tensor *q,
+                          const Tensor *k, const Tensor *v, int n_heads, int n_kv_heads,
+                          const Docs *docs, const Tensor *past, int64_t max_past, float scale)
 {
     int64_t cols = tensor_cols(q), dim = cols / n_heads, n = tensor_rows(q);
     bool fits = n_kv_heads > 0 && n_heads % n_kv_heads == 0 && cols % n_heads == 0;
     ASSERT(fits, "attention_cached: %lld columns, %d heads on %d", (long long)cols, n_heads,
            n_kv_heads);
     check_matrix(o, n, cols, "attention_cached: o");
+    check_matrix(k, n, n_kv_heads * dim, "attention_cached: k");
+    check_matrix(v, n, n_kv_heads * dim, "attention_cached: v");
     check_cache(cache_k, n_kv_heads * dim, docs, past);
     check_cache(cache_v, n_kv_heads * dim, docs, past);
     ASSERT(docs->cu_host[docs->n_docs] == n, "attention_cached: sequences end at %d of %lld",
            docs->cu_host[docs->n_docs], (long long)n);
+    append(d, cache_k, cache_v, k, v, docs, past);
     int64_t queries = docs->max_len < QUERIES ? docs->max_len : QUERIES;
     Cached a = {
         .o = data_f32(o),

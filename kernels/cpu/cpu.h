@@ -73,11 +73,9 @@ void cpu_attention_bwd(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const Tens
                        const Tensor *lse, int n_heads, int n_kv_heads, const Docs *docs,
                        float scale);
 
-void cpu_kv_append(Device *d, Tensor *cache_k, Tensor *cache_v, const Tensor *k, const Tensor *v,
-                   const Docs *docs, const Tensor *past);
-void cpu_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *cache_k,
-                          const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
-                          const Tensor *past, int64_t max_past, float scale);
+void cpu_attention_cached(Device *d, Tensor *o, Tensor *cache_k, Tensor *cache_v, const Tensor *q,
+                          const Tensor *k, const Tensor *v, int n_heads, int n_kv_heads,
+                          const Docs *docs, const Tensor *past, int64_t max_past, float scale);
 
 void cpu_swiglu_fwd(Device *d, Tensor *h, const Tensor *gu);
 void cpu_swiglu_bwd(Device *d, Tensor *dgu, float beta, Tensor *h, const Tensor *dh,

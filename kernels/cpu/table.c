@@ -16,7 +16,6 @@ const Kernels cpu_kernels = {
     .split_rope_bwd = cpu_split_rope_bwd,
     .attention_fwd = cpu_attention_fwd,
     .attention_bwd = cpu_attention_bwd,
-    .kv_append = cpu_kv_append,
     .attention_cached = cpu_attention_cached,
     .swiglu_fwd = cpu_swiglu_fwd,
     .swiglu_bwd = cpu_swiglu_bwd,

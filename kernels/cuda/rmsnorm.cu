@@ -5,7 +5,7 @@
 #include "kernels/cuda/table.h"
 
 /* VECS vectors a thread: the widest row in registers is 16384 of bf16, 8192 of f32. */
-enum { VECS = 4, MAX_THREADS = 512, PLAIN_THREADS = 256 };
+enum { VECS = 4, MAX_THREADS = 512, PLAIN_THREADS = 256, FEW_ROWS = 8 };
 
 /* The sum over the block, in every thread, in a fixed order.  `turn` alternates between calls, so that no barrier is
  * needed before the next one writes. */
@@ -88,6 +88,15 @@ static unsigned threads_for(int64_t n_vecs)
     return threads <= MAX_THREADS ? (unsigned)threads : 0;
 }
 
+/* The same forward: few rows leave most of the device idle, so each gets a thread a vector as far as they go. */
+static unsigned threads_forward(int64_t n_vecs, int64_t rows)
+{
+    unsigned threads = threads_for(n_vecs);
+    if (threads == 0 || rows > FEW_ROWS) return threads;
+    int64_t most = ceil_div(n_vecs, WARP) * WARP;
+    return most < MAX_THREADS ? (unsigned)most : (unsigned)MAX_THREADS;
+}
+
 void cuda_rmsnorm_fwd(Device *d, Tensor *y, Tensor *rstd, const Tensor *x, const Tensor *w,
                       float eps)
 {
@@ -97,7 +106,7 @@ void cuda_rmsnorm_fwd(Device *d, Tensor *y, Tensor *rstd, const Tensor *x, const
         T *to = (T *)tensor_data(y);
         float *r = (float *)tensor_data(rstd);
         const T *from = (const T *)tensor_data(x), *weight = (const T *)tensor_data(w);
-        unsigned threads = threads_for(cols / Vec<T>::N);
+        unsigned threads = threads_forward(cols / Vec<T>::N, rows);
         if (threads && vectors_fit<T>(x) && vectors_fit<T>(y) && vectors_fit<T>(w))
             launch_early(d, rmsnorm_fwd_kernel<T>, (unsigned)rows, threads, 0, to, r, from, weight,
                          (int)cols, y->ld, x->ld, eps);

@@ -9,6 +9,7 @@
 /* ---- vectors ---- */
 
 enum { HEADS = 3, MAX_TOKEN_THREADS = 512 }; /* heads that a thread has in flight */
+enum { FEW_TOKENS = 8 }; /* then one: more threads are as good as free, and each has less to do */
 
 /* One token's q, k, v side by side or apart: where head h of all (q, then k, then v) begins. */
 template <typename T> struct Heads {
@@ -215,13 +216,13 @@ __global__ void __launch_bounds__(MAX_TOKEN_THREADS)
     }
 }
 
-/* Heads that a block takes at a time; 0: the shape does not fit. */
-template <typename T> static int heads_per_pass(int half, int n_all, bool norm)
+/* Heads that a block takes at a time, `each` a thread if that goes; 0: the shape does not fit. */
+template <typename T> static int heads_per_pass(int half, int n_all, bool norm, int each)
 {
     int slots = half / Vec<T>::N;
     if (half % Vec<T>::N != 0) return 0;
     if (norm && (slots > WARP || (slots & (slots - 1)) != 0)) return 0;
-    int most = MAX_TOKEN_THREADS / slots, want = (int)ceil_div(n_all, HEADS);
+    int most = MAX_TOKEN_THREADS / slots, want = (int)ceil_div(n_all, each);
     return want < most ? want : most;
 }
 
@@ -400,7 +401,8 @@ void cuda_split_rope_fwd(Device *d, Tensor *q, Tensor *k, Tensor *v, Tensor *rst
     if (tensor_rows(qkv) == 0) return;
     int64_t col_k = (int64_t)n_heads * width, col_v = col_k + (int64_t)n_kv_heads * width;
     DISPATCH(qkv, T, {
-        int per_pass = heads_per_pass<T>(half, n_heads + 2 * n_kv_heads, q_norm);
+        int each = tensor_rows(qkv) <= FEW_TOKENS ? 1 : (int)HEADS;
+        int per_pass = heads_per_pass<T>(half, n_heads + 2 * n_kv_heads, q_norm, each);
         if (per_pass && vectors_fit<T>(qkv) && apart_fit<T>(q, k, v, q_norm, k_norm)) {
             auto kernel = q_norm ? split_kernel<T, true, false> : split_kernel<T, false, false>;
             launch_early(d, kernel, (unsigned)tensor_rows(qkv),
@@ -456,7 +458,7 @@ void cuda_split_rope_bwd(Device *d, Tensor *dqkv, float beta, Tensor *dq_norm, f
     }
     int64_t col_k = (int64_t)n_heads * width, col_v = col_k + (int64_t)n_kv_heads * width;
     DISPATCH(dqkv, T, {
-        int per_pass = heads_per_pass<T>(half, n_heads + 2 * n_kv_heads, q_norm);
+        int per_pass = heads_per_pass<T>(half, n_heads + 2 * n_kv_heads, q_norm, HEADS);
         if (per_pass && !dq_norm && !dk_norm && vectors_fit<T>(dqkv) &&
             (!q_norm || vectors_fit<T>(qkv)) && apart_fit<T>(dq, dk, dv, q_norm, k_norm)) {
             auto kernel = q_norm ? split_kernel<T, true, true> : split_kernel<T, false, true>;

@@ -16,7 +16,6 @@ const Kernels cuda_kernels = {
     .split_rope_bwd = cuda_split_rope_bwd,
     .attention_fwd = cuda_attention_fwd,
     .attention_bwd = cuda_attention_bwd,
-    .kv_append = cuda_kv_append,
     .attention_cached = cuda_attention_cached,
     .swiglu_fwd = cuda_swiglu_fwd,
     .swiglu_bwd = cuda_swiglu_bwd,

@@ -121,14 +121,10 @@ static void p_attention_bwd(Device *d, Tensor *dq, Tensor *dk, Tensor *dv, const
     attention(d, q, n_heads, n_kv_heads, docs, true);
 }
 
-static void p_kv_append(Device *d, Tensor *cache_k, Tensor *cache_v, const Tensor *k,
-                        const Tensor *v, const Docs *docs, const Tensor *past)
-{
-}
-
-static void p_attention_cached(Device *d, Tensor *o, const Tensor *q, const Tensor *cache_k,
-                               const Tensor *cache_v, int n_heads, int n_kv_heads, const Docs *docs,
-                               const Tensor *past, int64_t max_past, float scale)
+static void p_attention_cached(Device *d, Tensor *o, Tensor *cache_k, Tensor *cache_v,
+                               const Tensor *q, const Tensor *k, const Tensor *v, int n_heads,
+                               int n_kv_heads, const Docs *docs, const Tensor *past,
+                               int64_t max_past, float scale)
 {
     const PlanTarget *t = plan_target(d);
     size_t bytes =
@@ -250,7 +246,6 @@ const Kernels plan_kernels = {
     .split_rope_bwd = p_split_rope_bwd,
     .attention_fwd = p_attention_fwd,
     .attention_bwd = p_attention_bwd,
-    .kv_append = p_kv_append,
     .attention_cached = p_attention_cached,
     .swiglu_fwd = p_swiglu_fwd,
     .swiglu_bwd = p_swiglu_bwd,
