@@ -125,6 +125,7 @@ static Status check_flags(const EvalJob *job, Err *err)
         {"batch", g->batch != plain.batch, generates, "without --rouge"},
     };
     TRY(CHECK_USE(flags, NULL, err));
+    if (job->out) TRY(flag_out(job->out, err));
     TRY(flag_limit(job->limit, err));
     if (job->max_length < 0 || job->max_length == 1)
         return err_set(err, E_INPUT, "--max-length: must be 2 or more, got %lld",

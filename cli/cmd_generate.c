@@ -120,6 +120,7 @@ static Status check_flags(const GenerateJob *job, Err *err)
     };
     const char *way = d->data ? "with --data" : job->chat ? "with --chat" : "with --prompt";
     TRY(CHECK_USE(flags, way, err));
+    if (job->out) TRY(flag_out(job->out, err));
     return flag_limit(job->limit, err);
 }
 

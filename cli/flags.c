@@ -1,7 +1,10 @@
 /* Values of flags: choices, ranges, names. */
 #include "cli/flags.h"
 
+#include "base/fs.h"
 #include "base/str.h"
+
+#include <stdlib.h>
 
 Status flag_choice(int *out, const char *flag, const char *value, const char *const *names,
                    Err *err)
@@ -36,6 +39,16 @@ Status flag_limit(int64_t n, Err *err)
 {
     if (n >= 0) return OK;
     return err_set(err, E_INPUT, "--limit: must be 0 (all) or more, got %lld", (long long)n);
+}
+
+Status flag_out(const char *path, Err *err)
+{
+    if (path_is_dir(path)) return err_set(err, E_INPUT, "--out: %s is a folder, name a file", path);
+    char *folder = xstrndup(path, (size_t)(path_base(path) - path));
+    bool there = !*folder || path_is_dir(folder);
+    Status s = there ? OK : err_set(err, E_INPUT, "--out: %s: there is no folder %s", path, folder);
+    free(folder);
+    return s;
 }
 
 Status flag_precision(DType *out, const char *value, const char *device, Err *err)

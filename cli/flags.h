@@ -24,6 +24,8 @@ Status flag_range(const char *flag, int64_t value, int64_t least, int64_t most,
 Status flag_threads(int64_t n, Err *err) MUST_CHECK;
 /* --limit: 0 is none. */
 Status flag_limit(int64_t n, Err *err) MUST_CHECK;
+/* --out of a file that is written at the end of long work: that it can be there. */
+Status flag_out(const char *path, Err *err) MUST_CHECK;
 /* --precision.  value NULL: the device's own, bf16 on all but the CPU, which has fp32 alone. */
 Status flag_precision(DType *out, const char *value, const char *device, Err *err) MUST_CHECK;
 /* A named shape; `flag` is what named it. */

@@ -76,6 +76,8 @@ refused "flag of rouge" 2 '--temperature: has no meaning without --rouge' \
     eval --model "$m" --data "$tmp/val.jsonl" --format samsum --temperature 1
 refused "flag beside a baseline" 2 '--model: has no meaning beside --baseline' \
     eval --baseline first-turn --model "$m" --data "$tmp/val.jsonl" --format samsum
+refused "out is a folder" 2 "--out: $tmp is a folder, name a file" \
+    eval --model "$m" --data "$tmp/val.jsonl" --format samsum --out "$tmp"
 refused "out is in" 2 '--out: * is the file that is read' \
     eval --baseline first-turn --data "$tmp/val.jsonl" --format samsum --out "$tmp/val.jsonl"
 refused "threads" 2 '--threads: must be 0 (all) to 4096, got -1' \
