@@ -55,9 +55,10 @@ static Status read_shape(LlamaConfig *cfg, const InitFlags *f, Err *err)
         TRY(flag_shape(cfg, "preset", f->preset, err));
     else
         TRY(llama_config_load(cfg, f->config, err));
-    if (f->vocab < 0 || f->vocab > INT32_MAX)
-        return err_set(err, E_INPUT, "--vocab: must be above 0, is %lld", (long long)f->vocab);
-    if (f->vocab > 0) cfg->vocab_size = f->vocab;
+    if (f->vocab != 0) {
+        TRY(flag_range("vocab", f->vocab, 1, INT32_MAX, err));
+        cfg->vocab_size = f->vocab;
+    }
     return f->tokenizer ? fit_tokenizer(cfg, f, err) : OK;
 }
 
