@@ -145,8 +145,8 @@ Status file_create_sized(int *fd, const char *path, uint64_t bytes, Err *err)
 
 Status file_copy(const char *from, const char *to, Err *err)
 {
-    int fd = open(from, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return err_set(err, E_INPUT, "%s: cannot open: %s", from, strerror(errno));
+    int fd;
+    TRY(file_open(&fd, from, err));
     struct stat st, there;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
         close(fd);

@@ -10,22 +10,29 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int open_for_reading(const char *path, struct stat *st, Err *err)
+static bool is_named_pipe(const char *path)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        err_set(err, E_INPUT, "%s: cannot open: %s", path, strerror(errno));
-        return -1;
-    }
-    if (fstat(fd, st) != 0) {
-        err_set(err, E_FAILED, "%s: cannot stat: %s", path, strerror(errno));
-    } else if (S_ISDIR(st->st_mode)) {
-        err_set(err, E_INPUT, "%s: is a folder, a file is needed", path);
-    } else {
-        return fd;
-    }
-    close(fd);
-    return -1;
+    struct stat st;
+    return !str_starts(path, "/dev/") && !str_starts(path, "/proc/") && stat(path, &st) == 0 &&
+           S_ISFIFO(st.st_mode);
+}
+
+Status file_open(int *fd, const char *path, Err *err)
+{
+    if (is_named_pipe(path)) return err_set(err, E_INPUT, "%s: is a pipe, a file is needed", path);
+    int opened = open(path, O_RDONLY | O_CLOEXEC);
+    if (opened < 0) return err_set(err, E_INPUT, "%s: cannot open: %s", path, strerror(errno));
+    struct stat st;
+    Status s = OK;
+    if (fstat(opened, &st) != 0)
+        s = err_set(err, E_FAILED, "%s: cannot stat: %s", path, strerror(errno));
+    else if (S_ISDIR(st.st_mode))
+        s = err_set(err, E_INPUT, "%s: is a folder, a file is needed", path);
+    if (s == OK)
+        *fd = opened;
+    else
+        close(opened);
+    return s;
 }
 
 /* Reads to the end whatever stat said: pipes and files of /proc have no size. */
@@ -47,9 +54,8 @@ static Status read_all(StrBuf *b, int fd, const char *path, Err *err)
 
 Status file_read(char **out, size_t *len, const char *path, Err *err)
 {
-    struct stat st;
-    int fd = open_for_reading(path, &st, err);
-    if (fd < 0) return E_INPUT;
+    int fd;
+    TRY(file_open(&fd, path, err));
     StrBuf b = {0};
     Status s = read_all(&b, fd, path, err);
     close(fd);
@@ -65,9 +71,9 @@ Status file_read(char **out, size_t *len, const char *path, Err *err)
 Status file_map(FileMap *out, const char *path, Err *err)
 {
     struct stat st;
-    int fd = open_for_reading(path, &st, err);
-    if (fd < 0) return E_INPUT;
-    if (S_ISREG(st.st_mode) && st.st_size > 0) {
+    int fd;
+    TRY(file_open(&fd, path, err));
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0) {
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (p != MAP_FAILED) {
             close(fd);

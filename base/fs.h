@@ -12,6 +12,9 @@ typedef struct FileMap {
     size_t len;
     bool mapped;
 } FileMap;
+/* Opens for reading; *fd is the caller's to close.  E_INPUT: it is not there, or is a folder, or a pipe with a name, which may keep
+ * us waiting for ever (standard input and <(...) are pipes without one, below /dev). */
+Status file_open(int *fd, const char *path, Err *err) MUST_CHECK;
 Status file_map(FileMap *out, const char *path, Err *err) MUST_CHECK;
 void file_unmap(FileMap *m);
 

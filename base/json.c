@@ -152,6 +152,7 @@ void json_free(Json *root)
 
 JsonKind json_kind(const Json *j)
 {
+    if (!j) return JK_NULL;
     switch (json_typeof(jan(j))) {
     case JSON_OBJECT:
         return JK_OBJECT;

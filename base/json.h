@@ -35,7 +35,7 @@ Status json_parse(Json **out, const char *text, size_t len, const char *name, in
 Status json_parse_file(Json **out, const char *path, Err *err) MUST_CHECK;
 void json_free(Json *root); /* NULL is fine */
 
-JsonKind json_kind(const Json *j);
+JsonKind json_kind(const Json *j); /* NULL, what json_get does not find: JK_NULL */
 const char *json_kind_name(
     const Json *j); /* "string", "number", ... for messages; NULL j: "nothing" */
 

@@ -1,14 +1,12 @@
 /* lorac check: everything that can be wrong before the first step, without training: config, data, model
  * files, adapter; and the counts that train prints. */
 #include "base/fs.h"
-#include "base/opts.h"
 #include "cli/commands.h"
+#include "cli/config_args.h"
 #include "cli/train_data.h"
 #include "trainer/checkpoint.h"
 
 #include <stdlib.h>
-
-enum { MAX_ARGS = 256 };
 
 static int explain(void)
 {
@@ -47,34 +45,34 @@ static int check(TrainConfig *c, Log *log, Problems *problems)
 
 int cmd_check(int argc, char **argv)
 {
-    bool verbose = false, quiet = false, want_explain = false, help = false;
+    LogFlags flags = {0};
+    bool want_explain = false;
+    ConfigArgs args = {0};
     const Opt opts[] = {
         {"explain", OPT_FLAG, &want_explain, NULL, "print every key with default and meaning"},
-        {"verbose", OPT_FLAG, &verbose, NULL, "more notes, and the first row as a table of tokens"},
-        {"quiet", OPT_FLAG, &quiet, NULL, "warnings and errors only on stderr"},
+        {"verbose", OPT_FLAG, &flags.verbose, NULL,
+         "more notes, and the first row as a table of tokens"},
+        {"quiet", OPT_FLAG, &flags.quiet, NULL, "warnings and errors only on stderr"},
         {0}};
-    const char *args[MAX_ARGS];
-    int n_args = 0;
+    const CommandLine line = {
+        .usage = "lorac check CONFIG.yaml [KEY=VALUE ...]\n       lorac check --explain",
+        .about = "Checks a config, its data and its model files without training: every error, "
+                 "and what the data hold.",
+        .opts = opts,
+        CONFIG_ARGS(args)};
+    int code;
+    if (!command_read(&line, argc, argv, &code)) return code;
+    if (want_explain) return explain();
     Err err = {0};
-    Status status = opts_parse(opts, argc, argv, args, &n_args, MAX_ARGS, &help, &err);
-    if (help) {
-        opts_help(stdout, "lorac check CONFIG.yaml [KEY=VALUE ...]\n       lorac check --explain",
-                  "Checks a config, its data and its model files without training: every error, "
-                  "and what the data hold.",
-                  opts);
-        return EXIT_DONE;
-    }
-    if (status == OK && want_explain) return explain();
-    if (status == OK && n_args == 0)
-        status = err_set(&err, E_INPUT, "lorac check: name a config file; see lorac check --help");
+    Status status = config_args_check(&args, argv[0], &err);
     if (status != OK) return command_end(status, &err);
 
-    Log log = {.to = stderr, .level = quiet ? LOG_WARN : verbose ? LOG_VERBOSE : LOG_INFO};
+    Log log = command_log(&flags);
     TrainConfig c;
     Problems problems = {0};
-    status = config_load(&c, args[0], args + 1, n_args - 1, true, &problems);
+    status = config_args_load(&c, &args, true, &problems);
     if (status != OK) return command_end_problems(status, &problems, NULL);
-    int code = check(&c, &log, &problems);
+    code = check(&c, &log, &problems);
     config_clear(&c);
     return code;
 }

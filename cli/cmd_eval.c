@@ -1,6 +1,7 @@
 /* `lorac eval`: flags, and where the data come from. */
 #include "cli/commands.h"
 #include "cli/eval_job.h"
+#include "cli/flags.h"
 
 static const char usage[] =
     "lorac eval --model DIR [--adapter DIR] --data FILE --format NAME [--rouge]\n"
@@ -85,53 +86,47 @@ static Status check_flags(const EvalJob *job, Err *err)
         return err_set(err, E_INPUT, "'%s': one argument too many; key=value goes with --config",
                        job->overrides[0]);
     bool generates = job->rouge && !job->baseline, runs = !job->baseline;
-    const struct {
-        const char *name, *why;
-        bool given, fits;
-    } flags[] = {
-        {"format", "beside --config", d->format, !by_config},
-        {"template", "beside --config", d->chat, !by_config},
-        {"prompt-template", "beside --config", d->prompt, !by_config},
-        {"system", "beside --config", d->system, !by_config},
-        {"field", "beside --config", d->fields.n > 0, !by_config},
-        {"max-length", "beside --config", job->max_length != 0, !by_config},
-        {"overlong", "beside --config", job->overlong, !by_config},
-        {"allow-untrained", "beside --config", job->allow_untrained, !by_config},
-        {"train-on", "beside --config", job->train_on, !by_config},
-        {"model", "beside --baseline", job->model.model, runs},
-        {"adapter", "beside --baseline", job->model.adapter, runs},
-        {"tokenizer", "beside --baseline", job->model.tokenizer, runs},
-        {"device", "beside --baseline", job->model.device, runs},
-        {"precision", "beside --baseline", job->model.precision, runs},
-        {"quantize", "beside --baseline", job->model.quantize, runs},
-        {"int8-outliers", "beside --baseline", job->model.outliers != 0, runs},
-        {"threads", "beside --baseline", job->model.threads != 0, runs},
-        {"max-length", "beside --baseline", job->max_length != 0, runs},
-        {"overlong", "beside --baseline", job->overlong, runs},
-        {"train-on", "beside --baseline", job->train_on, runs},
-        {"allow-untrained", "beside --baseline", job->allow_untrained, runs},
-        {"template", "beside --baseline", d->chat, runs},
-        {"prompt-template", "beside --baseline", d->prompt, runs},
-        {"system", "beside --baseline", d->system, runs},
-        {"rouge", "beside --baseline, which is ROUGE", job->rouge, runs},
-        {"stem", "without --rouge", job->stem, job->rouge || job->baseline},
-        {"max-new-tokens", "without --rouge", g->max_new_tokens != plain.max_new_tokens, generates},
-        {"temperature", "without --rouge", g->temperature != 0, generates},
-        {"top-k", "without --rouge", g->top_k != plain.top_k, generates},
-        {"top-p", "without --rouge", g->top_p != plain.top_p, generates},
-        {"min-p", "without --rouge", g->min_p != plain.min_p, generates},
-        {"seed", "without --rouge", g->seed != plain.seed, generates},
-        {"repetition-penalty", "without --rouge", g->repetition_penalty != plain.repetition_penalty,
-         generates},
-        {"stop", "without --rouge", g->stop.n > 0, generates},
-        {"batch", "without --rouge", g->batch != plain.batch, generates},
+    const FlagUse flags[] = {
+        {"format", d->format, !by_config, "beside --config"},
+        {"template", d->chat, !by_config, "beside --config"},
+        {"prompt-template", d->prompt, !by_config, "beside --config"},
+        {"system", d->system, !by_config, "beside --config"},
+        {"field", d->fields.n > 0, !by_config, "beside --config"},
+        {"max-length", job->max_length != 0, !by_config, "beside --config"},
+        {"overlong", job->overlong, !by_config, "beside --config"},
+        {"allow-untrained", job->allow_untrained, !by_config, "beside --config"},
+        {"train-on", job->train_on, !by_config, "beside --config"},
+        {"model", job->model.model, runs, "beside --baseline"},
+        {"adapter", job->model.adapter, runs, "beside --baseline"},
+        {"tokenizer", job->model.tokenizer, runs, "beside --baseline"},
+        {"device", job->model.device, runs, "beside --baseline"},
+        {"precision", job->model.precision, runs, "beside --baseline"},
+        {"quantize", job->model.quantize, runs, "beside --baseline"},
+        {"int8-outliers", job->model.outliers != 0, runs, "beside --baseline"},
+        {"threads", job->model.threads != 0, runs, "beside --baseline"},
+        {"max-length", job->max_length != 0, runs, "beside --baseline"},
+        {"overlong", job->overlong, runs, "beside --baseline"},
+        {"train-on", job->train_on, runs, "beside --baseline"},
+        {"allow-untrained", job->allow_untrained, runs, "beside --baseline"},
+        {"template", d->chat, runs, "beside --baseline"},
+        {"prompt-template", d->prompt, runs, "beside --baseline"},
+        {"system", d->system, runs, "beside --baseline"},
+        {"rouge", job->rouge, runs, "beside --baseline, which is ROUGE"},
+        {"stem", job->stem, job->rouge || job->baseline, "without --rouge"},
+        {"max-new-tokens", g->max_new_tokens != plain.max_new_tokens, generates, "without --rouge"},
+        {"temperature", g->temperature != 0, generates, "without --rouge"},
+        {"top-k", g->top_k != plain.top_k, generates, "without --rouge"},
+        {"top-p", g->top_p != plain.top_p, generates, "without --rouge"},
+        {"min-p", g->min_p != plain.min_p, generates, "without --rouge"},
+        {"seed", g->seed != plain.seed, generates, "without --rouge"},
+        {"repetition-penalty", g->repetition_penalty != plain.repetition_penalty, generates,
+         "without --rouge"},
+        {"stop", g->stop.n > 0, generates, "without --rouge"},
+        {"batch", g->batch != plain.batch, generates, "without --rouge"},
     };
-    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
-        if (flags[i].given && !flags[i].fits)
-            return err_set(err, E_INPUT, "--%s: has no meaning %s", flags[i].name, flags[i].why);
-    if (job->limit < 0)
-        return err_set(err, E_INPUT, "--limit: must be 0 (all) or more, got %lld",
-                       (long long)job->limit);
+    TRY(CHECK_USE(flags, NULL, err));
+    if (job->out) TRY(flag_out(job->out, err));
+    TRY(flag_limit(job->limit, err));
     if (job->max_length < 0 || job->max_length == 1)
         return err_set(err, E_INPUT, "--max-length: must be 2 or more, got %lld",
                        (long long)job->max_length);
@@ -154,7 +149,7 @@ static Status run(EvalJob *job, Err *err)
 int cmd_eval(int argc, char **argv)
 {
     EvalJob job = {.gen = gen_flags_defaults()};
-    bool help, quiet = false;
+    LogFlags log = {0};
     const Opt opts[] = {
         MODEL_FLAGS(job.model),
         DATA_FLAGS(job.data),
@@ -176,18 +171,21 @@ int cmd_eval(int argc, char **argv)
         GEN_FLAGS(job.gen),
         {"out", OPT_STRING, &job.out, "FILE",
          "JSONL: each row's loss, scores, prediction and reference"},
-        {"json", OPT_FLAG, &job.json, NULL, "print one JSON object"},
-        {"quiet", OPT_FLAG, &quiet, NULL, "no notes"},
+        JSON_FLAG(job.json),
+        {"quiet", OPT_FLAG, &log.quiet, NULL, "no notes"},
         {0},
     };
+    const CommandLine line = {.usage = usage,
+                              .about = about,
+                              .opts = opts,
+                              .args = job.overrides,
+                              .max_args = EVAL_MAX_OVERRIDES,
+                              .n_args = &job.n_overrides};
+    int code;
+    if (!command_read(&line, argc, argv, &code)) return code;
     Err err = {0};
-    Status s = opts_parse(opts, argc, argv, job.overrides, &job.n_overrides, 64, &help, &err);
-    if (s == OK && help) {
-        opts_help(stdout, usage, about, opts);
-        return EXIT_DONE;
-    }
-    job.log = (Log){.to = stderr, .level = quiet ? LOG_WARN : LOG_INFO};
-    if (s == OK) s = run(&job, &err);
+    job.log = command_log(&log);
+    Status s = run(&job, &err);
     eval_result_clear(&job.result);
     data_source_clear(&job.source);
     if (job.has_cfg) config_clear(&job.cfg);

@@ -1,6 +1,7 @@
 /* `lorac generate`: flags, and the way for one text. */
 #include "base/fs.h"
 #include "cli/commands.h"
+#include "cli/flags.h"
 #include "cli/generate_job.h"
 
 #include <stdlib.h>
@@ -104,10 +105,7 @@ static Status check_flags(const GenerateJob *job, Err *err)
     if (ways != 1)
         return err_set(err, E_INPUT, "give one of --prompt, --prompt-file, --chat and --data");
     const DataFlags *d = &job->data;
-    const struct {
-        const char *name;
-        bool given, fits;
-    } flags[] = {
+    const FlagUse flags[] = {
         {"format", d->format, d->data},
         {"prompt-template", d->prompt, d->data},
         {"field", d->fields.n > 0, d->data},
@@ -120,14 +118,10 @@ static Status check_flags(const GenerateJob *job, Err *err)
         {"specials", job->specials, text},
         {"no-bos", job->no_bos, text},
     };
-    const char *way = d->data ? "--data" : job->chat ? "--chat" : "--prompt";
-    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
-        if (flags[i].given && !flags[i].fits)
-            return err_set(err, E_INPUT, "--%s: has no meaning with %s", flags[i].name, way);
-    if (job->limit < 0)
-        return err_set(err, E_INPUT, "--limit: must be 0 (all) or more, got %lld",
-                       (long long)job->limit);
-    return OK;
+    const char *way = d->data ? "with --data" : job->chat ? "with --chat" : "with --prompt";
+    TRY(CHECK_USE(flags, way, err));
+    if (job->out) TRY(flag_out(job->out, err));
+    return flag_limit(job->limit, err);
 }
 
 static Status run(GenerateJob *job, Err *err)
@@ -143,7 +137,7 @@ static Status run(GenerateJob *job, Err *err)
 int cmd_generate(int argc, char **argv)
 {
     GenerateJob job = {.gen = gen_flags_defaults()};
-    bool help, quiet = false, verbose = false;
+    LogFlags log = {0};
     const Opt opts[] = {
         MODEL_FLAGS(job.model),
         {"prompt", OPT_STRING, &job.prompt, "TEXT", "go on with this text"},
@@ -161,19 +155,16 @@ int cmd_generate(int argc, char **argv)
         {"out-field", OPT_STRING, &job.out_field, "NAME",
          "the field that is added to each row (default: generated)"},
         GEN_FLAGS(job.gen),
-        {"quiet", OPT_FLAG, &quiet, NULL, "no notes"},
-        {"verbose", OPT_FLAG, &verbose, NULL, "more notes"},
+        {"quiet", OPT_FLAG, &log.quiet, NULL, "no notes"},
+        {"verbose", OPT_FLAG, &log.verbose, NULL, "more notes"},
         {0},
     };
+    const CommandLine line = {.usage = usage, .about = about, .opts = opts};
+    int code;
+    if (!command_read(&line, argc, argv, &code)) return code;
     Err err = {0};
-    int n_args;
-    Status s = opts_parse(opts, argc, argv, NULL, &n_args, 0, &help, &err);
-    if (s == OK && help) {
-        opts_help(stdout, usage, about, opts);
-        return EXIT_DONE;
-    }
-    job.log = (Log){.to = stderr, .level = quiet ? LOG_WARN : verbose ? LOG_VERBOSE : LOG_INFO};
-    if (s == OK) s = run(&job, &err);
+    job.log = command_log(&log);
+    Status s = run(&job, &err);
     model_close(&job.open);
     tokenizer_free(job.t);
     return command_end_problems(s, &job.problems, &err);

@@ -1,8 +1,8 @@
 /* lorac init: a random model folder in Hugging Face layout, from a named shape or a config.json. */
 #include "base/fs.h"
-#include "base/opts.h"
 #include "base/str.h"
 #include "cli/commands.h"
+#include "cli/flags.h"
 #include "data/tokenizer.h"
 #include "model/hf_files.h"
 #include "trainer/tokenizer_files.h"
@@ -24,19 +24,6 @@ static Status read_dtype(DType *out, const char *name, Err *err)
             return OK;
         }
     return err_set(err, E_INPUT, "--dtype: must be fp32, bf16 or fp16, is '%s'", name);
-}
-
-static Status read_preset(LlamaConfig *cfg, const char *name, Err *err)
-{
-    const char *names[64];
-    int n = 0;
-    if (llama_config_preset(cfg, name)) return OK;
-    for (; n < 64 && llama_preset_name(n); n++)
-        names[n] = llama_preset_name(n);
-    const char *near = str_nearest(name, names, n);
-    if (near)
-        return err_set(err, E_INPUT, "--preset: there is no '%s'; did you mean '%s'?", name, near);
-    return err_set(err, E_INPUT, "--preset: there is no '%s'; --help lists them", name);
 }
 
 /* The special ids of the tokenizer that will live beside the model. */
@@ -65,12 +52,13 @@ static Status read_shape(LlamaConfig *cfg, const InitFlags *f, Err *err)
     if (!f->preset == !f->config)
         return err_set(err, E_INPUT, "lorac init: give one of --preset NAME, --config FILE");
     if (f->preset)
-        TRY(read_preset(cfg, f->preset, err));
+        TRY(flag_shape(cfg, "preset", f->preset, err));
     else
         TRY(llama_config_load(cfg, f->config, err));
-    if (f->vocab < 0 || f->vocab > INT32_MAX)
-        return err_set(err, E_INPUT, "--vocab: must be above 0, is %lld", (long long)f->vocab);
-    if (f->vocab > 0) cfg->vocab_size = f->vocab;
+    if (f->vocab != 0) {
+        TRY(flag_range("vocab", f->vocab, 1, INT32_MAX, err));
+        cfg->vocab_size = f->vocab;
+    }
     return f->tokenizer ? fit_tokenizer(cfg, f, err) : OK;
 }
 
@@ -92,17 +80,6 @@ static Status write_folder(const LlamaConfig *cfg, const InitFlags *f, DType dty
     llama_clear(&m);
     device_close(&dev);
     return s;
-}
-
-static void print_help(const Opt *opts)
-{
-    StrBuf about = {0};
-    strbuf_puts(&about, "Writes a model with random weights: config.json, safetensors, tokenizer.\n"
-                        "Presets:");
-    for (int i = 0; llama_preset_name(i); i++)
-        strbuf_printf(&about, " %s", llama_preset_name(i));
-    opts_help(stdout, "lorac init DIR --preset NAME|--config FILE [OPTIONS]", about.data, opts);
-    strbuf_clear(&about);
 }
 
 static Status init(const InitFlags *f, const char *dir, Err *err)
@@ -129,7 +106,6 @@ static Status init(const InitFlags *f, const char *dir, Err *err)
 int cmd_init(int argc, char **argv)
 {
     InitFlags f = {.dtype = "fp32", .seed = 42, .max_shard_mib = 5 << 10};
-    bool help = false;
     const Opt opts[] = {
         {"preset", OPT_STRING, &f.preset, "NAME", "a named shape"},
         {"config", OPT_STRING, &f.config, "FILE", "a config.json, or a folder that has one"},
@@ -140,15 +116,24 @@ int cmd_init(int argc, char **argv)
         {"dtype", OPT_STRING, &f.dtype, "TYPE", "fp32, bf16 or fp16 (default fp32)"},
         {"max-shard", OPT_INT, &f.max_shard_mib, "MIB", "largest weight file (default 5120)"},
         {0}};
+    StrBuf about = {0};
+    strbuf_puts(&about, "Writes a model with random weights: config.json, safetensors, tokenizer.\n"
+                        "Presets:");
+    flag_shape_names(&about);
     const char *args[2];
-    int n_args = 0;
+    int n_args, code;
+    const CommandLine line = {.usage = "lorac init DIR --preset NAME|--config FILE [OPTIONS]",
+                              .about = about.data,
+                              .opts = opts,
+                              .args = args,
+                              .max_args = 2,
+                              .n_args = &n_args};
+    bool runs = command_read(&line, argc, argv, &code);
+    strbuf_clear(&about);
+    if (!runs) return code;
     Err err = {0};
-    Status status = opts_parse(opts, argc, argv, args, &n_args, 2, &help, &err);
-    if (help) {
-        print_help(opts);
-        return EXIT_DONE;
-    }
-    if (status == OK && n_args != 1)
+    Status status = OK;
+    if (n_args != 1)
         status =
             err_set(&err, E_INPUT, "lorac init: name one folder to write; see lorac init --help");
     if (status == OK) status = init(&f, args[0], &err);

@@ -1,8 +1,8 @@
 /* `lorac inspect`: what is in a model folder, a safetensors file, an adapter or a checkpoint, and where two part. */
 #include "base/fs.h"
 #include "base/json.h"
-#include "base/opts.h"
 #include "cli/commands.h"
+#include "cli/flags.h"
 #include "model/inspect.h"
 #include "model/lora.h"
 #include "trainer/manifest.h"
@@ -262,7 +262,7 @@ static Status run(const Flags *f, bool *different, Err *err)
         return err_set(err, E_INPUT, "--tolerance: has no meaning without --diff");
     if (f->tolerance < 0)
         return err_set(err, E_INPUT, "--tolerance: must be 0 or more, got %g", f->tolerance);
-    TRY(command_threads(f->threads, err));
+    TRY(flag_threads(f->threads, err));
     Pool *pool = pool_new((int)f->threads);
     StrBuf b = {0};
     Status s;
@@ -287,24 +287,27 @@ static Status run(const Flags *f, bool *different, Err *err)
 int cmd_inspect(int argc, char **argv)
 {
     Flags f = {0};
-    bool help, different = false;
+    bool different = false;
+    int n_args;
     const Opt opts[] = {
         {"diff", OPT_STRING, &f.other, "PATH", "compare with this, tensor by tensor"},
         {"tolerance", OPT_NUMBER, &f.tolerance, "X",
          "with --diff: differences up to X of a tensor's largest number are none (default: 0)"},
         {"summary", OPT_FLAG, &f.summary, NULL,
          "only the sums, or with --diff the first difference"},
-        {"threads", OPT_INT, &f.threads, "N", "threads (default: all that may be used)"},
-        {"json", OPT_FLAG, &f.json, NULL, "print one JSON object"},
+        THREADS_FLAG(f.threads),
+        JSON_FLAG(f.json),
         {0},
     };
+    const CommandLine line = {.usage = usage,
+                              .about = about,
+                              .opts = opts,
+                              .args = &f.path,
+                              .max_args = 1,
+                              .n_args = &n_args};
+    int code;
+    if (!command_read(&line, argc, argv, &code)) return code;
     Err err = {0};
-    int n_args;
-    Status s = opts_parse(opts, argc, argv, &f.path, &n_args, 1, &help, &err);
-    if (s == OK && help) {
-        opts_help(stdout, usage, about, opts);
-        return EXIT_DONE;
-    }
-    if (s == OK) s = run(&f, &different, &err);
+    Status s = run(&f, &different, &err);
     return s == OK && different ? EXIT_FAILED : command_end(s, &err);
 }

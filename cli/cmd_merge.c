@@ -1,8 +1,8 @@
 /* `lorac merge`: an adapter folded into its base model. */
 #include "base/fs.h"
 #include "base/json.h"
-#include "base/opts.h"
 #include "cli/commands.h"
+#include "cli/flags.h"
 #include "cli/merge_compare.h"
 #include "model/merge.h"
 #include "model/quant_write.h"
@@ -127,7 +127,7 @@ static Status merge(const Flags *f, bool coded, Log *log, MergeReport *report, E
 
 static Status run(const Flags *f, Err *err)
 {
-    TRY(command_threads(f->threads, err));
+    TRY(flag_threads(f->threads, err));
     const struct {
         const char *name, *value;
     } folders[] = {{"model", f->model}, {"adapter", f->adapter}};
@@ -175,7 +175,6 @@ static Status run(const Flags *f, Err *err)
 int cmd_merge(int argc, char **argv)
 {
     Flags f = {.sample = -1};
-    bool help;
     const Opt opts[] = {
         {"model", OPT_STRING, &f.model, "DIR", "the base model's folder"},
         {"adapter", OPT_STRING, &f.adapter, "DIR", "the adapter's folder, in PEFT's layout"},
@@ -185,18 +184,15 @@ int cmd_merge(int argc, char **argv)
         {"sample", OPT_INT, &f.sample, "N",
          "tokens to compare merged and unmerged model on (default 64 for a quantised model, else "
          "0)"},
-        {"threads", OPT_INT, &f.threads, "N", "threads (default: all that may be used)"},
-        {"json", OPT_FLAG, &f.json, NULL, "print one JSON object"},
+        THREADS_FLAG(f.threads),
+        JSON_FLAG(f.json),
         {"quiet", OPT_FLAG, &f.quiet, NULL, "print nothing"},
         {0},
     };
+    const CommandLine line = {.usage = usage, .about = about, .opts = opts};
+    int code;
+    if (!command_read(&line, argc, argv, &code)) return code;
     Err err = {0};
-    int n_args;
-    Status s = opts_parse(opts, argc, argv, NULL, &n_args, 0, &help, &err);
-    if (s == OK && help) {
-        opts_help(stdout, usage, about, opts);
-        return EXIT_DONE;
-    }
-    if (s == OK) s = run(&f, &err);
+    Status s = run(&f, &err);
     return command_end(s, &err);
 }

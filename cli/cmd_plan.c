@@ -1,13 +1,12 @@
 /* lorac plan: what a run will take, on a GPU that need not be here. */
 #include "base/fs.h"
-#include "base/opts.h"
 #include "cli/commands.h"
+#include "cli/config_args.h"
+#include "cli/flags.h"
 #include "cli/plan_print.h"
 #include "dist/launch.h"
 
 #include <stdlib.h>
-
-enum { MAX_ARGS = 256 };
 
 /* The data are opened when all files are there; else the plan assumes full rows and says so. */
 static bool data_are_there(const TrainConfig *c, const char **missing)
@@ -97,9 +96,10 @@ static int plan(TrainConfig *c, const char *gpu, int ranks, bool json, Log *log,
 
 int cmd_plan(int argc, char **argv)
 {
-    bool json = false, help = false;
+    bool json = false;
     int64_t ranks = 1;
     const char *gpu = NULL;
+    ConfigArgs args = {0};
     const Opt opts[] = {
         {"gpu", OPT_STRING, &gpu, "NAME",
          "the GPU to plan for, whatever runtime.device says: h200 (the default for cuda), h100, "
@@ -107,33 +107,28 @@ int cmd_plan(int argc, char **argv)
         {"ranks", OPT_INT, &ranks, "N", "processes that train together, one a GPU (default 1)"},
         {"json", OPT_FLAG, &json, NULL, "one JSON object instead of the tables"},
         {0}};
-    const char *args[MAX_ARGS + 1];
-    int n_args = 0;
+    const CommandLine line = {
+        .usage = "lorac plan CONFIG.yaml [KEY=VALUE ...]",
+        .about = "Peak memory, work and least time of a run, from its own step on a device that "
+                 "computes nothing.\nNeeds neither the GPU nor the model's weights; without the "
+                 "data files it assumes full rows.\nExit code 2 when the run does not fit.",
+        .opts = opts,
+        CONFIG_ARGS(args)};
+    int code;
+    if (!command_read(&line, argc, argv, &code)) return code;
     Err err = {0};
-    Status status = opts_parse(opts, argc, argv, args, &n_args, MAX_ARGS, &help, &err);
-    if (help) {
-        opts_help(stdout, "lorac plan CONFIG.yaml [KEY=VALUE ...]",
-                  "Peak memory, work and least time of a run, from its own step on a device that "
-                  "computes nothing.\nNeeds neither the GPU nor the model's weights; without the "
-                  "data files it assumes full rows.\nExit code 2 when the run does not fit.",
-                  opts);
-        return EXIT_DONE;
-    }
-    if (status == OK && n_args == 0)
-        status = err_set(&err, E_INPUT, "lorac plan: name a config file; see lorac plan --help");
-    if (status == OK && (ranks < 1 || ranks > 1 << 16))
-        status =
-            err_set(&err, E_INPUT, "--ranks: must be from 1 to 65536, is %lld", (long long)ranks);
+    Status status = config_args_check(&args, argv[0], &err);
+    if (status == OK) status = flag_range("ranks", ranks, 1, 1 << 16, &err);
     if (status != OK) return command_end(status, &err);
 
     /* --gpu stands for the whole device: its precision is the GPU's default, too. */
-    if (gpu) args[n_args++] = "runtime.device=cuda";
+    if (gpu) args.items[args.n++] = "runtime.device=cuda";
     Log log = {.to = stderr, .level = LOG_WARN};
     TrainConfig c;
     Problems problems = {0};
-    status = config_load(&c, args[0], args + 1, n_args - 1, false, &problems);
+    status = config_args_load(&c, &args, false, &problems);
     if (status != OK) return command_end_problems(status, &problems, NULL);
-    int code = plan(&c, gpu, (int)ranks, json, &log, &problems);
+    code = plan(&c, gpu, (int)ranks, json, &log, &problems);
     config_clear(&c);
     return code;
 }

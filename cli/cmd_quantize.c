@@ -1,7 +1,7 @@
 /* `lorac quantize`: a model folder in 4 or 8 bits that transformers and bitsandbytes load. */
 #include "base/fs.h"
-#include "base/opts.h"
 #include "cli/commands.h"
+#include "cli/flags.h"
 #include "model/quant_write.h"
 
 static const char usage[] = "lorac quantize --model DIR --out DIR [OPTIONS]";
@@ -31,14 +31,15 @@ static void print(StrBuf *b, const QuantReport *r, const Flags *f, const QuantOp
 
 static Status run(const Flags *f, Err *err)
 {
-    TRY(command_threads(f->threads, err));
+    TRY(flag_threads(f->threads, err));
     if (!f->model || !path_is_dir(f->model))
         return err_set(err, E_INPUT, "--model: %s",
                        f->model ? "is not a folder" : "needs a folder");
     if (!f->out) return err_set(err, E_INPUT, "--out: needs a folder to write");
-    QuantOpts o = {0};
-    if (!quant_type_find(&o.type, f->type) || o.type == QUANT_FP8)
-        return err_set(err, E_INPUT, "--type: must be one of nf4, fp4, int8, is '%s'", f->type);
+    static const char *const types[] = {"nf4", "fp4", "int8", NULL};
+    int type;
+    TRY(flag_choice(&type, "type", f->type, types, err));
+    QuantOpts o = {.type = (QuantType)(QUANT_NF4 + type)};
     o.nested = quant_is_4bit(o.type) && !f->single;
     if (f->single && !quant_is_4bit(o.type))
         return err_set(err, E_INPUT, "--single: only with nf4 and fp4");
@@ -66,7 +67,6 @@ static Status run(const Flags *f, Err *err)
 int cmd_quantize(int argc, char **argv)
 {
     Flags f = {.type = "nf4"};
-    bool help;
     const Opt opts[] = {
         {"model", OPT_STRING, &f.model, "DIR", "the model's folder"},
         {"out", OPT_STRING, &f.out, "DIR", "the folder to write; must not exist, or be empty"},
@@ -74,17 +74,14 @@ int cmd_quantize(int argc, char **argv)
         {"single", OPT_FLAG, &f.single, NULL, "nf4 and fp4 without double quantisation"},
         {"block", OPT_INT, &f.block, "N",
          "nf4 and fp4: weights that share a scale, 32 to 4096 (default 64)"},
-        {"threads", OPT_INT, &f.threads, "N", "threads (default: all that may be used)"},
+        THREADS_FLAG(f.threads),
         {"quiet", OPT_FLAG, &f.quiet, NULL, "print nothing"},
         {0},
     };
+    const CommandLine line = {.usage = usage, .about = about, .opts = opts};
+    int code;
+    if (!command_read(&line, argc, argv, &code)) return code;
     Err err = {0};
-    int n_args;
-    Status s = opts_parse(opts, argc, argv, NULL, &n_args, 0, &help, &err);
-    if (s == OK && help) {
-        opts_help(stdout, usage, about, opts);
-        return EXIT_DONE;
-    }
-    if (s == OK) s = run(&f, &err);
+    Status s = run(&f, &err);
     return command_end(s, &err);
 }

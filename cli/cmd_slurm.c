@@ -1,13 +1,11 @@
 /* lorac slurm: a batch script from a config. */
 #include "base/fs.h"
 #include "cli/commands.h"
+#include "cli/config_args.h"
 #include "cli/slurm_script.h"
-#include "trainer/config.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-enum { MAX_ARGS = 256 };
 
 /* "llama-8b" of "configs/llama-8b.yaml". */
 static char *name_of(const char *path)
@@ -50,16 +48,17 @@ static Status check_words(const SlurmJob *j, Err *err)
 }
 
 /* Each value of a sweep is read as the run will read it: an unknown key or a wrong value is told now. */
-static Status check_sweep(const SlurmJob *j, const char **args, int n_args, Problems *problems)
+static Status check_sweep(const SlurmJob *j, const ConfigArgs *args, Problems *problems)
 {
     for (int i = 0; i < j->sweep->n; i++) {
         const char *item = j->sweep->items[i], *at = strchr(item, '=');
         for (const char *p = at + 1; *p;) {
             size_t len = strcspn(p, ",");
             char *one = str_format("%.*s%.*s", (int)(at + 1 - item), item, (int)len, p);
+            ConfigArgs with = *args;
+            with.items[with.n++] = one;
             TrainConfig c;
-            args[n_args] = one;
-            Status s = config_load(&c, args[0], args + 1, n_args, false, problems);
+            Status s = config_args_load(&c, &with, false, problems);
             if (s == OK) config_clear(&c);
             free(one);
             TRY(s);
@@ -71,7 +70,7 @@ static Status check_sweep(const SlurmJob *j, const char **args, int n_args, Prob
 
 int cmd_slurm(int argc, char **argv)
 {
-    bool help = false;
+    ConfigArgs args = {0};
     OptStrings sweep = {0};
     SlurmJob job = {.lorac = "lorac",
                     .gpus = -1,
@@ -94,40 +93,37 @@ int cmd_slurm(int argc, char **argv)
          "one run for each value, as a job array (several: each combination)"},
         {"lorac", OPT_STRING, &job.lorac, "PATH", "the program on the nodes; default lorac"},
         {0}};
-    const char *args[MAX_ARGS + 1]; /* and a value of a sweep */
-    int n_args = 0;
+    const CommandLine line = {
+        .usage = "lorac slurm CONFIG.yaml [KEY=VALUE ...] > job.sbatch",
+        .about = "A batch script for Slurm that trains as the config says, stops before the time "
+                 "limit with a\ncheckpoint, and puts itself back into the queue until it is done.",
+        .opts = opts,
+        CONFIG_ARGS(args)};
+    int code;
+    if (!command_read(&line, argc, argv, &code)) return code;
     Err err = {0};
-    Status status = opts_parse(opts, argc, argv, args, &n_args, MAX_ARGS, &help, &err);
-    if (help) {
-        opts_help(stdout, "lorac slurm CONFIG.yaml [KEY=VALUE ...] > job.sbatch",
-                  "A batch script for Slurm that trains as the config says, stops before the time "
-                  "limit with a\ncheckpoint, and puts itself back into the queue until it is done.",
-                  opts);
-        return EXIT_DONE;
-    }
-    if (status == OK && n_args == 0)
-        status = err_set(&err, E_INPUT, "lorac slurm: name a config file; see lorac slurm --help");
+    Status status = config_args_check(&args, argv[0], &err);
     if (status != OK) return command_end(status, &err);
 
     TrainConfig c;
     Problems problems = {0};
-    status = config_load(&c, args[0], args + 1, n_args - 1, false, &problems);
+    status = config_args_load(&c, &args, false, &problems);
     if (status != OK) return command_end_problems(status, &problems, NULL);
     if (job.gpus < 0) job.gpus = str_eq(c.device, "cpu") ? 0 : 1;
     job.argc = argc;
     job.argv = argv;
-    job.config = args[0];
-    job.overrides = args + 1;
-    job.n_overrides = n_args - 1;
+    job.config = args.items[0];
+    job.overrides = args.items + 1;
+    job.n_overrides = args.n - 1;
     job.output = c.output;
     job.before_end = c.save_before_end;
-    char *name = name_of(args[0]);
+    char *name = name_of(args.items[0]);
     if (!job.name) job.name = name;
     StrBuf b = {0};
     status = check_counts(&job, &err);
     if (status == OK) status = check_words(&job, &err);
     if (status == OK) status = slurm_script(&b, &job, &err);
-    if (status == OK) status = check_sweep(&job, args, n_args, &problems);
+    if (status == OK) status = check_sweep(&job, &args, &problems);
     if (status == OK) status = command_print(&b, &err);
     strbuf_clear(&b);
     free(name);

@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "cli/commands.h"
 #include "cli/data_flags.h"
+#include "cli/flags.h"
 #include "data/formats.h"
 #include "data/jsonl.h"
 #include "data/store.h"
@@ -225,10 +226,7 @@ static Status check_flags(const Flags *f, Err *err)
     int ways = (f->n_args > 0 || f->ids) + (f->file != NULL) + data;
     if (ways != 1) return err_set(err, E_INPUT, "give TEXT, --file, --ids with ids, or --data");
     if (f->ids && f->n_args == 0) return err_set(err, E_INPUT, "--ids: needs ids as arguments");
-    const struct {
-        const char *name;
-        bool given, fits;
-    } flags[] = {
+    const FlagUse flags[] = {
         {"bos", f->bos, !data && !f->ids},
         {"eos", f->eos, !data && !f->ids},
         {"specials", f->specials, !data && !f->ids},
@@ -241,10 +239,7 @@ static Status check_flags(const Flags *f, Err *err)
         {"train-on", f->train_on, data},
         {"rows", f->rows != 0, data},
     };
-    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
-        if (flags[i].given && !flags[i].fits)
-            return err_set(err, E_INPUT, "--%s: has no meaning %s --data", flags[i].name,
-                           data ? "with" : "without");
+    TRY(CHECK_USE(flags, data ? "with --data" : "without --data", err));
     if (f->rows < 0)
         return err_set(err, E_INPUT, "--rows: must be at least 1, got %lld", (long long)f->rows);
     if (!f->tokenizer) return err_set(err, E_INPUT, "--tokenizer: needs a folder or a file");
@@ -285,7 +280,6 @@ static Status run(Flags *f, Err *err)
 int cmd_tokenize(int argc, char **argv)
 {
     Flags f = {0};
-    bool help;
     const Opt opts[] = {
         {"tokenizer", OPT_STRING, &f.tokenizer, "PATH",
          "model folder, tokenizer.json, tokenizer.model or rank file"},
@@ -303,12 +297,15 @@ int cmd_tokenize(int argc, char **argv)
         {"json", OPT_FLAG, &f.json, NULL, "one JSON object a text or row"},
         {0},
     };
+    const CommandLine line = {.usage = usage,
+                              .about = about,
+                              .opts = opts,
+                              .args = f.args,
+                              .max_args = 1024,
+                              .n_args = &f.n_args};
+    int code;
+    if (!command_read(&line, argc, argv, &code)) return code;
     Err err = {0};
-    Status s = opts_parse(opts, argc, argv, f.args, &f.n_args, 1024, &help, &err);
-    if (s == OK && help) {
-        opts_help(stdout, usage, about, opts);
-        return EXIT_DONE;
-    }
-    if (s == OK) s = run(&f, &err);
+    Status s = run(&f, &err);
     return command_end(s, &err);
 }

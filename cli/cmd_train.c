@@ -1,9 +1,9 @@
 /* lorac train: opens what the config names, tells what was found, trains, ends with one line that says
  * how the run ended. */
-#include "base/opts.h"
 #include "base/str.h"
 #include "cli/bench_print.h"
 #include "cli/commands.h"
+#include "cli/config_args.h"
 #include "cli/ranks.h"
 #include "cli/train_data.h"
 #include "trainer/run.h"
@@ -11,8 +11,6 @@
 
 #include <stdlib.h>
 #include <unistd.h>
-
-enum { MAX_ARGS = 256 };
 
 static void print_result(const TrainConfig *c, const RunResult *r)
 {
@@ -76,29 +74,29 @@ static int train(Ranks *ranks, TrainConfig *c, bool profile, Log *log, Problems 
 
 int cmd_train(int argc, char **argv)
 {
-    bool verbose = false, quiet = false, profile = false, help = false;
+    LogFlags flags = {0};
+    bool profile = false;
+    ConfigArgs args = {0};
     const Opt opts[] = {
-        {"verbose", OPT_FLAG, &verbose, NULL, "more notes, and the first row as a table of tokens"},
-        {"quiet", OPT_FLAG, &quiet, NULL, "warnings only, no progress"},
+        {"verbose", OPT_FLAG, &flags.verbose, NULL,
+         "more notes, and the first row as a table of tokens"},
+        {"quiet", OPT_FLAG, &flags.quiet, NULL, "warnings only, no progress"},
         {"profile", OPT_FLAG, &profile, NULL,
          "at the end: time, operations and bytes of the third step by module, op and kernel"},
         {0}};
-    const char *args[MAX_ARGS];
-    int n_args = 0;
+    const CommandLine line = {
+        .usage = "lorac train CONFIG.yaml [KEY=VALUE ...]",
+        .about = "Trains as the config says; KEY=VALUE overrides any key of it.\n"
+                 "`lorac check --explain` lists the keys, docs/config.md has them too.",
+        .opts = opts,
+        CONFIG_ARGS(args)};
+    int code;
+    if (!command_read(&line, argc, argv, &code)) return code;
     Err err = {0};
-    Status status = opts_parse(opts, argc, argv, args, &n_args, MAX_ARGS, &help, &err);
-    if (help) {
-        opts_help(stdout, "lorac train CONFIG.yaml [KEY=VALUE ...]",
-                  "Trains as the config says; KEY=VALUE overrides any key of it.\n"
-                  "`lorac check --explain` lists the keys, docs/config.md has them too.",
-                  opts);
-        return EXIT_DONE;
-    }
-    if (status == OK && n_args == 0)
-        status = err_set(&err, E_INPUT, "lorac train: name a config file; see lorac train --help");
+    Status status = config_args_check(&args, argv[0], &err);
     if (status != OK) return command_end(status, &err);
 
-    Log log = {.to = stderr, .level = quiet ? LOG_WARN : verbose ? LOG_VERBOSE : LOG_INFO};
+    Log log = command_log(&flags);
     TrainConfig c;
     Problems problems = {0};
     stop_listen();
@@ -106,11 +104,11 @@ int cmd_train(int argc, char **argv)
     status = ranks_join(&ranks, &err);
     if (status != OK) return command_end(status, &err);
     if (ranks.hosts.rank > 0) log = (Log){.level = LOG_QUIET}; /* rank 0 speaks for all */
-    status = config_load(&c, args[0], args + 1, n_args - 1, true, &problems);
+    status = config_args_load(&c, &args, true, &problems);
     bool loaded = status == OK;
     status = comm_agree_problems(&ranks.hosts, status, &problems);
-    int code = status == OK ? train(&ranks, &c, profile, &log, &problems)
-                            : ranks_end(&ranks, status, &problems, NULL);
+    code = status == OK ? train(&ranks, &c, profile, &log, &problems)
+                        : ranks_end(&ranks, status, &problems, NULL);
     if (loaded) config_clear(&c);
     ranks_leave(&ranks);
     return code;

@@ -1,10 +1,27 @@
-/* How every command ends: lines to stderr, an exit code. */
+/* How every command begins and ends: its arguments are read; lines to stderr, an exit code. */
 #include "cli/command.h"
 
 #include <stdio.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+bool command_read(const CommandLine *line, int argc, char **argv, int *code)
+{
+    int none;
+    bool help;
+    Err err = {0};
+    Status s = opts_parse(line->opts, argc, argv, line->args, line->n_args ? line->n_args : &none,
+                          line->max_args, &help, &err);
+    if (help) opts_help(stdout, line->usage, line->about, line->opts);
+    *code = command_end(s, &err);
+    return s == OK && !help;
+}
+
+Log command_log(const LogFlags *f)
+{
+    return (Log){.to = stderr, .level = f->quiet ? LOG_WARN : f->verbose ? LOG_VERBOSE : LOG_INFO};
+}
 
 int command_end(Status s, const Err *err)
 {
@@ -28,12 +45,6 @@ Status command_print(StrBuf *b, Err *err)
     broken |= fflush(stdout) != 0;
     strbuf_clear(b);
     return broken ? err_set(err, E_FAILED, "cannot write to standard output") : OK;
-}
-
-Status command_threads(int64_t n, Err *err)
-{
-    if (n >= 0 && n <= 4096) return OK;
-    return err_set(err, E_INPUT, "--threads: must be 0 (all) to 4096, got %lld", (long long)n);
 }
 
 bool command_same_file(const char *a, const char *b)

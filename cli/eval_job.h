@@ -8,12 +8,14 @@
 #include "cli/model_open.h"
 #include "trainer/config.h"
 
+enum { EVAL_MAX_OVERRIDES = 64 };
+
 typedef struct EvalJob {
     ModelFlags model;
     GenFlags gen;
     DataFlags data;
     const char *config, *train_on, *overlong, *baseline, *out;
-    const char *overrides[64];
+    const char *overrides[EVAL_MAX_OVERRIDES];
     int n_overrides;
     int64_t max_length, limit;
     bool rouge, stem, json, allow_untrained;

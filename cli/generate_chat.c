@@ -57,6 +57,11 @@ static Status read_turns(Turns *out, const Json *root, const char *name, const c
         if (!json_str(json_get(json_at(list, i), "role"), &role, NULL))
             return err_set(err, E_INPUT, "%s: message %zu: role: needs a string, got %s", name,
                            i + 1, json_kind_name(json_get(json_at(list, i), "role")));
+        if (!str_eq(role, "system") && !str_eq(role, "user") && !str_eq(role, "assistant"))
+            return err_set(err, E_INPUT,
+                           "%s: message %zu: role: '%s' is unknown; there are system, user and "
+                           "assistant",
+                           name, i + 1, role);
         if (!json_str(json_get(json_at(list, i), "content"), &text, &len))
             return err_set(err, E_INPUT, "%s: message %zu: content: needs a string, got %s", name,
                            i + 1, json_kind_name(json_get(json_at(list, i), "content")));

@@ -1,7 +1,7 @@
 #include "cli/model_open.h"
 
 #include "base/fs.h"
-#include "cli/command.h"
+#include "cli/flags.h"
 #include "model/hf_files.h"
 
 int64_t model_context(const LlamaConfig *cfg)
@@ -12,7 +12,7 @@ int64_t model_context(const LlamaConfig *cfg)
 
 Status model_read_config(LlamaConfig *cfg, Tokenizer **t, const ModelFlags *f, Err *err)
 {
-    TRY(command_threads(f->threads, err));
+    TRY(flag_threads(f->threads, err));
     if (!f->model) return err_set(err, E_INPUT, "--model: needs a model folder");
     if (!path_is_dir(f->model))
         return err_set(err, E_INPUT, "--model: %s is not a folder", f->model);
@@ -52,9 +52,10 @@ static Status quantize(OpenModel *m, const ModelFlags *f, Err *err)
         return err_set(err, E_INPUT, "--quantize: the model is quantised already (%s)",
                        quant_method_name(file->method));
     if (f->quantize) {
-        if (!quant_type_find(&o.type, f->quantize))
-            return err_set(err, E_INPUT, "--quantize: must be one of nf4, fp4, int8, fp8, is '%s'",
-                           f->quantize);
+        static const char *const types[] = {"nf4", "fp4", "int8", "fp8", NULL};
+        int type;
+        TRY(flag_choice(&type, "quantize", f->quantize, types, err));
+        o.type = (QuantType)(QUANT_NF4 + type);
         o.nested = quant_is_4bit(o.type);
     }
     llama_quantize(&m->llama, &o);
@@ -69,20 +70,6 @@ static Status quantize(OpenModel *m, const ModelFlags *f, Err *err)
     return OK;
 }
 
-static Status read_precision(DType *out, const ModelFlags *f, const char *device, Err *err)
-{
-    bool cpu = str_eq(device, "cpu");
-    *out = cpu ? DT_F32 : DT_BF16;
-    if (!f->precision) return OK;
-    if (!str_eq(f->precision, "fp32") && !str_eq(f->precision, "bf16"))
-        return err_set(err, E_INPUT, "--precision: must be one of fp32, bf16, is '%s'",
-                       f->precision);
-    *out = str_eq(f->precision, "bf16") ? DT_BF16 : DT_F32;
-    if (cpu && *out == DT_BF16)
-        return err_set(err, E_INPUT, "--precision: the CPU computes in fp32; leave it out");
-    return OK;
-}
-
 Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int64_t positions,
                   Log *log, Err *err)
 {
@@ -92,7 +79,7 @@ Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int
         return err_set(err, E_INPUT, "--device: '%s' is not built in; there is: %s", device,
                        backend_names());
     DType compute;
-    TRY(read_precision(&compute, f, device, err));
+    TRY(flag_precision(&compute, f->precision, device, err));
     DeviceOpts opts = {.threads = (int)f->threads};
     TRY(device_open(&m->dev, backend, &opts, compute, err));
     llama_init(&m->llama, cfg, &m->dev, positions);

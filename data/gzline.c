@@ -2,14 +2,13 @@
  * gzread takes a file that ends inside a member for a shorter file. */
 #include "data/gzline.h"
 
+#include "base/fs.h"
 #include "base/str.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -42,13 +41,8 @@ static Status fill(ByteSource *s, Err *err)
 
 Status source_open(ByteSource **out, const char *path, Err *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return err_set(err, E_INPUT, "%s: cannot be opened: %s", path, strerror(errno));
-    struct stat st;
-    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
-        close(fd);
-        return err_set(err, E_INPUT, "%s: is a folder, a file was expected", path);
-    }
+    int fd;
+    TRY(file_open(&fd, path, err));
     ByteSource *s = xcalloc(1, sizeof *s);
     s->path = xstrdup(path);
     s->fd = fd;

@@ -170,6 +170,10 @@ static Status read_model(Tokenizer *t, const Json *file, const Source *src, Err 
     if (!json_is(model, JK_OBJECT))
         return err_set(err, E_INPUT, "%s: model: must be an object, found %s", path,
                        json_kind_name(model));
+    const Json *named = json_get(model, "type");
+    if (!json_is_null(named) && !json_is(named, JK_STRING))
+        return err_set(err, E_INPUT, "%s: model.type: must be a string, found %s", path,
+                       json_kind_name(named));
     const char *type = json_type(model);
     if (*type && !str_eq(type, "BPE"))
         return err_set(err, E_INPUT, "%s: model.type: %s is not supported; lorac knows BPE", path,

@@ -68,7 +68,9 @@ Status lora_load(LoraSet *s, Llama *m, const char *dir, Err *err)
 {
     char *path = weights_path(dir);
     SafeTensors *f = NULL;
-    Status status = safetensors_open(&f, path, err);
+    Status status = path_is_dir(path) /* which safetensors_open would take for a model's */
+                        ? err_set(err, E_INPUT, "%s: is a folder, a file is needed", path)
+                        : safetensors_open(&f, path, err);
     if (status == OK) status = check_names(m, f, path, err);
     if (status == OK) status = check_tied_pair(m, f, err);
     Upload *u = upload_open(m->dev);

@@ -79,8 +79,10 @@ static Status parse(TrainConfig *out, const char *text, size_t len, const char *
                      r.file->kind == YAML_LIST ? "list" : "text");
     for (int i = 0; i < n_overrides; i++)
         reader_override(&r, overrides[i]);
-    read_all(&r, out);
-    if (need_files) config_check_files(out, problems);
+    if (r.file->kind == YAML_MAP) { /* else every key would be missing, too */
+        read_all(&r, out);
+        if (need_files) config_check_files(out, problems);
+    }
     yaml_node_free(r.file);
     yaml_node_free(r.overrides);
     if (problems->n == before) return OK;

@@ -239,12 +239,30 @@ StepResult stepper_run_batches(Stepper *s, const HostBatch *batches, int n, doub
     return end_step(s, info);
 }
 
-static int64_t count_nonfinite(Stepper *s, const Tensor *t)
+static int64_t count_dense(Stepper *s, const Tensor *t)
 {
     float n;
     s->dev->k->count_nonfinite(s->dev, &s->count, 0.0f, t);
     tensor_read(s->dev, &s->count, &n);
     return (int64_t)n;
+}
+
+/* Of a matrix with a pitch (an adapter lies beside its rows) first what it spans, at once: mostly there is nothing. */
+static int64_t count_nonfinite(Stepper *s, const Tensor *t)
+{
+    if (tensor_is_dense(t)) return count_dense(s, t);
+    int64_t rows = t->shape[0], cols = t->shape[1];
+    Tensor span = *t;
+    span.n_dims = 1;
+    span.shape[0] = span.ld = (rows - 1) * t->ld + cols;
+    if (count_dense(s, &span) == 0) return 0;
+    int64_t n = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        Tensor row = tensor_slice_rows(t, i, 1);
+        row.ld = cols;
+        n += count_dense(s, &row);
+    }
+    return n;
 }
 
 static int64_t count_in_slice(Stepper *s, Param *p, int slice)

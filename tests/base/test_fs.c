@@ -103,6 +103,20 @@ Test(fs, reading_fails_with_the_reason)
     cr_assert_eq(file_map(&m, dir, &err), E_INPUT);
     cr_assert(str_ends(err.line, ": is a folder, a file is needed"), "%s", err.line);
     free(want);
+    char *pipe = in_dir("pipe"), *copy = in_dir("copy");
+    cr_assert_eq(mkfifo(pipe, 0600), 0); /* nobody writes to it: opened, it would wait for ever */
+    want = str_format("%s: is a pipe, a file is needed", pipe);
+    cr_assert_eq(file_read(&text, NULL, pipe, &err), E_INPUT);
+    cr_assert_str_eq(err.line, want);
+    cr_assert_eq(file_map(&m, pipe, &err), E_INPUT);
+    cr_assert_str_eq(err.line, want);
+    cr_assert_eq(file_copy(pipe, copy, &err), E_INPUT);
+    cr_assert_str_eq(err.line, want);
+    cr_assert(!path_exists(copy));
+    cr_assert_eq(unlink(pipe), 0);
+    free(copy);
+    free(pipe);
+    free(want);
     free(absent);
 }
 

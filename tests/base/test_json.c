@@ -54,6 +54,7 @@ Test(json, kinds_and_values)
         cr_expect_eq(json_kind(json_get(j, kinds[k].key)), kinds[k].kind, "%s", kinds[k].key);
         cr_expect_str_eq(json_kind_name(json_get(j, kinds[k].key)), kinds[k].name);
     }
+    cr_assert_eq(json_kind(NULL), JK_NULL);
     cr_assert_str_eq(json_kind_name(NULL), "nothing");
     json_free(j);
     json_free(NULL);

@@ -19,11 +19,21 @@ cp "$tmp/out" "$tmp/explained"
 same 'docs/config.md is up to date' "$tmp/explained" "$root/docs/config.md"
 
 printf '{"input_ids": [1, 2], "labels": [1]}\n{"input_ids": [1, "x"], "labels": [1, 2]}\n' >"$tmp/bad.jsonl"
+cp "$tmp/bad.jsonl" "$tmp/bad.copy"
 refused 'data and model are both looked at' 2 "$tmp/bad.jsonl:1: *
 $tmp/bad.jsonl:2: *
 command line: lora.targets: *q_prj*" \
     check "$tmp/run.yaml" data.train="$tmp/bad.jsonl" lora.targets='[q_prj]'
 refused 'config errors' 2 "command line: batch.micro: must divide batch.global, which is 8; is 3" \
     check "$tmp/run.yaml" batch.micro=3
+
+refused 'a file in the way of the output' 2 "command line: output: $tmp/bad.jsonl is a file; name a folder, new or of an earlier run" \
+    check "$tmp/run.yaml" output="$tmp/bad.jsonl"
+same 'the file in the way is as it was' "$tmp/bad.jsonl" "$tmp/bad.copy"
+echo '- a' >"$tmp/list.yaml"
+refused 'a list is no config' 2 "$tmp/list.yaml:1: a config is a map of keys, this is a list" check "$tmp/list.yaml"
+mkfifo "$tmp/pipe"
+refused 'a config that is a pipe' 2 "$tmp/pipe: is a pipe, a file is needed" check "$tmp/pipe"
+refused 'rows that are a pipe' 2 "$tmp/pipe: is a pipe, a file is needed" check --quiet "$tmp/run.yaml" data.train="$tmp/pipe"
 
 finish

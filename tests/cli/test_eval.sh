@@ -76,6 +76,8 @@ refused "flag of rouge" 2 '--temperature: has no meaning without --rouge' \
     eval --model "$m" --data "$tmp/val.jsonl" --format samsum --temperature 1
 refused "flag beside a baseline" 2 '--model: has no meaning beside --baseline' \
     eval --baseline first-turn --model "$m" --data "$tmp/val.jsonl" --format samsum
+refused "out is a folder" 2 "--out: $tmp is a folder, name a file" \
+    eval --model "$m" --data "$tmp/val.jsonl" --format samsum --out "$tmp"
 refused "out is in" 2 '--out: * is the file that is read' \
     eval --baseline first-turn --data "$tmp/val.jsonl" --format samsum --out "$tmp/val.jsonl"
 refused "threads" 2 '--threads: must be 0 (all) to 4096, got -1' \
@@ -113,6 +115,9 @@ refused "outliers of nf4" 2 "--int8-outliers: the base is kept as nf4; it is for
 refused "a threshold below 0" 2 "--int8-outliers: must be above 0, is -1" $q --quantize int8 --int8-outliers -1
 echo '{"dialogue": "A: x"}' >"$tmp/bad.jsonl"
 refused "no answer" 2 '*bad.jsonl:1: summary: *' eval --model "$m" --data "$tmp/bad.jsonl" --format samsum
+cp -r "$tmp/adapter" "$tmp/folder" && rm "$tmp/folder/adapter_model.safetensors" && mkdir "$tmp/folder/adapter_model.safetensors"
+refused "adapter whose tensors are a folder" 2 "$tmp/folder/adapter_model.safetensors: is a folder, a file is needed" \
+    eval --model "$m" --adapter "$tmp/folder" --data "$golden/batches.jsonl" --format tokens
 refused "adapter of another model" 2 '*lora_final/adapter_model.safetensors: *' \
     eval --model "$m" --adapter "$root/tests/fixtures/golden/llama3-tiny/lora_final" --data "$tmp/val.jsonl" --format samsum
 finish

@@ -87,6 +87,10 @@ refused "format" 2 "--format: 'samsun' is none; did you mean 'samsum'?" \
 refused "template" 2 "--template: 'jinja' is none of default, llama2, *" \
     generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --template jinja
 refused "no data" 2 '*/none.jsonl: *' generate --model "$m" --data "$tmp/none.jsonl" --format samsum
+refused "out is a folder" 2 "--out: $tmp is a folder, name a file" \
+    generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --out "$tmp"
+refused "out is nowhere" 2 "--out: $tmp/no/x: there is no folder $tmp/no/" \
+    generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --out "$tmp/no/x"
 refused "out is in" 2 '--out: * is the file that is read' \
     generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --out "$tmp/rows.jsonl"
 printf '{"dialogue": "a", "summary": "b"}\n{"summary": "b"}\n{"dialogue": 5}\n' >"$tmp/bad.jsonl"
@@ -100,6 +104,11 @@ refused "chat without content" 2 '*chat.json: message 1: content: needs a string
     generate --model "$m" --chat "$tmp/chat.json"
 echo '[{"role": "assistant", "content": "x"}]' >"$tmp/chat.json"
 refused "nothing to answer" 2 '*chat.json: message 1: the last is the assistant*' generate --model "$m" --chat "$tmp/chat.json"
+echo '{}' >"$tmp/chat.json"
+refused "chat without messages" 2 '*chat.json: needs a list of messages, *' generate --model "$m" --chat "$tmp/chat.json"
+echo '[{"role": "asistant", "content": "x"}]' >"$tmp/chat.json"
+refused "role of nobody" 2 "*chat.json: message 1: role: 'asistant' is unknown; there are system, user and assistant" \
+    generate --model "$m" --chat "$tmp/chat.json"
 echo '{' >"$tmp/chat.json"
 refused "chat is no JSON" 2 '*chat.json:*' generate --model "$m" --chat "$tmp/chat.json"
 refused "two prefixes" 2 '--prompt-template: not together with --template' \

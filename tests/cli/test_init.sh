@@ -21,4 +21,7 @@ refused 'a folder that holds a model' 2 "$tmp/a: holds a config.json already; na
 refused 'no folder' 2 'lorac init: name one folder to write; see lorac init --help' init --preset tiny
 refused 'a dtype that is none' 2 "--dtype: must be fp32, bf16 or fp16, is 'int4'" init --preset tiny --dtype int4 "$tmp/x"
 
+refused 'more tokens than ids have room for' 2 '--vocab: must be from 1 to 2147483647, is 99999999999' \
+    init "$tmp/huge" --preset tiny --vocab 99999999999
+
 finish

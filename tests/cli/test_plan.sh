@@ -8,7 +8,7 @@ method: full
 data: {train: $tmp/absent.jsonl, format: tokens, max_length: 4096}
 batch: {global: 4, micro: 1}
 train: {recompute: full}
-output: $tmp/out
+output: $tmp/run
 runtime: {device: cuda}
 YAML
 

@@ -116,7 +116,7 @@ Test(dataset, every_problem_is_told)
                           "; each line must be one whole object (or the file one array of",
                           "b:1: the row must be an object {...}, found integer",
                           "b:1: the file ends inside the row that starts here",
-                          "gone: cannot be opened: No such file or directory"};
+                          "gone: cannot open: No such file or directory"};
     for (size_t i = 0; i < sizeof want / sizeof *want; i++)
         cr_expect(strstr(o.problems, want[i]) != NULL, "%s not in\n%s", want[i], o.problems);
     opened_clear(&o);

@@ -107,10 +107,10 @@ Test(jsonl, rows_and_errors)
     }
     char *gone = path_join(dir, "gone");
     char *got = rows_of(gone);
-    cr_expect_str_eq(got, "!: cannot be opened: No such file or directory");
+    cr_expect_str_eq(got, "!: cannot open: No such file or directory");
     free(got);
     got = rows_of(dir);
-    cr_expect_str_eq(got, "!: is a folder, a file was expected");
+    cr_expect_str_eq(got, "!: is a folder, a file is needed");
     free(got);
     free(gone);
     tmp_dir_remove(dir);

@@ -313,6 +313,7 @@ Test(tokenizer_json, refusals)
         const char *parts, *model, *config, *says;
     } cases[] = {
         {"", "\"type\": \"Unigram\", \"vocab\": []", NULL, "model.type: Unigram is not supported"},
+        {"", "\"type\": 5, \"vocab\": {}", NULL, "model.type: must be a string, found integer"},
         {"", "\"type\": \"WordPiece\", \"vocab\": {}", NULL, "model.type: WordPiece"},
         {"", "\"type\": \"WordLevel\", \"vocab\": {}", NULL, "model.type: WordLevel"},
         {"",

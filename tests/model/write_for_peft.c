@@ -1,6 +1,8 @@
 /* Writes adapters and model folders of ours, each with the logits that we compute from it, for tools/check_peft.py to
- * load with PEFT and transformers.  usage: write_for_peft FIXTURES OUT */
+ * load with PEFT and transformers.  usage: write_for_peft FIXTURES OUT
+ * write_for_peft --logits BASE ADAPTER writes those of an adapter folder that is there already, into it. */
 #include "base/fs.h"
+#include "base/str.h"
 #include "model/merge.h"
 #include "tests/model/model_run.h"
 
@@ -80,6 +82,14 @@ static void write_logits(ModelRun *r, const char *base, const char *dir)
     free(path);
 }
 
+static void write_adapter_logits(const char *base, const char *dir)
+{
+    ModelRun r;
+    model_open(&r, base, NULL, dir);
+    write_logits(&r, base, dir);
+    model_close(&r);
+}
+
 /* Away from B = 0 and from the base, by the same amounts every time. */
 static void move_weights(ModelRun *r)
 {
@@ -114,9 +124,7 @@ static void write_adapter(const Case *c, const char *base, const char *dir)
     move_weights(&r);
     die_unless(lora_save(&r.lora, &r.m, dir, base, c->dtype, &err), &err);
     model_close(&r);
-    model_open(&r, base, NULL, dir); /* as rounded to the file's dtype */
-    write_logits(&r, base, dir);
-    model_close(&r);
+    write_adapter_logits(base, dir); /* as rounded to the file's dtype */
 
     char *merged = str_format("%s-merged", dir);
     MergeReport report;
@@ -140,8 +148,12 @@ static void write_model(const Case *c, const char *base, const char *dir)
 
 int main(int argc, char **argv)
 {
+    if (argc == 4 && str_eq(argv[1], "--logits")) {
+        write_adapter_logits(argv[2], argv[3]);
+        return 0;
+    }
     if (argc != 3) {
-        fprintf(stderr, "usage: write_for_peft FIXTURES OUT\n");
+        fprintf(stderr, "usage: write_for_peft FIXTURES OUT | --logits BASE ADAPTER\n");
         return 2;
     }
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

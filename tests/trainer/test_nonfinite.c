@@ -62,19 +62,48 @@ Test(nonfinite, weight_is_named, .timeout = 200)
     static const char *const tensors[] = {"model.layers.1.self_attn.k_proj.weight",
                                           "model.layers.0.mlp.up_proj.weight", "model.norm.weight",
                                           "lm_head.weight"};
-    for (int i = 0; i < 4; i++) {
-        char *model = poisoned_model(tensors[i], i % 2 ? INFINITY : NAN), *out = tmp_dir();
-        Training t = run(model, out, NULL);
+    /* beside an adapter a matrix has a pitch */
+    static const char *const methods[] = {"method=full", "method=lora"};
+    for (int i = 0; i < 8; i++) {
+        const char *tensor = tensors[i % 4];
+        char *model = poisoned_model(tensor, i % 2 ? INFINITY : NAN), *out = tmp_dir();
+        Training t = run(model, out, LIST(methods[i / 4]));
         char *start =
             str_format("step 1: weight %s holds 1 values that are not finite; stopped before the "
                        "optimizer, nothing was changed; there is no checkpoint",
-                       tensors[i]);
+                       tensor);
         expect_line(&t, start, "");
         free(start);
         training_clear(&t);
         tmp_dir_remove(model);
         tmp_dir_remove(out);
     }
+}
+
+/* What the optimizer made of an adapter is found in the step after. */
+Test(nonfinite, an_adapter_is_named, .timeout = 200)
+{
+    char *model = source_path("tests/fixtures/models/llama2-d64"), *from = tmp_dir(),
+         *out = tmp_dir();
+    Training t = run(model, from,
+                     LIST("method=lora", "train.max_steps=1", "lora={targets: [q_proj, v_proj]}"));
+    cr_assert_eq(t.status, OK, "%s", t.err.line);
+    training_clear(&t);
+    char *path = path_join(from, "adapter_model.safetensors"), *bytes;
+    size_t len;
+    Err err = {0};
+    cr_assert_eq(file_read(&bytes, &len, path, &err), OK);
+    const float nan =
+        NAN; /* the last value of the last tensor, which the names' order says is v_proj's B */
+    memcpy(bytes + len - sizeof nan, &nan, sizeof nan);
+    cr_assert_eq(file_write_atomic(path, bytes, len, &err), OK);
+    char *adapter = str_format("lora={adapter: \"%s\"}", from);
+    t = run(model, out, LIST("method=lora", adapter));
+    expect_line(&t, "step 1: weight ", ".v_proj.lora_B.weight holds 1 values that are not finite");
+    training_clear(&t);
+    free(adapter), free(bytes), free(path), free(model);
+    tmp_dir_remove(from);
+    tmp_dir_remove(out);
 }
 
 /* A weight so large that a product overflows: the weights themselves are finite. */

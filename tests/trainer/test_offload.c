@@ -153,7 +153,9 @@ static void every_way(const Way *ways, int n_ways)
             }
 }
 
-Test(offload, full, .timeout = 300)
+TestSuite(offload, .timeout = 300); /* one for all: CONTRIBUTING.md */
+
+Test(offload, full)
 {
     static const Way ways[] = {
         {"llama2-d64", {"method=full", NULL}},
@@ -170,7 +172,7 @@ Test(offload, full, .timeout = 300)
     every_way(ways, sizeof ways / sizeof *ways);
 }
 
-Test(offload, lora, .timeout = 300)
+Test(offload, lora)
 {
     static const Way ways[] = {
         {"llama3-d64", {"lora.rank=4", NULL}},
@@ -186,7 +188,7 @@ Test(offload, lora, .timeout = 300)
 }
 
 /* Codes come and go as values do. */
-Test(offload, qlora, .timeout = 300)
+Test(offload, qlora)
 {
     static const Way ways[] = {
         {"llama3-d64", {"method=qlora", "lora.rank=4", "batch.micro=1", NULL}, 512 * 64 * 8 + 8192},
@@ -198,7 +200,7 @@ Test(offload, qlora, .timeout = 300)
 }
 
 /* Groups of two that split, and have the same between them. */
-Test(offload, groups, .timeout = 300)
+Test(offload, groups)
 {
     static const Way way = {"llama2-d64", {"method=full", "parallel.shard_group=2", NULL}};
     static const char *const how[] = {none, optimizer, params};
@@ -218,7 +220,7 @@ Test(offload, groups, .timeout = 300)
 }
 
 /* A checkpoint knows nothing of where things lived: each way goes on from each other's. */
-Test(offload, resume, .timeout = 300)
+Test(offload, resume)
 {
     static const Way ways[] = {
         {"llama2-d64", {"method=full", NULL}},
@@ -250,7 +252,7 @@ Test(offload, resume, .timeout = 300)
 }
 
 /* What a step with a gradient that is not finite leaves: what was there before. */
-Test(offload, nonfinite, .timeout = 100)
+Test(offload, nonfinite)
 {
     static const Way way = {
         "llama2-d64",

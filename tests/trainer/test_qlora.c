@@ -61,7 +61,9 @@ static double last_losses(const char *model, const char *method)
     return loss;
 }
 
-Test(qlora, nf4_trains_as_well_as_fp32, .timeout = 200)
+TestSuite(qlora, .timeout = 200); /* one for all: CONTRIBUTING.md */
+
+Test(qlora, nf4_trains_as_well_as_fp32)
 {
     static const char *const folders[] = {
         "golden/llama2-tiny", "golden/llama3-tiny", "golden/qwen2-tiny",   "models/llama2-d64",
@@ -129,7 +131,7 @@ static void check_bits(const char *quantize)
     tmp_dir_remove(b);
 }
 
-Test(qlora, recompute_changes_no_bit, .timeout = 100)
+Test(qlora, recompute_changes_no_bit)
 {
     check_bits("model.quantize=nf4");
     check_bits("model.quant_block=512");
@@ -144,7 +146,7 @@ Test(qlora, recompute_changes_no_bit, .timeout = 100)
 #define EVAL "data.eval.count=8", "eval.every=2", "batch={global: 4, micro: 2}"
 
 /* The rows are the same wherever they come from; a run may go on with the embedding elsewhere. */
-Test(qlora, embedding_on_the_host_changes_no_bit, .timeout = 100)
+Test(qlora, embedding_on_the_host_changes_no_bit)
 {
     const char *model = "golden/llama2-tiny";
     char *a = tmp_dir(), *b = tmp_dir();
@@ -251,7 +253,7 @@ Test(qlora, pattern_that_matches_nothing_is_refused)
 }
 
 /* However many decoded matrices are there, and on whatever stream they were decoded. */
-Test(qlora, scratches_change_no_bit, .timeout = 100)
+Test(qlora, scratches_change_no_bit)
 {
     static const char *const ways[][2] = {
         {"runtime.scratches=2", "runtime.decode_ahead=false"},

@@ -97,35 +97,37 @@ static void resume_ends_in_the_same_bytes(const char *const *how, const char *re
     tmp_dir_remove(cut);
 }
 
-Test(resume, full_is_bit_exact, .timeout = 200)
+TestSuite(resume, .timeout = 200); /* one for all: CONTRIBUTING.md */
+
+Test(resume, full_is_bit_exact)
 {
     resume_ends_in_the_same_bytes(LIST("method=full"), "model.safetensors");
 }
 
-Test(resume, lora_with_dropout_is_bit_exact, .timeout = 200)
+Test(resume, lora_with_dropout_is_bit_exact)
 {
     resume_ends_in_the_same_bytes(LIST(DROP), "adapter_model.safetensors");
 }
 
-Test(resume, dora_with_dropout_is_bit_exact, .timeout = 200)
+Test(resume, dora_with_dropout_is_bit_exact)
 {
     resume_ends_in_the_same_bytes(LIST("lora={dora: true, dropout: 0.1, rank: 4}"),
                                   "adapter_model.safetensors");
 }
 
-Test(resume, qlora_is_bit_exact, .timeout = 200)
+Test(resume, qlora_is_bit_exact)
 {
     resume_ends_in_the_same_bytes(LIST("method=qlora", "lora={dropout: 0.1, rank: 4}"),
                                   "adapter_model.safetensors");
 }
 
-Test(resume, states_in_8_bits_are_bit_exact, .timeout = 200)
+Test(resume, states_in_8_bits_are_bit_exact)
 {
     resume_ends_in_the_same_bytes(LIST("method=full", "optim.states=int8"), "model.safetensors");
 }
 
 /* On other ranks: codes and absmax are written and read piece by piece. */
-Test(resume, states_in_8_bits_know_no_ranks, .timeout = 200)
+Test(resume, states_in_8_bits_know_no_ranks)
 {
     char *one = tmp_dir(), *three = tmp_dir();
     const char *const *how = LIST("method=full", "optim.states=int8", "batch={global: 6, micro: 1}",
@@ -150,14 +152,14 @@ Test(resume, states_in_8_bits_know_no_ranks, .timeout = 200)
 }
 
 /* Staging memory of two slots of 64 KiB: what is saved goes through them piece by piece. */
-Test(resume, streamed_saves_are_bit_exact, .timeout = 200)
+Test(resume, streamed_saves_are_bit_exact)
 {
     resume_ends_in_the_same_bytes(LIST("method=full", "save.staging=0"), "model.safetensors");
     resume_ends_in_the_same_bytes(LIST("method=full", "save.staging=0", "optim.states=int8"),
                                   "model.safetensors");
 }
 
-Test(resume, another_cut_into_micro_batches_may_go_on, .timeout = 200)
+Test(resume, another_cut_into_micro_batches_may_go_on)
 {
     char *out = tmp_dir();
     Training t = run_ok(out, LIST(DROP));
@@ -170,7 +172,7 @@ Test(resume, another_cut_into_micro_batches_may_go_on, .timeout = 200)
     tmp_dir_remove(out);
 }
 
-Test(resume, finished_run_changes_nothing, .timeout = 200)
+Test(resume, finished_run_changes_nothing)
 {
     char *out = tmp_dir();
     Training a = run_ok(out, LIST(DROP)), b = run_ok(out, LIST(DROP));
@@ -196,7 +198,7 @@ static void expect_refused(const char *out, const char *const *how, const char *
     training_clear(&t);
 }
 
-Test(resume, changed_config_is_refused_by_key, .timeout = 200)
+Test(resume, changed_config_is_refused_by_key)
 {
     char *out = tmp_dir();
     Training t = run_ok(out, LIST(DROP));
@@ -243,7 +245,7 @@ Test(resume, changed_config_is_refused_by_key, .timeout = 200)
     tmp_dir_remove(out);
 }
 
-Test(resume, another_base_is_refused, .timeout = 200)
+Test(resume, another_base_is_refused)
 {
     char *out = tmp_dir();
     Training t = run_ok(out, LIST(DROP));
@@ -273,7 +275,7 @@ Test(resume, another_base_is_refused, .timeout = 200)
     tmp_dir_remove(out);
 }
 
-Test(resume, one_run_a_folder, .timeout = 200)
+Test(resume, one_run_a_folder)
 {
     char *out = tmp_dir();
     int lock;
@@ -305,7 +307,7 @@ static void flip_byte(const char *path, size_t at)
 }
 
 /* Each file of the newest checkpoint in turn: changed, cut, gone. */
-Test(resume, damaged_checkpoint_is_passed_over, .timeout = 100)
+Test(resume, damaged_checkpoint_is_passed_over)
 {
     static const char *const files[] = {"state.safetensors", "adapter_model.safetensors",
                                         "adapter_config.json", "manifest.json"};
@@ -342,7 +344,7 @@ Test(resume, damaged_checkpoint_is_passed_over, .timeout = 100)
     tmp_dir_remove(whole);
 }
 
-Test(resume, named_checkpoint_must_be_whole, .timeout = 200)
+Test(resume, named_checkpoint_must_be_whole)
 {
     char *out = tmp_dir();
     Training t = run_ok(out, LIST(DROP));
@@ -370,7 +372,7 @@ static bool has(const char *out, const char *name)
     return there;
 }
 
-Test(resume, keeps_the_newest_and_the_best, .timeout = 200)
+Test(resume, keeps_the_newest_and_the_best)
 {
     char *out = tmp_dir();
     /* a rate that rises beyond all measure: the best is early */
@@ -403,7 +405,7 @@ Test(resume, keeps_the_newest_and_the_best, .timeout = 200)
     tmp_dir_remove(out);
 }
 
-Test(resume, stops_early_and_stays_stopped, .timeout = 200)
+Test(resume, stops_early_and_stays_stopped)
 {
     char *out = tmp_dir();
     const char *const *how =
@@ -420,7 +422,7 @@ Test(resume, stops_early_and_stays_stopped, .timeout = 200)
     tmp_dir_remove(out);
 }
 
-Test(resume, constant_rate_may_train_longer, .timeout = 200)
+Test(resume, constant_rate_may_train_longer)
 {
     char *a = tmp_dir(), *b = tmp_dir();
     Training t = run_ok(a, LIST(DROP, "optim.schedule=constant", "train.max_steps=10"));

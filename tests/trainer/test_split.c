@@ -70,7 +70,9 @@ static int compare(const Way *ways, int n)
 #define DORA "lora={dora: true, dropout: 0.1, rank: 4, targets: [q_proj, o_proj, up_proj]}"
 #define SOME "lora={rank: 4, targets: [q_proj, o_proj], save_modules: [norm]}"
 
-Test(split, micro_batches_do_not_change_the_loss, .timeout = 200)
+TestSuite(split, .timeout = 300); /* one for all: CONTRIBUTING.md */
+
+Test(split, micro_batches_do_not_change_the_loss)
 {
     static const Way full[] = {{"8 x 1", {"method=full", "batch.micro=8", NULL}},
                                {"full: 4 x 2", {"method=full", "batch.micro=4", NULL}},
@@ -91,7 +93,7 @@ Test(split, micro_batches_do_not_change_the_loss, .timeout = 200)
 }
 
 /* A step takes all 120 documents, so both ways have the same ones in it. */
-Test(split, packing_does_not_change_the_loss, .timeout = 200)
+Test(split, packing_does_not_change_the_loss)
 {
     static const Way full[] = {
         {"padded", {"method=full", "batch.global=200", NULL}},
@@ -145,21 +147,21 @@ static void expect_recompute_same_bits(const char *level)
     free(all), free(one);
 }
 
-Test(split, recompute_changes_no_bit, .timeout = 300)
+Test(split, recompute_changes_no_bit)
 {
     expect_recompute_same_bits("selective");
     expect_recompute_same_bits("attention");
     expect_recompute_same_bits("full");
 }
 
-Test(split, threads_change_no_bit, .timeout = 200)
+Test(split, threads_change_no_bit)
 {
     expect_same_bits("full", LIST("method=full", "runtime.threads=1"),
                      LIST("method=full", "runtime.threads=3"));
     expect_same_bits("lora", LIST(DROP, "runtime.threads=1"), LIST(DROP, "runtime.threads=2"));
 }
 
-Test(split, seed_decides, .timeout = 200)
+Test(split, seed_decides)
 {
     char *out_a = tmp_dir(), *out_b = tmp_dir();
     Training x = run(out_a, LIST(DROP, "train.seed=1")), y = run(out_b, LIST(DROP, "train.seed=2"));
@@ -173,7 +175,7 @@ Test(split, seed_decides, .timeout = 200)
 }
 
 /* Where every step has the same shape, the second asks for no more than the first. */
-Test(split, memory_of_a_step_comes_back, .timeout = 200)
+Test(split, memory_of_a_step_comes_back)
 {
     char *out = tmp_dir(), *golden = source_path("tests/fixtures/golden/llama3-tiny");
     char *path = str_format("model.path=%s", golden),

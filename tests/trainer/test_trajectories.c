@@ -194,17 +194,19 @@ static int run_all(const char *const *folders, const Case *cases)
     return failed;
 }
 
-Test(trajectories, equal_the_reference, .timeout = 100)
+TestSuite(trajectories, .timeout = 200); /* one for all: CONTRIBUTING.md */
+
+Test(trajectories, equal_the_reference)
 {
     cr_assert_eq(run_all(golden, golden_cases), 0);
 }
 
-Test(trajectories, equal_transformers_for_every_architecture, .timeout = 200)
+Test(trajectories, equal_transformers_for_every_architecture)
 {
     cr_assert_eq(run_all(models, model_cases), 0);
 }
 
-Test(trajectories, states_in_8_bits_stay_near, .timeout = 100)
+Test(trajectories, states_in_8_bits_stay_near)
 {
     cr_assert_eq(run_all(golden, int8_cases), 0);
     cr_assert_eq(run_all(models, int8_cases), 0);

@@ -45,7 +45,9 @@ static const Case cases[] = {
     {"golden/qwen2-tiny", {"train.recompute=attention", NULL}},
 };
 
-Test(update, in_backward_has_the_bits_of_after, .timeout = 200)
+TestSuite(update, .timeout = 200); /* one for all: CONTRIBUTING.md */
+
+Test(update, in_backward_has_the_bits_of_after)
 {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const Case *c = &cases[i];
@@ -78,7 +80,7 @@ Test(update, in_backward_has_the_bits_of_after, .timeout = 200)
     }
 }
 
-Test(update, a_run_in_backward_goes_on_where_it_stopped, .timeout = 200)
+Test(update, a_run_in_backward_goes_on_where_it_stopped)
 {
     char *whole = tmp_dir(), *parts = tmp_dir();
     const char *const *in_backward = LIST("train.update=in_backward");
@@ -107,7 +109,7 @@ static int unit_of(const char *name)
 }
 
 /* After one step m is (1 - beta1) times the gradient that AdamW saw: of norm `clip` in every block. */
-Test(update, each_block_is_clipped_by_its_own_norm, .timeout = 100)
+Test(update, each_block_is_clipped_by_its_own_norm)
 {
     char *dir = tmp_dir();
     Training t =

@@ -1,0 +1,14 @@
+/* A config named on the command line, with overrides behind it. */
+#include "cli/config_args.h"
+
+Status config_args_check(const ConfigArgs *a, const char *command, Err *err)
+{
+    if (a->n > 0) return OK;
+    return err_set(err, E_INPUT, "lorac %s: name a config file; see lorac %s --help", command,
+                   command);
+}
+
+Status config_args_load(TrainConfig *out, const ConfigArgs *a, bool need_files, Problems *problems)
+{
+    return config_load(out, a->items[0], a->items + 1, a->n - 1, need_files, problems);
+}
