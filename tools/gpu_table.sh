@@ -37,14 +37,39 @@ line() # PASS|FAIL|SKIP WHAT [NUMBERS]
     printf '%-4s  %-52s %s\n' "$1" "$2" "${3:-}" | tee -a "$table"
 }
 
-# table_run: each section is a function; the table again at the end, with the exit code for it
+# section NAME: each is a function
+section()
+{
+    echo "== $1"
+    "$1"
+}
+
+# side_by_side GPUS: the sections, each on the GPU that is free
+side_by_side()
+{
+    local s g pids=()
+    for s in $sections; do
+        while :; do
+            for ((g = 0; g < $1; g++)); do
+                if [ -z "${pids[$g]:-}" ] || ! kill -0 "${pids[$g]}" 2> /dev/null; then break 2; fi
+            done
+            wait -n
+        done
+        CUDA_VISIBLE_DEVICES=$g section "$s" &
+        pids[g]=$!
+    done
+    wait
+}
+
+# table_run [GPUS]: all sections; the table again at the end, with the exit code for it
 table_run()
 {
     local s failed
-    for s in $sections; do
-        echo "== $s"
-        "$s"
-    done
+    if [ "${1:-1}" -gt 1 ]; then
+        side_by_side "$1"
+    else
+        for s in $sections; do section "$s"; done
+    fi
     echo
     echo "== table"
     cat "$table"
