@@ -383,8 +383,9 @@ template <int N> static void launch(Device *d, const Matvec *m)
 
 bool matvec_mma_fits(const Device *d, const Matvec *m)
 {
-    bool fits = m->x.dtype == DT_BF16 && cuda_impl(d)->cc >= 80 && m->x.ld % 8 == 0 &&
-                (uintptr_t)tensor_data(&m->x) % 16 == 0;
+    const CudaImpl *impl = cuda_impl(d);
+    bool fits = m->x.dtype == DT_BF16 && impl->cc >= 80 && impl->most_shared >= END &&
+                m->x.ld % 8 == 0 && (uintptr_t)tensor_data(&m->x) % 16 == 0;
     for (int i = 0; i < m->n_parts; i++) {
         const QuantPart *q = &m->parts[i];
         fits &= quant_is_4bit(q->type) && q->block == 64 && q->rows % ROWS == 0 &&

@@ -69,6 +69,7 @@ static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
     CUDA_CHECK(cudaGetDeviceProperties(&prop, opts->ordinal));
     impl->n_sms = prop.multiProcessorCount;
     impl->cc = prop.major * 10 + prop.minor;
+    impl->most_shared = prop.sharedMemPerBlockOptin;
     memcpy(impl->name, prop.name, sizeof impl->name);
     make_streams(impl);
     CUDA_CHECK(cudaMalloc((void **)&impl->tickets, CUDA_TICKETS * sizeof *impl->tickets));

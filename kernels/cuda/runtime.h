@@ -17,7 +17,8 @@ typedef struct CudaImpl {
     cudaStream_t stream; /* the one in use */
     cudaEvent_t events[DEVICE_EVENTS];
     int n_sms;
-    int cc; /* compute capability, 90 for 9.0 */
+    int cc;             /* compute capability, 90 for 9.0 */
+    size_t most_shared; /* bytes of shared memory that a block can have */
     char name[256];
     size_t
         context_bytes;  /* what the driver and the libraries took before the region was reserved */
