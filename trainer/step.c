@@ -324,6 +324,12 @@ static bool blame_gradients(Stepper *s, char *buf, size_t n)
     return false;
 }
 
+/* printf shows the sign of a NaN, which says nothing: it depends on the operation that made it. */
+static double without_sign_of_nan(double x)
+{
+    return isnan(x) ? fabs(x) : x;
+}
+
 /* A weight is seen by every rank, a gradient perhaps by one alone: the lowest rank that found something speaks for
  * all. */
 const char *stepper_blame(Stepper *s, const StepResult *r, char *buf, size_t n)
@@ -335,9 +341,9 @@ const char *stepper_blame(Stepper *s, const StepResult *r, char *buf, size_t n)
     Err *all = xcalloc((size_t)ranks->size, sizeof *all);
     comm_exchange(ranks, all, &found, sizeof found);
     if (isfinite(r->loss))
-        snprintf(buf, n, "the gradient's norm is %g", r->grad_norm);
+        snprintf(buf, n, "the gradient's norm is %g", without_sign_of_nan(r->grad_norm));
     else
-        snprintf(buf, n, "the loss is %g", r->loss);
+        snprintf(buf, n, "the loss is %g", without_sign_of_nan(r->loss));
     for (int i = ranks->size - 1; i >= 0; i--)
         if (all[i].line[0]) snprintf(buf, n, "%s", all[i].line);
     free(all);
