@@ -235,26 +235,17 @@ static void add_matrix(Writer *w, Param *p, int slice)
               ST_U8, 1, STATE_BYTES, 0);
 }
 
-static Status list_tensors(Writer *w, Err *err)
+static void list_tensors(Writer *w)
 {
     for (int i = 0; i < safetensors_count(w->from); i++) {
         const SafeTensor *t = safetensors_at(w->from, i);
         int slice;
         Param *p = paramset_find(&w->m.params, t->name, &slice);
-        if (!p || !p->t.quant) {
+        if (p && p->t.quant)
+            add_matrix(w, p, slice);
+        else
             *append(w) = *t;
-            continue;
-        }
-        TRY(weight_check(t, p, slice, err));
-        add_matrix(w, p, slice);
     }
-    for (int i = 0; i < w->m.params.n; i++) {
-        const Param *p = w->m.params.items[i];
-        for (int k = 0; p->t.quant && k < p->n_slices; k++)
-            if (!safetensors_find(w->from, p->slices[k].name))
-                return err_set(err, E_INPUT, "tensor %s is missing", p->slices[k].name);
-    }
-    return OK;
 }
 
 /* ---- the folder --------------------------------------------------------------------------------- */
@@ -290,7 +281,9 @@ static Status check_out(const char *out, Err *err)
 
 static Status write_all(Writer *w, const char *from, const char *out, Log *log, Err *err)
 {
-    TRY(list_tensors(w, err));
+    /* of what is copied, too: a reader of the new folder would be told too late */
+    TRY(model_check_weights(&w->m, from, err));
+    list_tensors(w);
     TRY(check_out(out, err));
     TRY(safetensors_write_model(out, w->tensors, w->n, (uint64_t)MAX_SHARD_GIB << 30, write_piece,
                                 w, err));

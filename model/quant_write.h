@@ -5,7 +5,8 @@
 
 /* Reads the plain folder `from` tensor by tensor and writes `out` (must not exist, or be empty): nf4, fp4 (nested or not) or int8,
  * all other tensors and files as they are, quantization_config in config.json.  d: where to encode, an f32 device.  The
- * report tells bits and errors. */
+ * report tells bits and errors.  E_INPUT, and nothing is written: a tensor of the model, one that is copied included, is missing
+ * or has a shape or dtype that does not fit. */
 Status quant_write_folder(const char *from, const char *out, const QuantOpts *o, Device *d,
                           Log *log, QuantReport *report, Err *err) MUST_CHECK;
 

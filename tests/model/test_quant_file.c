@@ -205,3 +205,72 @@ Test(quant_file, writes_what_bitsandbytes_writes)
     check_written("bnb-fp4-double", &(QuantOpts){.type = QUANT_FP4, .nested = true});
     check_written("bnb-int8", &(QuantOpts){.type = QUANT_INT8});
 }
+
+/* ---- what is not quantised ---------------------------------------------------------------------- */
+
+/* In the header, which is text behind its length and keeps that. */
+static void replace_after(char *bytes, const char *name, const char *from, const char *to)
+{
+    cr_assert_eq(strlen(from), strlen(to));
+    char *at = strstr(bytes + sizeof(uint64_t), name);
+    cr_assert_not_null(at, "no %s", name);
+    at = strstr(at, from);
+    cr_assert_not_null(at, "no %s behind %s", from, name);
+    memcpy(at, to, strlen(to));
+}
+
+/* A folder whose weights' header says something else of one tensor. */
+static char *changed_folder(const char *rel, const char *name, const char *from, const char *to)
+{
+    char *model = source_path(rel), *dir = tmp_dir(), *bytes;
+    static const char *const files[] = {"config.json", "model.safetensors"};
+    for (int i = 0; i < 2; i++) {
+        size_t len;
+        Err err = {0};
+        char *path = path_join(model, files[i]), *copy = path_join(dir, files[i]);
+        cr_assert_eq(file_read(&bytes, &len, path, &err), OK, "%s", err.line);
+        if (i == 1) replace_after(bytes, name, from, to);
+        cr_assert_eq(file_write_atomic(copy, bytes, len, &err), OK, "%s", err.line);
+        free(bytes), free(path), free(copy);
+    }
+    free(model);
+    return dir;
+}
+
+Test(quant_file, what_is_copied_must_fit_too)
+{
+    static const char llama[] = "tests/fixtures/golden/llama2-tiny",
+                      qwen[] = "tests/fixtures/golden/qwen2-tiny";
+    static const struct {
+        const char *model, *name, *from, *to, *says;
+    } cases[] = {
+        {llama, "\"lm_head.weight\"", "[512,64]", "[64,512]",
+         "lm_head.weight: has shape [64, 512], the model needs [512, 64]"},
+        {llama, "\"model.embed_tokens.weight\"", "[512,64]", "[64,512]",
+         "model.embed_tokens.weight: has shape [64, 512], the model needs [512, 64]"},
+        {llama, "\"model.norm.weight\"", "\"F32\"", "\"I32\"",
+         "model.norm.weight: has dtype I32; weights must be F32, BF16 or F16"},
+        {qwen, "\"model.layers.0.self_attn.q_proj.bias\"", "\"F32\"", "\"U32\"",
+         "model.layers.0.self_attn.q_proj.bias: has dtype U32; weights must be F32, BF16 or F16"},
+        {llama, "\"model.norm.weight\"", "norm", "morn", "tensor model.norm.weight is missing"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *from = changed_folder(cases[i].model, cases[i].name, cases[i].from, cases[i].to);
+        char *home = tmp_dir(), *out = path_join(home, "out");
+        Err err = {0};
+        Device d;
+        Log log = {0};
+        QuantReport report;
+        DeviceOpts opts = {.threads = 1, .region_bytes = (size_t)64 << 20};
+        cr_assert_eq(device_open(&d, backend_find("cpu"), &opts, DT_F32, &err), OK);
+        cr_expect_eq(
+            quant_write_folder(from, out, &(QuantOpts){.type = QUANT_NF4}, &d, &log, &report, &err),
+            E_INPUT, "%s", cases[i].says);
+        cr_expect(str_ends(err.line, cases[i].says), "%s", err.line);
+        cr_expect(!path_exists(out), "%s: something was written", cases[i].says);
+        device_close(&d);
+        free(out);
+        tmp_dir_remove(from);
+        tmp_dir_remove(home);
+    }
+}
