@@ -126,25 +126,39 @@ const char *path_base(const char *path)
     return slash ? slash + 1 : path;
 }
 
+/* Where the first prefix longer than `from` ends: before a slash, or at the end; 0: there is none. */
+static size_t next_prefix(const char *path, size_t from)
+{
+    size_t n = strlen(path);
+    for (size_t i = from + 1; i <= n; i++)
+        if (path[i] == '/' || i == n) return i;
+    return 0;
+}
+
+char *path_in_the_way(const char *path)
+{
+    struct stat st;
+    for (size_t i = 0; (i = next_prefix(path, i)) > 0;) {
+        char *p = xstrndup(path, i);
+        if (lstat(p, &st) == 0 && !path_is_dir(p)) return p; /* or a link that leads nowhere */
+        free(p);
+    }
+    return NULL;
+}
+
 Status dir_make(const char *path, Err *err)
 {
-    char *p = xstrdup(path);
-    size_t n = strlen(p);
     Status s = OK;
-    /* every prefix that ends before a slash or at the end */
-    for (size_t i = 1; i <= n && s == OK; i++) {
-        if (i < n && p[i] != '/') continue;
-        char after = p[i];
-        p[i] = '\0';
+    for (size_t i = 0; s == OK && (i = next_prefix(path, i)) > 0;) {
+        char *p = xstrndup(path, i);
         if (mkdir(p, 0777) != 0) {
             int e = errno; /* mkdir says EROFS or EACCES too for a folder that is there */
             if (!path_is_dir(p))
-                s = err_set(err, E_FAILED, "%s: cannot make the folder: %s", p,
-                            e == EEXIST ? "a file has that name" : strerror(e));
+                s = err_set(err, e == EEXIST ? E_INPUT : E_FAILED, "%s: cannot make the folder: %s",
+                            p, e == EEXIST ? "a file has that name" : strerror(e));
         }
-        p[i] = after;
+        free(p);
     }
-    free(p);
     return s;
 }
 

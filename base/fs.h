@@ -27,7 +27,11 @@ bool path_is_dir(const char *path);
 char *path_join(const char *dir, const char *name);
 const char *path_base(const char *path); /* the part after the last '/' */
 
-Status dir_make(const char *path, Err *err) MUST_CHECK;      /* with parents; existing is fine */
+/* What lies at `path` or above it and is no folder, so that dir_make cannot make it; NULL: nothing.  The caller frees. */
+char *path_in_the_way(const char *path);
+
+/* With parents; existing is fine.  E_INPUT: a file has that name, or a parent's. */
+Status dir_make(const char *path, Err *err) MUST_CHECK;
 Status dir_make_anew(const char *path, Err *err) MUST_CHECK; /* empty, whatever was there */
 /* Names (not paths) in a folder, sorted, without "." and "..".  Free with dir_list_free. */
 Status dir_list(char ***names, int *n, const char *path, Err *err) MUST_CHECK;

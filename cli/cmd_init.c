@@ -91,6 +91,12 @@ static Status init(const InitFlags *f, const char *dir, Err *err)
     free(existing);
     if (taken)
         return err_set(err, E_INPUT, "%s: holds a config.json already; name a new folder", dir);
+    char *in_the_way = path_in_the_way(dir);
+    if (in_the_way) {
+        Status s = err_set(err, E_INPUT, "%s: is a file; name a new folder", in_the_way);
+        free(in_the_way);
+        return s;
+    }
     if (f->max_shard_mib < 1)
         return err_set(err, E_INPUT, "--max-shard: must be above 0, is %lld",
                        (long long)f->max_shard_mib);

@@ -301,7 +301,9 @@ void config_check_files(const TrainConfig *c, Problems *p)
     check_file(c, p, "lora.adapter", c->lora_adapter);
     check_source_files(p, c, "data.train", c->data.train, c->data.n_train);
     check_source_files(p, c, "data.eval.path", c->data.eval, c->data.n_eval);
-    if (c->output && path_exists(c->output) && !path_is_dir(c->output))
+    char *in_the_way = c->output ? path_in_the_way(c->output) : NULL;
+    if (in_the_way)
         config_problem(c, p, "output", "%s is a file; name a folder, new or of an earlier run",
-                       c->output);
+                       in_the_way);
+    free(in_the_way);
 }

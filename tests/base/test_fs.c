@@ -211,11 +211,37 @@ Test(fs, folders)
     cr_assert_eq(dir_remove(top, &err), OK, "absent is fine: %s", err.line);
 
     char *below_file = in_dir("outside/sub");
-    cr_assert_eq(dir_make(below_file, &err), E_FAILED);
-    cr_assert_eq(dir_make(outside, &err), E_FAILED);
-    cr_assert(strstr(err.line, "a file has that name"), "%s", err.line);
+    cr_assert_eq(dir_make(below_file, &err), E_INPUT);
+    char *line = str_format("%s: cannot make the folder: a file has that name", outside);
+    cr_assert_str_eq(err.line, line);
+    cr_assert_eq(dir_make(outside, &err), E_INPUT);
+    cr_assert_str_eq(err.line, line);
+    free(line);
     cr_assert_eq(dir_list(&names, &n, top, &err), E_INPUT);
     free(deep), free(top), free(link_path), free(outside), free(below_file);
+}
+
+Test(fs, what_is_in_the_way)
+{
+    put("file", "1");
+    char *link_path = in_dir("nowhere"), *nothing = in_dir("absent");
+    cr_assert_eq(symlink(nothing, link_path), 0);
+    static const struct {
+        const char *path, *found;
+    } cases[] = {{"file", "file"},
+                 {"file/", "file"},
+                 {"file/a//b", "file"},
+                 {"nowhere/a", "nowhere"},
+                 {"absent/a", NULL},
+                 {".", NULL},
+                 {"", NULL}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *path = in_dir(cases[i].path), *got = path_in_the_way(path);
+        char *want = cases[i].found ? in_dir(cases[i].found) : NULL;
+        cr_expect(want ? got && str_eq(got, want) : !got, "%s: %s", path, got ? got : "nothing");
+        free(path), free(got), free(want);
+    }
+    free(link_path), free(nothing);
 }
 
 Test(fs, copy)

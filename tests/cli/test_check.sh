@@ -29,6 +29,10 @@ refused 'config errors' 2 "command line: batch.micro: must divide batch.global, 
 
 refused 'a file in the way of the output' 2 "command line: output: $tmp/bad.jsonl is a file; name a folder, new or of an earlier run" \
     check "$tmp/run.yaml" output="$tmp/bad.jsonl"
+refused 'a file above the output' 2 "command line: output: $tmp/bad.jsonl is a file; name a folder, new or of an earlier run" \
+    check "$tmp/run.yaml" output="$tmp/bad.jsonl/runs/1"
+refused 'the same of a run' 2 "command line: output: $tmp/bad.jsonl is a file; name a folder, new or of an earlier run" \
+    train "$tmp/run.yaml" output="$tmp/bad.jsonl/runs/1"
 same 'the file in the way is as it was' "$tmp/bad.jsonl" "$tmp/bad.copy"
 echo '- a' >"$tmp/list.yaml"
 refused 'a list is no config' 2 "$tmp/list.yaml:1: a config is a map of keys, this is a list" check "$tmp/list.yaml"

@@ -18,6 +18,9 @@ done_by 'they can be read' inspect "$tmp/s"
 refused 'no shape' 2 'lorac init: give one of --preset NAME, --config FILE' init "$tmp/x"
 refused 'no such preset' 2 "--preset: there is no 'tyny'; did you mean 'tiny'?" init --preset tyny "$tmp/x"
 refused 'a folder that holds a model' 2 "$tmp/a: holds a config.json already; name a new folder" init --preset tiny "$tmp/a"
+echo x >"$tmp/file"
+refused 'a file in the way' 2 "$tmp/file: is a file; name a new folder" init --preset tiny "$tmp/file"
+refused 'a file above it' 2 "$tmp/file: is a file; name a new folder" init --preset tiny "$tmp/file/below/x"
 refused 'no folder' 2 'lorac init: name one folder to write; see lorac init --help' init --preset tiny
 refused 'a dtype that is none' 2 "--dtype: must be fp32, bf16 or fp16, is 'int4'" init --preset tiny --dtype int4 "$tmp/x"
 
