@@ -17,13 +17,19 @@ static int explain(void)
     return EXIT_DONE;
 }
 
-static void print_resume(const TrainConfig *c, Log *log)
+/* What a run would go on from.  Only one that looks for it by itself ends where none is whole. */
+static Status print_resume(const TrainConfig *c, Log *log, Problems *problems)
 {
     char *path = NULL;
     Err err = {0};
-    if (checkpoint_find(&path, c, log, &err) == OK && path)
-        printf("a run would find %s (resume: %s)\n", path, c->resume);
+    Status s = checkpoint_find(&path, c, log, &err);
+    if (s == OK && path) printf("a run would find %s (resume: %s)\n", path, c->resume);
+    if (s == E_INPUT && str_eq(c->resume, "auto"))
+        config_problem(c, problems, "resume", "%s", err.line);
+    else
+        s = OK;
     free(path);
+    return s;
 }
 
 /* Data and model are opened though the other failed: all errors are told. */
@@ -36,10 +42,8 @@ static int check(TrainConfig *c, Log *log, Problems *problems)
     if (model == OK) print_model(&s);
     session_close(&s);
     Status worst = data != OK ? data : model;
-    if (worst == OK) {
-        print_resume(c, log);
-        printf("%s: ready to train\n", c->file);
-    }
+    if (worst == OK) worst = print_resume(c, log, problems);
+    if (worst == OK) printf("%s: ready to train\n", c->file);
     return command_end_problems(worst, problems, NULL);
 }
 

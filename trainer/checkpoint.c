@@ -127,26 +127,72 @@ Status checkpoint_clean(const TrainConfig *c, Err *err)
 
 /* ---- reading ---------------------------------------------------------------------------------- */
 
+/* Of steps[n], the newest first: the index of the first whole one; n: there is none, and *why tells what is wrong with the
+ * newest. */
+static int first_whole(const int64_t *steps, int n, const TrainConfig *c, Log *log, Err *why)
+{
+    for (int i = 0; i < n; i++) {
+        char *dir = checkpoint_path(c, steps[i]);
+        Json *manifest = NULL;
+        Err wrong = {0};
+        Status s = manifest_verify(&manifest, dir, 0, 1, &wrong);
+        if (s != OK) log_warn(log, "%s is not whole and passed over: %s", dir, wrong.line);
+        if (i == 0) *why = wrong;
+        json_free(manifest);
+        free(dir);
+        if (s == OK) return i;
+    }
+    return n;
+}
+
 Status checkpoint_find(char **path, const TrainConfig *c, Log *log, Err *err)
 {
     int64_t *steps;
     int n;
+    Err why = {0};
     *path = NULL;
     TRY(list_steps(&steps, &n, c, err));
-    for (int i = 0; i < n && !*path; i++) {
-        char *dir = checkpoint_path(c, steps[i]);
-        Json *manifest = NULL;
-        Err why = {0};
-        if (manifest_verify(&manifest, dir, 0, 1, &why) == OK) {
-            *path = xstrdup(dir);
-        } else {
-            log_warn(log, "%s is not whole and passed over: %s", dir, why.line);
-        }
-        json_free(manifest);
-        free(dir);
+    int found = first_whole(steps, n, c, log, &why);
+    Status s = OK;
+    if (found < n)
+        *path = checkpoint_path(c, steps[found]);
+    else if (n > 0)
+        s = err_set(
+            err, E_INPUT,
+            "%s holds checkpoint-%lld and none that is whole, and a run from the start would "
+            "write over what is there; bring one back, choose another output folder, or "
+            "remove them (%s)",
+            c->output, (long long)steps[0], why.line);
+    free(steps);
+    return s;
+}
+
+/* "OUTPUT/checkpoint-STEP.damaged", or with a number behind it where that is taken; in fresh memory. */
+static char *path_aside(const TrainConfig *c, int64_t step)
+{
+    char *path = str_format("%s/checkpoint-%lld.damaged", c->output, (long long)step);
+    for (int i = 2; path_exists(path); i++) {
+        free(path);
+        path = str_format("%s/checkpoint-%lld.damaged.%d", c->output, (long long)step, i);
+    }
+    return path;
+}
+
+Status checkpoint_set_aside(const TrainConfig *c, int64_t step, Log *log, Err *err)
+{
+    int64_t *steps;
+    int n;
+    TRY(list_steps(&steps, &n, c, err));
+    Status s = OK;
+    for (int i = 0; i < n && steps[i] > step && s == OK; i++) {
+        char *from = checkpoint_path(c, steps[i]), *to = path_aside(c, steps[i]);
+        s = file_rename(from, to, err);
+        if (s == OK) log_warn(log, "%s is kept as %s", from, to);
+        free(from);
+        free(to);
     }
     free(steps);
-    return OK;
+    return s;
 }
 
 int64_t checkpoint_highest(const TrainConfig *c)

@@ -40,8 +40,12 @@ Status checkpoint_prune(const TrainConfig *c, const RunState *run, Err *err) MUS
 /* Removes what an interrupted run left behind half written. */
 Status checkpoint_clean(const TrainConfig *c, Err *err) MUST_CHECK;
 
-/* The newest whole checkpoint of OUTPUT; damaged ones are told and passed over.  *path NULL: there is none. */
+/* The newest whole checkpoint of OUTPUT; damaged ones are told and passed over.  *path NULL: there is none.  E_INPUT: there are
+ * some, and none is whole. */
 Status checkpoint_find(char **path, const TrainConfig *c, Log *log, Err *err) MUST_CHECK;
+/* Renames those of later steps than `step`, which the newest whole one has, to checkpoint-N.damaged, so that the run which goes on from
+ * there neither writes over them nor counts them among save.keep.  For the rank that leads. */
+Status checkpoint_set_aside(const TrainConfig *c, int64_t step, Log *log, Err *err) MUST_CHECK;
 /* The highest N of OUTPUT/checkpoint-N, whole or not; -1: none. */
 int64_t checkpoint_highest(const TrainConfig *c);
 

@@ -72,7 +72,11 @@ static Status find_start(Run *r, char **path, Problems *problems, Err *err)
     const TrainConfig *c = r->c;
     TRY(checkpoint_clean(c, err));
     *path = NULL;
-    if (str_eq(c->resume, "auto")) return checkpoint_find(path, c, r->s->log, err);
+    if (str_eq(c->resume, "auto")) {
+        Status s = checkpoint_find(path, c, r->s->log, err);
+        if (s == E_INPUT) config_problem(c, problems, "resume", "%s", err->line);
+        return s;
+    }
     int64_t highest = checkpoint_highest(c);
     if (str_eq(c->resume, "never")) {
         if (highest < 0) return OK;
@@ -98,14 +102,23 @@ static Status choose_start(Run *r, char **path, Problems *problems, Err *err)
     return s;
 }
 
+/* Not before the one to go on from fits the config: a run that is refused leaves everything where it was. */
+static Status set_aside(Run *r, Err *err)
+{
+    Session *s = r->s;
+    Status status = session_leads(s) ? checkpoint_set_aside(r->c, r->state.step, s->log, err) : OK;
+    return comm_agree(s->hosts, status, err);
+}
+
 static Status resume(Run *r, Problems *problems, Err *err)
 {
     char *path;
     TRY(choose_start(r, &path, problems, err));
     if (!path) return OK;
     Status s = checkpoint_load(r->s, &r->state, path, problems);
+    bool named = !str_eq(r->c->resume, "auto");
     int64_t highest = checkpoint_highest(r->c);
-    if (s == OK && !str_eq(r->c->resume, "auto") && highest > r->state.step) {
+    if (s == OK && named && highest > r->state.step) {
         config_problem(
             r->c, problems, "resume",
             "%s is at step %lld, and %s goes on to checkpoint-%lld; choose another output "
@@ -113,6 +126,7 @@ static Status resume(Run *r, Problems *problems, Err *err)
             path, (long long)r->state.step, r->c->output, (long long)highest);
         s = E_INPUT;
     }
+    if (s == OK && !named) s = set_aside(r, err);
     if (s == OK) {
         r->saved = r->state.step;
         log_info(r->s->log, "continuing from %s, step %lld of %lld", path, (long long)r->state.step,

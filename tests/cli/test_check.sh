@@ -40,4 +40,11 @@ mkfifo "$tmp/pipe"
 refused 'a config that is a pipe' 2 "$tmp/pipe: is a pipe, a file is needed" check "$tmp/pipe"
 refused 'rows that are a pipe' 2 "$tmp/pipe: is a pipe, a file is needed" check --quiet "$tmp/run.yaml" data.train="$tmp/pipe"
 
+mkdir -p "$tmp/lost/checkpoint-3"
+run check --quiet "$tmp/run.yaml" output="$tmp/lost"
+ends 'no checkpoint that is whole' 2
+noted 'no checkpoint that is whole' "warning: $tmp/lost/checkpoint-3 is not whole and passed over: $tmp/lost/checkpoint-3/manifest.json: cannot open: *
+$tmp/run.yaml: resume: $tmp/lost holds checkpoint-3 and none that is whole, *"
+done_by 'the same where another one is named' check --quiet "$tmp/run.yaml" output="$tmp/lost" resume="$tmp/elsewhere"
+
 finish

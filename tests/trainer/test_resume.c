@@ -306,6 +306,14 @@ static void flip_byte(const char *path, size_t at)
     free(bytes);
 }
 
+static bool has(const char *out, const char *name)
+{
+    char *path = path_join(out, name);
+    bool there = path_exists(path);
+    free(path);
+    return there;
+}
+
 /* Each file of the newest checkpoint in turn: changed, cut, gone. */
 Test(resume, damaged_checkpoint_is_passed_over)
 {
@@ -336,12 +344,99 @@ Test(resume, damaged_checkpoint_is_passed_over)
             t = run_ok(out, LIST(DROP));
             cr_expect_eq(t.result.resumed_from, 8, "%s, %d", files[f], how);
             cr_expect_eq(t.result.hash, a.result.hash);
+            cr_expect(has(out, "checkpoint-12") && has(out, "checkpoint-12.damaged"));
             training_clear(&t);
             free(path);
             tmp_dir_remove(out);
         }
     training_clear(&a);
     tmp_dir_remove(whole);
+}
+
+static char *state_of(const char *out, const char *checkpoint)
+{
+    return str_format("%s/%s/state.safetensors", out, checkpoint);
+}
+
+static void expect_bytes(const char *path, const char *want, size_t want_len)
+{
+    char *got;
+    size_t len;
+    Err err = {0};
+    cr_assert_eq(file_read(&got, &len, path, &err), OK, "%s", err.line);
+    cr_expect(len == want_len && memcmp(got, want, len) == 0, "%s is not what it was", path);
+    free(got);
+}
+
+/* Nothing is written over: what is damaged lies aside, the first time and the second, and is none of save.keep's. */
+Test(resume, damaged_checkpoints_are_kept)
+{
+    static const char *const aside[] = {"checkpoint-25.damaged", "checkpoint-25.damaged.2"};
+    char *out = tmp_dir(), *bytes[2];
+    size_t len[2];
+    Err err = {0};
+    Training whole = run_ok(out, LIST(DROP));
+    training_clear(&whole);
+    for (int i = 0; i < 2; i++) {
+        char *state = state_of(out, "checkpoint-25");
+        flip_byte(state, 5000 + (size_t)i);
+        cr_assert_eq(file_read(&bytes[i], &len[i], state, &err), OK, "%s", err.line);
+        /* a config that does not fit moves nothing */
+        Training t = run(out, LIST(DROP, "optim.lr=0.001"));
+        cr_expect_eq(t.status, E_INPUT);
+        cr_expect(has(out, "checkpoint-25") && !has(out, aside[i]));
+        training_clear(&t);
+        t = run_ok(out, LIST(DROP, "save.keep=2"));
+        cr_expect_eq(t.result.resumed_from, 24);
+        cr_expect(has(out, "checkpoint-25") && has(out, "checkpoint-24"));
+        training_clear(&t);
+        free(state);
+    }
+    for (int i = 0; i < 2; i++) {
+        char *state = state_of(out, aside[i]);
+        expect_bytes(state, bytes[i], len[i]);
+        free(state), free(bytes[i]);
+    }
+    tmp_dir_remove(out);
+}
+
+/* A run that has lost all of them does not begin anew in their place, unless they are taken away. */
+Test(resume, damaged_ones_alone_are_refused)
+{
+    char *out = tmp_dir(), *bytes;
+    size_t len;
+    Err err = {0};
+    const char *const *how = LIST(DROP, "train.max_steps=8", "optim.schedule=constant");
+    Training t = run_ok(out, how);
+    uint64_t hash = t.result.hash;
+    training_clear(&t);
+    char *first = state_of(out, "checkpoint-4"), *second = state_of(out, "checkpoint-8");
+    flip_byte(first, 5000), flip_byte(second, 6000);
+    cr_assert_eq(file_read(&bytes, &len, second, &err), OK, "%s", err.line);
+    t = run(out, how);
+    char *start = str_format("test.yaml: resume: %s holds checkpoint-8 and none that is whole, "
+                             "and a run from the start would write over what is there; ",
+                             out);
+    cr_expect_eq(t.status, E_INPUT);
+    cr_assert_eq(t.problems.n, 1);
+    cr_expect(str_starts(t.problems.lines[0], start), "%s", t.problems.lines[0]);
+    cr_expect(strstr(t.problems.lines[0],
+                     "checkpoint-8/state.safetensors: checksum differs in bytes") != NULL);
+    training_clear(&t);
+    expect_bytes(second, bytes, len);
+
+    static const char *const names[] = {"checkpoint-4", "checkpoint-8"};
+    for (int i = 0; i < 2; i++) {
+        char *path = path_join(out, names[i]);
+        cr_assert_eq(dir_remove(path, &err), OK, "%s", err.line);
+        free(path);
+    }
+    t = run_ok(out, how);
+    cr_expect_eq(t.result.resumed_from, 0);
+    cr_expect_eq(t.result.hash, hash);
+    training_clear(&t);
+    free(first), free(second), free(bytes), free(start);
+    tmp_dir_remove(out);
 }
 
 Test(resume, named_checkpoint_must_be_whole)
@@ -363,14 +458,6 @@ Test(resume, named_checkpoint_must_be_whole)
 }
 
 /* ---- which ones stay -------------------------------------------------------------------------- */
-
-static bool has(const char *out, const char *name)
-{
-    char *path = path_join(out, name);
-    bool there = path_exists(path);
-    free(path);
-    return there;
-}
 
 Test(resume, keeps_the_newest_and_the_best)
 {
