@@ -35,17 +35,30 @@ Status file_open(int *fd, const char *path, Err *err)
     return s;
 }
 
+/* Bytes that are read of what need not end. */
+static size_t read_limit(int fd)
+{
+    struct stat st;
+    bool ends = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > FILE_STREAM_MAX;
+    return ends ? (size_t)st.st_size : FILE_STREAM_MAX;
+}
+
 /* Reads to the end whatever stat said: pipes and files of /proc have no size. */
 static Status read_all(StrBuf *b, int fd, const char *path, Err *err)
 {
-    const size_t chunk = 256 << 10;
+    const size_t chunk = 256 << 10, limit = read_limit(fd);
     char *buf = xmalloc(chunk);
     Status s = OK;
     for (;;) {
         ssize_t n = read(fd, buf, chunk);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) s = err_set(err, E_FAILED, "%s: cannot read: %s", path, strerror(errno));
-        if (n <= 0) break;
+        if (n > 0 && b->len + (size_t)n > limit)
+            s = err_set(err, E_INPUT,
+                        "%s: does not end within %d MiB, the most that is read of what is no "
+                        "regular file",
+                        path, FILE_STREAM_MAX >> 20);
+        if (n <= 0 || s != OK) break;
         strbuf_append(b, buf, (size_t)n);
     }
     free(buf);

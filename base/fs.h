@@ -5,6 +5,10 @@
 #include "base/err.h"
 #include "base/str.h"
 
+/* Bytes that are read into memory of a pipe or device, which may have no end (/dev/zero); a longer one is E_INPUT.  Regular files
+ * have no such limit. */
+enum { FILE_STREAM_MAX = 256 << 20 };
+
 /* A file mapped read-only (or, where it cannot be mapped, read into memory).  Empty file: data is
  * not NULL, len 0. */
 typedef struct FileMap {

@@ -104,6 +104,9 @@ static char *with_reals(const char *text, size_t *len, const Scan *s)
 Status json_parse(Json **out, const char *text, size_t len, const char *name, int first_line,
                   int flags, Err *err)
 {
+    if (len > JSON_MAX_BYTES)
+        return err_set(err, E_INPUT, "%s: %zu bytes of JSON, at most %d are read", name, len,
+                       JSON_MAX_BYTES);
     const char *nul = len ? memchr(text, '\0', len) : NULL;
     if (nul) /* allowed nowhere, but jansson takes one behind a number for the end */
         return err_set(err, E_INPUT, "%s:%d: invalid JSON: a NUL byte", name,

@@ -24,7 +24,10 @@ typedef enum JsonFlags {
     JSON_REFUSE_DUPLICATES = 1, /* a key twice in one object is an error */
 } JsonFlags;
 
-/* Parses text[0..len).  `name` is what error lines start with ("name:line: ..."); `first_line` is
+/* Several times the largest tokenizer.json there is; as a tree a text takes some ten times its size. */
+enum { JSON_MAX_BYTES = 256 << 20 };
+
+/* Parses text[0..len), JSON_MAX_BYTES at most.  `name` is what error lines start with ("name:line: ..."); `first_line` is
  * the line number of text[0] in that file (1 for a whole file, the row's line for JSONL).  Trailing
  * bytes other than white space are an error; so are invalid UTF-8, a NUL character in a key, a byte
  * order mark and depth beyond 512.  An integer beyond 63 bits is read as JK_REAL: Hugging Face writes

@@ -35,10 +35,10 @@ static Status more(RowReader *r, bool *end, Err *err)
     return OK;
 }
 
-/* Steps over white space.  *c is the next character, or -1 at the end. */
+/* Steps over white space.  *c is the next character, or -1 at the end.  No end of it is none that is read. */
 static Status skip_space(RowReader *r, int *c, Err *err)
 {
-    for (;;) {
+    for (size_t n = 0; n <= MAX_ROW; n++) {
         bool end;
         TRY(more(r, &end, err));
         if (end) {
@@ -53,6 +53,9 @@ static Status skip_space(RowReader *r, int *c, Err *err)
         if (b == '\n') r->line++;
         r->at++;
     }
+    r->done = true;
+    return err_set(err, E_INPUT, "%s:%lld: more than 64 MiB of white space before a row", r->path,
+                   (long long)r->line);
 }
 
 /* A character as a message may show it. */

@@ -120,6 +120,28 @@ Test(fs, reading_fails_with_the_reason)
     free(absent);
 }
 
+Test(fs, what_does_not_end_is_refused)
+{
+    Err err = {0};
+    char *text = NULL;
+    FileMap m;
+    const char *want =
+        "/dev/zero: does not end within 256 MiB, the most that is read of what is no "
+        "regular file";
+    cr_assert_eq(file_read(&text, NULL, "/dev/zero", &err), E_INPUT);
+    cr_assert_str_eq(err.line, want);
+    cr_assert_eq(file_map(&m, "/dev/zero", &err), E_INPUT);
+    cr_assert_str_eq(err.line, want);
+    /* of a regular file its size is the limit */
+    char *path = in_dir("long");
+    put("long", "x");
+    cr_assert_eq(truncate(path, (off_t)FILE_STREAM_MAX + 5), 0);
+    size_t len;
+    cr_assert_eq(file_read(&text, &len, path, &err), OK, "%s", err.line);
+    cr_assert_eq(len, (size_t)FILE_STREAM_MAX + 5);
+    free(text), free(path);
+}
+
 Test(fs, atomic_write_replaces_or_leaves)
 {
     Err err = {0};
