@@ -8,33 +8,9 @@
  *
  * x_i is not kept: the mask is a function of counters. */
 #include "autograd/operand.h"
-#include "autograd/ops.h"
+#include "autograd/ops/lora_node.h"
 
-enum { Z, REST };                      /* of out[] */
-enum { X, W, BIAS, RESIDUAL, A0, B0 }; /* of in[]; the second slice's a, b follow */
-enum {
-    SAVE_X,
-    SAVE_W,
-    SAVE_BIAS,
-    SAVE_RESIDUAL,
-    SAVE_SLICE
-}; /* of saved[]; a, b, u of each slice follow */
-
-typedef struct DoraArgs {
-    LoraSlice slices[LORA_MAX_SLICES];
-    int n;
-    const Tensor *samples, *positions;
-} DoraArgs;
-
-static DropoutArgs dropout_of(const Ctx *c, const DoraArgs *args, const LoraSlice *s)
-{
-    return (DropoutArgs){
-        .p = s->dropout,
-        .key = rng_mix(c->key, s->site),
-        .samples = args->samples,
-        .positions = args->positions,
-    };
-}
+enum { Z, REST }; /* of out[] */
 
 /* ---- forward ------------------------------------------------------------------------------------ */
 
@@ -49,7 +25,7 @@ static bool covers(const LoraSlice *s, int n, int64_t cols)
 
 /* u is written when `fresh`; it was kept otherwise. */
 static void slice_forward(Ctx *c, Tensor *z, Tensor *rest, const Tensor *x, Tensor *values,
-                          const DoraArgs *args, int i, Tensor *u, bool fresh)
+                          const LoraArgs *args, int i, Tensor *u, bool fresh)
 {
     const Kernels *k = c->dev->k;
     const LoraSlice *s = &args->slices[i];
@@ -59,7 +35,7 @@ static void slice_forward(Ctx *c, Tensor *z, Tensor *rest, const Tensor *x, Tens
     Tensor z_i = tensor_slice_cols(z, s->row0, rows),
            rest_i = tensor_slice_cols(rest, s->row0, rows),
            w_i = tensor_slice_rows(values, s->row0, rows);
-    DropoutArgs drop = dropout_of(c, args, s);
+    DropoutArgs drop = lora_dropout(c, args, s);
     Tensor *dropped = rule_scratch(c, x->dtype, tensor_rows(x), tensor_cols(x));
     k->dropout_fwd(c->dev, dropped, x, &drop);
     k->matmul(c->dev, &z_i, dropped, &w_i, (MatmulArgs){.trans_b = true, .alpha = 1});
@@ -70,7 +46,7 @@ static void slice_forward(Ctx *c, Tensor *z, Tensor *rest, const Tensor *x, Tens
 }
 
 static void forward(Ctx *c, Tensor *z, Tensor *rest, const Tensor *x, Tensor *w, const Tensor *bias,
-                    const Tensor *residual, const DoraArgs *args, Tensor *const *u, bool fresh)
+                    const Tensor *residual, const LoraArgs *args, Tensor *const *u, bool fresh)
 {
     Tensor *values = operand_open(c, w);
     if (!covers(args->slices, args->n, tensor_cols(z))) tensor_zero(c->dev, z);
@@ -85,18 +61,18 @@ static void forward(Ctx *c, Tensor *z, Tensor *rest, const Tensor *x, Tensor *w,
 static void slice_backward(Ctx *c, Node *n, int i, Tensor *dx, const Tensor *values)
 {
     const Kernels *k = c->dev->k;
-    const DoraArgs *args = n->args;
+    const LoraArgs *args = n->args;
     const LoraSlice *s = &args->slices[i];
-    Tensor *const *saved = &n->saved[SAVE_SLICE + 3 * i];
+    Tensor *const *saved = &n->saved[LORA_SAVE_SLICE + 3 * i];
     Tensor *a = saved[0], *b = saved[1], *u = saved[2], *da, *db;
-    const Tensor *x = tape_saved(c, n, SAVE_X);
+    const Tensor *x = tape_saved(c, n, LORA_SAVE_X);
     Tensor dz = tensor_slice_cols(grad_of(n, Z), s->row0, tensor_rows(b));
-    DropoutArgs drop = dropout_of(c, args, s);
+    DropoutArgs drop = lora_dropout(c, args, s);
     float beta;
-    if ((db = grad_into(c, n->in[B0 + 2 * i], &beta)) != NULL)
+    if ((db = grad_into(c, n->in[LORA_B0 + 2 * i], &beta)) != NULL)
         k->matmul(c->dev, db, &dz, u,
                   (MatmulArgs){.trans_a = true, .alpha = s->scale, .beta = beta});
-    da = grad_into(c, n->in[A0 + 2 * i], &beta);
+    da = grad_into(c, n->in[LORA_A0 + 2 * i], &beta);
     if (!dx && !da) return;
 
     Tensor *du = rule_scratch(c, u->dtype, tensor_rows(u), tensor_cols(u));
@@ -123,10 +99,10 @@ static void slice_backward(Ctx *c, Node *n, int i, Tensor *dx, const Tensor *val
 
 static void linear_dora_backward(Ctx *c, Node *n)
 {
-    const DoraArgs *args = n->args;
-    Tensor *w = n->saved[SAVE_W], *values = NULL, *drest = grad_of(n, REST);
+    const LoraArgs *args = n->args;
+    Tensor *w = n->saved[LORA_SAVE_W], *values = NULL, *drest = grad_of(n, REST);
     float beta;
-    Tensor *dx = grad_into(c, n->in[X], &beta);
+    Tensor *dx = grad_into(c, n->in[LORA_X], &beta);
     if (dx) {
         values = operand_open(c, w);
         linear_dx(c, dx, beta, drest, values);
@@ -134,20 +110,21 @@ static void linear_dora_backward(Ctx *c, Node *n)
     for (int i = 0; i < args->n; i++)
         slice_backward(c, n, i, dx, values);
     if (dx) operand_close(c, w, values);
-    Tensor *db = grad_into(c, n->in[BIAS], &beta);
+    Tensor *db = grad_into(c, n->in[LORA_BIAS], &beta);
     if (db) c->dev->k->bias_bwd(c->dev, db, beta, drest);
-    grad_pass(c, n, REST, n->in[RESIDUAL]);
+    grad_pass(c, n, REST, n->in[LORA_RESIDUAL]);
 }
 
 static void linear_dora_remake(Ctx *c, Node *n)
 {
-    const DoraArgs *args = n->args;
-    const Tensor *x = tape_saved(c, n, SAVE_X), *residual = tape_saved(c, n, SAVE_RESIDUAL);
+    const LoraArgs *args = n->args;
+    const Tensor *x = tape_saved(c, n, LORA_SAVE_X),
+                 *residual = tape_saved(c, n, LORA_SAVE_RESIDUAL);
     Tensor *u[LORA_MAX_SLICES];
     for (int i = 0; i < args->n; i++)
-        u[i] = n->saved[SAVE_SLICE + 3 * i + 2];
-    forward(c, tape_output(c, n, Z), tape_output(c, n, REST), x, n->saved[SAVE_W],
-            n->saved[SAVE_BIAS], residual, args, u, false);
+        u[i] = n->saved[LORA_SAVE_SLICE + 3 * i + 2];
+    forward(c, tape_output(c, n, Z), tape_output(c, n, REST), x, n->saved[LORA_SAVE_W],
+            n->saved[LORA_SAVE_BIAS], residual, args, u, false);
 }
 
 static const Op linear_dora_op = {.name = "linear_dora",
@@ -164,29 +141,12 @@ void op_linear_dora(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual
     ASSERT(!w->needs_grad, "linear_dora: %s is trained", w->name ? w->name : "w");
     Tensor *out[2] = {[Z] = tensor_new_matrix(c, tensor_rows(x), tensor_rows(w)),
                       [REST] = linear_output(c, x, w, residual, 0)};
-    DoraArgs *args = arena_alloc(c->arena, sizeof *args);
-    *args = (DoraArgs){.n = n_lora, .samples = samples, .positions = positions};
-    Tensor *in[NODE_MAX_IN] = {x, w, bias, residual}, *u[LORA_MAX_SLICES];
-    for (int i = 0; i < n_lora; i++) {
-        args->slices[i] = lora[i];
-        in[A0 + 2 * i] = lora[i].a;
-        in[B0 + 2 * i] = lora[i].b;
+    LoraArgs *args = lora_args_new(c, lora, n_lora, samples, positions);
+    Tensor *u[LORA_MAX_SLICES];
+    for (int i = 0; i < n_lora; i++)
         u[i] = tensor_new_matrix(c, tensor_rows(x), tensor_rows(lora[i].a));
-    }
     forward(c, out[Z], out[REST], x, w, bias, residual, args, u, true);
-    Node *n = tape_record(c, &linear_dora_op, 2, out, A0 + 2 * n_lora, in);
-    if (n) {
-        n->args = args;
-        tape_save(n, SAVE_X, x);
-        tape_save(n, SAVE_W, w);
-        tape_save_source(n, SAVE_BIAS, bias);
-        tape_save_source(n, SAVE_RESIDUAL, residual);
-        for (int i = 0; i < n_lora; i++) {
-            tape_save(n, SAVE_SLICE + 3 * i, lora[i].a);
-            tape_save(n, SAVE_SLICE + 3 * i + 1, lora[i].b);
-            tape_save(n, SAVE_SLICE + 3 * i + 2, u[i]);
-        }
-    }
+    lora_record(c, &linear_dora_op, 2, out, x, w, bias, residual, args, u);
     *z = out[Z];
     *rest = out[REST];
 }

@@ -5,62 +5,37 @@
  *   du = scale dy[:, slice] b,  db = scale dy[:, slice]^T u,  da = du^T z,  dx += mask (du a)
  *
  * z is not kept: the mask is a function of counters, so backward draws it again. */
-#include "autograd/ops.h"
-
-enum { X, W, BIAS, RESIDUAL, A0, B0 }; /* of in[]; the second slice's a, b follow */
-enum {
-    SAVE_X,
-    SAVE_W,
-    SAVE_BIAS,
-    SAVE_RESIDUAL,
-    SAVE_SLICE
-}; /* of saved[]; a, b, u of each slice follow */
-
-typedef struct LoraArgs {
-    LoraSlice slices[LORA_MAX_SLICES];
-    int n;
-    const Tensor *samples, *positions;
-} LoraArgs;
-
-static DropoutArgs dropout_of(const Ctx *c, const LoraArgs *args, const LoraSlice *s)
-{
-    return (DropoutArgs){
-        .p = s->dropout,
-        .key = rng_mix(c->key, s->site),
-        .samples = args->samples,
-        .positions = args->positions,
-    };
-}
+#include "autograd/ops/lora_node.h"
 
 static void slice_backward(Ctx *c, Node *n, int i)
 {
     const Kernels *k = c->dev->k;
     const LoraArgs *args = n->args;
     const LoraSlice *s = &args->slices[i];
-    const Tensor *x = tape_saved(c, n, SAVE_X);
-    Tensor *const *saved = &n->saved[SAVE_SLICE + 3 * i];
+    const Tensor *x = tape_saved(c, n, LORA_SAVE_X);
+    Tensor *const *saved = &n->saved[LORA_SAVE_SLICE + 3 * i];
     Tensor *a = saved[0], *b = saved[1], *u = saved[2];
     Tensor dy = tensor_slice_cols(grad_of(n, 0), s->row0, tensor_rows(b));
-    DropoutArgs drop = dropout_of(c, args, s);
+    DropoutArgs drop = lora_dropout(c, args, s);
     float beta;
 
-    Tensor *db = grad_into(c, n->in[B0 + 2 * i], &beta);
+    Tensor *db = grad_into(c, n->in[LORA_B0 + 2 * i], &beta);
     if (db)
         k->matmul(c->dev, db, &dy, u,
                   (MatmulArgs){.trans_a = true, .alpha = s->scale, .beta = beta});
-    if (!n->in[X]->needs_grad && !n->in[A0 + 2 * i]->needs_grad) return;
+    if (!n->in[LORA_X]->needs_grad && !n->in[LORA_A0 + 2 * i]->needs_grad) return;
 
     Tensor *du = rule_scratch(c, u->dtype, tensor_rows(u), tensor_cols(u));
     k->matmul(c->dev, du, &dy, b, (MatmulArgs){.alpha = s->scale});
     Tensor *full =
         s->dropout > 0 ? rule_scratch(c, x->dtype, tensor_rows(x), tensor_cols(x)) : NULL;
-    Tensor *da = grad_into(c, n->in[A0 + 2 * i], &beta);
+    Tensor *da = grad_into(c, n->in[LORA_A0 + 2 * i], &beta);
     if (da) {
         if (full) k->dropout_fwd(c->dev, full, x, &drop);
         k->matmul(c->dev, da, du, full ? full : x,
                   (MatmulArgs){.trans_a = true, .alpha = 1, .beta = beta});
     }
-    Tensor *dx = grad_into(c, n->in[X], &beta);
+    Tensor *dx = grad_into(c, n->in[LORA_X], &beta);
     if (!dx) return;
     if (full) {
         k->matmul(c->dev, full, du, a, (MatmulArgs){.alpha = 1});
@@ -76,17 +51,17 @@ static void linear_lora_backward(Ctx *c, Node *n)
     const LoraArgs *args = n->args;
     Tensor *dy = grad_of(n, 0);
     float beta;
-    Tensor *dx = grad_into(c, n->in[X], &beta);
-    if (dx) linear_dx(c, dx, beta, dy, n->saved[SAVE_W]);
-    Tensor *dw = grad_into(c, n->in[W], &beta);
+    Tensor *dx = grad_into(c, n->in[LORA_X], &beta);
+    if (dx) linear_dx(c, dx, beta, dy, n->saved[LORA_SAVE_W]);
+    Tensor *dw = grad_into(c, n->in[LORA_W], &beta);
     if (dw)
-        k->matmul(c->dev, dw, dy, tape_saved(c, n, SAVE_X),
+        k->matmul(c->dev, dw, dy, tape_saved(c, n, LORA_SAVE_X),
                   (MatmulArgs){.trans_a = true, .alpha = 1, .beta = beta});
-    Tensor *db = grad_into(c, n->in[BIAS], &beta);
+    Tensor *db = grad_into(c, n->in[LORA_BIAS], &beta);
     if (db) k->bias_bwd(c->dev, db, beta, dy);
     for (int i = 0; i < args->n; i++)
         slice_backward(c, n, i);
-    grad_pass(c, n, 0, n->in[RESIDUAL]);
+    grad_pass(c, n, 0, n->in[LORA_RESIDUAL]);
 }
 
 /* y[:, slice] += scale u b^T */
@@ -100,11 +75,12 @@ static void slice_add(Ctx *c, Tensor *y, const Tensor *u, const Tensor *b, const
 static void linear_lora_remake(Ctx *c, Node *n)
 {
     const LoraArgs *args = n->args;
-    const Tensor *x = tape_saved(c, n, SAVE_X), *residual = tape_saved(c, n, SAVE_RESIDUAL);
+    const Tensor *x = tape_saved(c, n, LORA_SAVE_X),
+                 *residual = tape_saved(c, n, LORA_SAVE_RESIDUAL);
     Tensor *y = tape_output(c, n, 0);
-    linear_forward(c, y, x, n->saved[SAVE_W], n->saved[SAVE_BIAS], residual);
+    linear_forward(c, y, x, n->saved[LORA_SAVE_W], n->saved[LORA_SAVE_BIAS], residual);
     for (int i = 0; i < args->n; i++) {
-        Tensor *const *saved = &n->saved[SAVE_SLICE + 3 * i];
+        Tensor *const *saved = &n->saved[LORA_SAVE_SLICE + 3 * i];
         slice_add(c, y, saved[2], saved[1], &args->slices[i]);
     }
 }
@@ -125,7 +101,7 @@ static Tensor *slice_forward(Ctx *c, Tensor *y, Tensor *x, const LoraArgs *args,
     Tensor *u = tensor_new_matrix(c, tensor_rows(x), tensor_rows(s->a));
     Tensor *z = x;
     if (s->dropout > 0) {
-        DropoutArgs drop = dropout_of(c, args, s);
+        DropoutArgs drop = lora_dropout(c, args, s);
         z = tensor_like(c, x);
         k->dropout_fwd(c->dev, z, x, &drop);
     }
@@ -144,28 +120,10 @@ Tensor *op_linear_lora(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *resid
     Tensor *y = linear_output(c, x, w, residual, 0);
     linear_forward(c, y, x, w, bias, residual);
 
-    LoraArgs *args = arena_alloc(c->arena, sizeof *args);
-    *args = (LoraArgs){.n = n_lora, .samples = samples, .positions = positions};
-    Tensor *in[NODE_MAX_IN] = {x, w, bias, residual};
+    LoraArgs *args = lora_args_new(c, lora, n_lora, samples, positions);
     Tensor *u[LORA_MAX_SLICES];
-    for (int i = 0; i < n_lora; i++) {
-        args->slices[i] = lora[i];
-        in[A0 + 2 * i] = lora[i].a;
-        in[B0 + 2 * i] = lora[i].b;
+    for (int i = 0; i < n_lora; i++)
         u[i] = slice_forward(c, y, x, args, i);
-    }
-    Node *n = tape_record(c, &linear_lora_op, 1, (Tensor *[]){y}, A0 + 2 * n_lora, in);
-    if (n) {
-        n->args = args;
-        tape_save(n, SAVE_X, x);
-        tape_save(n, SAVE_W, w);
-        tape_save_source(n, SAVE_BIAS, bias);
-        tape_save_source(n, SAVE_RESIDUAL, residual);
-        for (int i = 0; i < n_lora; i++) {
-            tape_save(n, SAVE_SLICE + 3 * i, lora[i].a);
-            tape_save(n, SAVE_SLICE + 3 * i + 1, lora[i].b);
-            tape_save(n, SAVE_SLICE + 3 * i + 2, u[i]);
-        }
-    }
+    lora_record(c, &linear_lora_op, 1, (Tensor *[]){y}, x, w, bias, residual, args, u);
     return y;
 }
