@@ -67,14 +67,12 @@ int cmd_check(int argc, char **argv)
     int code;
     if (!command_read(&line, argc, argv, &code)) return code;
     if (want_explain) return explain();
-    Err err = {0};
-    Status status = config_args_check(&args, argv[0], &err);
-    if (status != OK) return command_end(status, &err);
+    if (!config_args_given(&args, argv[0], &code)) return code;
 
     Log log = command_log(&flags);
     TrainConfig c;
     Problems problems = {0};
-    status = config_args_load(&c, &args, true, &problems);
+    Status status = config_args_load(&c, &args, true, &problems);
     if (status != OK) return command_end_problems(status, &problems, NULL);
     code = check(&c, &log, &problems);
     config_clear(&c);

@@ -116,9 +116,9 @@ int cmd_plan(int argc, char **argv)
         CONFIG_ARGS(args)};
     int code;
     if (!command_read(&line, argc, argv, &code)) return code;
+    if (!config_args_given(&args, argv[0], &code)) return code;
     Err err = {0};
-    Status status = config_args_check(&args, argv[0], &err);
-    if (status == OK) status = flag_range("ranks", ranks, 1, 1 << 16, &err);
+    Status status = flag_range("ranks", ranks, 1, 1 << 16, &err);
     if (status != OK) return command_end(status, &err);
 
     /* --gpu stands for the whole device: its precision is the GPU's default, too. */

@@ -101,13 +101,11 @@ int cmd_slurm(int argc, char **argv)
         CONFIG_ARGS(args)};
     int code;
     if (!command_read(&line, argc, argv, &code)) return code;
-    Err err = {0};
-    Status status = config_args_check(&args, argv[0], &err);
-    if (status != OK) return command_end(status, &err);
+    if (!config_args_given(&args, argv[0], &code)) return code;
 
     TrainConfig c;
     Problems problems = {0};
-    status = config_args_load(&c, &args, false, &problems);
+    Status status = config_args_load(&c, &args, false, &problems);
     if (status != OK) return command_end_problems(status, &problems, NULL);
     if (job.gpus < 0) job.gpus = str_eq(c.device, "cpu") ? 0 : 1;
     job.argc = argc;
@@ -120,6 +118,7 @@ int cmd_slurm(int argc, char **argv)
     char *name = name_of(args.items[0]);
     if (!job.name) job.name = name;
     StrBuf b = {0};
+    Err err = {0};
     status = check_counts(&job, &err);
     if (status == OK) status = check_words(&job, &err);
     if (status == OK) status = slurm_script(&b, &job, &err);

@@ -92,16 +92,15 @@ int cmd_train(int argc, char **argv)
         CONFIG_ARGS(args)};
     int code;
     if (!command_read(&line, argc, argv, &code)) return code;
-    Err err = {0};
-    Status status = config_args_check(&args, argv[0], &err);
-    if (status != OK) return command_end(status, &err);
+    if (!config_args_given(&args, argv[0], &code)) return code;
 
     Log log = command_log(&flags);
     TrainConfig c;
     Problems problems = {0};
     stop_listen();
     Ranks ranks;
-    status = ranks_join(&ranks, &err);
+    Err err = {0};
+    Status status = ranks_join(&ranks, &err);
     if (status != OK) return command_end(status, &err);
     if (ranks.hosts.rank > 0) log = (Log){.level = LOG_QUIET}; /* rank 0 speaks for all */
     status = config_args_load(&c, &args, true, &problems);

@@ -1,11 +1,14 @@
 /* A config named on the command line, with overrides behind it. */
 #include "cli/config_args.h"
 
-Status config_args_check(const ConfigArgs *a, const char *command, Err *err)
+bool config_args_given(const ConfigArgs *a, const char *command, int *code)
 {
-    if (a->n > 0) return OK;
-    return err_set(err, E_INPUT, "lorac %s: name a config file; see lorac %s --help", command,
-                   command);
+    if (a->n > 0) return true;
+    Err err = {0};
+    *code = command_end(err_set(&err, E_INPUT, "lorac %s: name a config file; see lorac %s --help",
+                                command, command),
+                        &err);
+    return false;
 }
 
 Status config_args_load(TrainConfig *out, const ConfigArgs *a, bool need_files, Problems *problems)
