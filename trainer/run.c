@@ -66,37 +66,39 @@ static Schedule make_schedule(const TrainConfig *c, int64_t total)
                       .gamma = c->gamma};
 }
 
+/* Err's line as one about the key. */
+static Status of_resume(const TrainConfig *c, Status s, Err *err)
+{
+    char where[512];
+    if (s != E_INPUT) return s;
+    return err_wrap(err, s, "%s: resume", config_where(c, "resume", where, sizeof where));
+}
+
 /* The checkpoint to begin with, or NULL. */
-static Status find_start(Run *r, char **path, Problems *problems, Err *err)
+static Status find_start(Run *r, char **path, Err *err)
 {
     const TrainConfig *c = r->c;
     TRY(checkpoint_clean(c, err));
-    *path = NULL;
-    if (str_eq(c->resume, "auto")) {
-        Status s = checkpoint_find(path, c, r->s->log, err);
-        if (s == E_INPUT) config_problem(c, problems, "resume", "%s", err->line);
-        return s;
-    }
+    if (str_eq(c->resume, "auto"))
+        return of_resume(c, checkpoint_find(path, c, r->s->log, err), err);
     int64_t highest = checkpoint_highest(c);
-    if (str_eq(c->resume, "never")) {
-        if (highest < 0) return OK;
-        config_problem(
-            c, problems, "resume",
-            "is never, and %s holds checkpoint-%lld; choose another output folder, remove "
-            "it, or set auto",
-            c->output, (long long)highest);
-        return E_INPUT;
-    }
-    *path = xstrdup(c->resume);
+    if (!str_eq(c->resume, "never"))
+        *path = xstrdup(c->resume);
+    else if (highest >= 0)
+        return of_resume(c,
+                         err_set(err, E_INPUT,
+                                 "is never, and %s holds checkpoint-%lld; choose another output "
+                                 "folder, remove it, or set auto",
+                                 c->output, (long long)highest),
+                         err);
     return OK;
 }
 
 /* Rank 0 looks, so that all go on from the same one. */
-static Status choose_start(Run *r, char **path, Problems *problems, Err *err)
+static Status choose_start(Run *r, char **path, Err *err)
 {
     *path = NULL;
-    Status s = session_leads(r->s) ? find_start(r, path, problems, err) : OK;
-    if (s == E_INPUT && problems->n > 0) err_set(err, s, "%s", problems->lines[problems->n - 1]);
+    Status s = session_leads(r->s) ? find_start(r, path, err) : OK;
     s = comm_agree(r->s->hosts, s, err);
     if (s == OK) comm_say(r->s->hosts, path);
     return s;
@@ -113,7 +115,7 @@ static Status set_aside(Run *r, Err *err)
 static Status resume(Run *r, Problems *problems, Err *err)
 {
     char *path;
-    TRY(choose_start(r, &path, problems, err));
+    TRY(choose_start(r, &path, err));
     if (!path) return OK;
     Status s = checkpoint_load(r->s, &r->state, path, problems);
     bool named = !str_eq(r->c->resume, "auto");

@@ -45,6 +45,9 @@ run check --quiet "$tmp/run.yaml" output="$tmp/lost"
 ends 'no checkpoint that is whole' 2
 noted 'no checkpoint that is whole' "warning: $tmp/lost/checkpoint-3 is not whole and passed over: $tmp/lost/checkpoint-3/manifest.json: cannot open: *
 $tmp/run.yaml: resume: $tmp/lost holds checkpoint-3 and none that is whole, *"
+run train --quiet "$tmp/run.yaml" output="$tmp/lost" resume=never
+ends 'a run that must not go on' 2
+noted 'a run that must not go on' "command line: resume: is never, and $tmp/lost holds checkpoint-3; choose another output folder, remove it, or set auto"
 done_by 'the same where another one is named' check --quiet "$tmp/run.yaml" output="$tmp/lost" resume="$tmp/elsewhere"
 
 finish
