@@ -5,6 +5,7 @@
  *
  * Exit code 1 when a test fails, 77 when all were skipped, 2 for a suite that is not there. */
 #include "tests/gpu/plain.h"
+#include "tests/support/test_device.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -26,6 +27,7 @@ int main(int argc, char **argv)
         all.failed += n.failed;
         all.skipped += n.skipped;
     }
-    printf("%d passed, %d failed, %d skipped\n", all.passed, all.failed, all.skipped);
+    printf("%d passed, %d failed, %d skipped on %s\n", all.passed, all.failed, all.skipped,
+           test_backend()); /* a suite that was forgotten on the CPU shows */
     return all.failed ? 1 : all.passed ? 0 : 77;
 }

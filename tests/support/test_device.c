@@ -3,6 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *test_backend(void)
+{
+    const char *name = getenv("LORAC_TEST_BACKEND");
+    return name ? name : "cpu";
+}
+
 DType test_precision(void)
 {
     const char *name = getenv("LORAC_TEST_PRECISION");
@@ -23,9 +29,8 @@ DeviceOpts test_device_opts(size_t region_bytes, int threads)
 
 void test_device_open(Device *d, size_t region_bytes, int threads)
 {
-    const char *name = getenv("LORAC_TEST_BACKEND");
-    const Backend *backend = backend_find(name ? name : "cpu");
-    if (!backend) panic("no backend %s, only %s", name, backend_names());
+    const Backend *backend = backend_find(test_backend());
+    if (!backend) panic("no backend %s, only %s", test_backend(), backend_names());
     Err err = {0};
     DeviceOpts opts = test_device_opts(region_bytes, threads);
     if (device_open(d, backend, &opts, test_precision(), &err) != OK) panic("%s", err.line);
