@@ -1,9 +1,8 @@
 /* Products of a few rows straight from nf4 and fp4, on tensor cores.
  *
  * Two neighbours of a row are one byte of codes, and a table of 256 pairs gives the register of an mma's operand (16 rows of
- * the matrix by 16 columns; the other operand is x).  Reading the table is what a multiprocessor has to do most: shared
- * memory gives 32 words in 32 of the 60 cycles that the memory takes to bring a KiB of codes.  So everything else is kept
- * off its way:
+ * the matrix by 16 columns; the other operand is x).  Reading the table is what a multiprocessor has to do most: a KiB of codes
+ * is 32 loads of a warp, a cycle each, of some 60 in which the memory brings that KiB.  So everything else is kept off its way:
  *
  * A block of eight warps takes a group of 16 rows at a time, a warp an eighth of their columns, which come as quant_stream.cuh
  * says.
@@ -16,6 +15,7 @@
  *
  * Two such blocks fill a multiprocessor and stay.  All codes of a warp's first units are on their way before the kernel waits
  * for those before it. */
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/quant_matvec.cuh"
 #include "kernels/cuda/quant_stream.cuh"
 #include "kernels/cuda/table.h"
@@ -42,7 +42,7 @@ template <int N> struct Way {
 };
 static_assert(BUFFERS * WARPS * 8 / 2 <= ENTRIES, "there is room for all sums");
 
-/* ---- small things ------------------------------------------------------------------------------- */
+/* ---- barriers ---------------------------------------------------------------------------------- */
 
 /* Barriers that one side only arrives at. */
 __device__ inline void barrier_init(uint64_t *b, int n)
@@ -69,14 +69,6 @@ __device__ inline void barrier_wait(uint64_t *b, int time) /* the time-th, from 
                      : "r"(shared_at(b)), "r"(time & 1)
                      : "memory");
     while (!done);
-}
-
-__device__ inline void mma_bf16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 /* ---- the table of pairs ------------------------------------------------------------------------- */
@@ -183,7 +175,7 @@ __device__ inline void multiply(float (&sum)[4], float (&second)[4], const uint4
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         const uint4 x = xs[i / 2];
-        mma_bf16(N == 8 && i >= 4 ? second : sum, a[i], i % 2 ? x.z : x.x, i % 2 ? x.w : x.y);
+        mma_add(N == 8 && i >= 4 ? second : sum, a[i], i % 2 ? x.z : x.x, i % 2 ? x.w : x.y);
     }
 }
 
