@@ -103,7 +103,7 @@ size_t cuda_attention_plain_scratch(int64_t n_tokens, int64_t n_heads)
 
 int64_t cuda_cached_parts(int64_t n_tokens, int64_t n_kv_heads, int64_t longest, int n_sms)
 {
-    enum { BLOCKS = 3 }; /* of a multiprocessor at once: more parts would wait for a second turn */
+    enum { BLOCKS = 2 }; /* of a multiprocessor at once: more parts would wait for a second turn */
     int64_t parts = BLOCKS * n_sms / (n_tokens * n_kv_heads);
     int64_t most = ceil_div(longest, CUDA_CACHED_LEAST_KEYS);
     if (most > CUDA_CACHED_MOST_PARTS) most = CUDA_CACHED_MOST_PARTS;

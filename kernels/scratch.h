@@ -55,7 +55,7 @@ size_t cuda_attention_plain_scratch(int64_t n_tokens, int64_t n_heads); /* backw
  * the least of keys, or is the only one.  longest: a bound on the keys of a query.  Scratch only where there are several. */
 enum {
     CUDA_CACHED_MOST_PARTS = 64,
-    CUDA_CACHED_LEAST_KEYS = 32,
+    CUDA_CACHED_LEAST_KEYS = 64,
     CUDA_CACHED_SHARE = 8 /* elements of a head that a thread has */
 };
 int64_t cuda_cached_parts(int64_t n_tokens, int64_t n_kv_heads, int64_t longest, int n_sms);

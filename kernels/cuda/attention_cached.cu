@@ -3,14 +3,19 @@
  * the cache is read once.  The last block of a token and head joins the parts, in their order: the same bits every time.
  *
  * One token is a matter of latency, not of bytes.  So a few lanes share a key, eight elements each, a lane asks for several
- * keys and values before it uses the first, and whoever joins asks for many parts at once.
+ * keys and values before it uses the first, and whoever joins asks for many parts at once.  The first keys of a part are on
+ * their way while the kernels before this one still run: nothing that is recorded with it writes them.
  *
  * No block waits for another's keys: new ones are read from k and v, and the block that has a token's own key stores it. */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/online.cuh"
 #include "kernels/cuda/table.h"
 
-enum { THREADS = 128, WARPS = THREADS / WARP, MOST_GROUP = 8, MOST_WIDTH = 256 };
+enum { THREADS = 256, WARPS = THREADS / WARP, MOST_GROUP = 8, MOST_WIDTH = 256 };
+enum {
+    NARROW = 16 * SHARE /* widths up to it have all lanes of half a warp */,
+    WIDE_GROUP = 4 /* at most beyond it */
+};
 enum { PARTS_AT_ONCE = 16 }; /* that a thread asks for when it joins */
 
 /* What the kernel works on.  A head's keys are cut into equal parts, CUDA_CACHED_LEAST_KEYS each at least. */
@@ -66,62 +71,107 @@ template <typename T> __device__ static inline void place_keys(Place *p, const C
     p->stores = p->stores && p->end == p->n;
 }
 
-/* Dots of the lane's queries with one key, whole in each of its LANES lanes. */
-template <typename T, int GROUP, int LANES>
-__device__ static inline void dots(float (&y)[GROUP], const float (&q)[GROUP][SHARE],
-                                   const Share<T> &key)
+/* Keys and values that LANES lanes have at a time: each ROWS-th from the row's own on. */
+template <typename T, int LANES> struct Keys {
+    enum { AT_ONCE = 64 / (SHARE * sizeof(T)), ROWS = THREADS / LANES, KEYS = AT_ONCE * ROWS };
+    Share<T> k[AT_ONCE], v[AT_ONCE];
+};
+
+/* Where the lane's elements of a part's keys are, from element 0 of key 0 on. */
+struct Reach {
+    int row, left;      /* the lane's among ROWS; elements of the head from its first on */
+    int64_t old, fresh; /* in the cache; in k and v, before which key 0 would be */
+    int64_t next;       /* to the next key, both */
+};
+
+template <typename T, int LANES>
+__device__ static inline Reach reach_of(const Cached<T> &a, const Place &p)
 {
-    float k[SHARE];
-    share_to_f32(k, key);
-#pragma unroll
-    for (int g = 0; g < GROUP; g++) {
-        float dot = 0;
-#pragma unroll
-        for (int e = 0; e < SHARE; e++)
-            dot += q[g][e] * k[e];
-        y[g] = dot;
-    }
-#pragma unroll
-    for (int o = LANES / 2; o > 0; o >>= 1)
-#pragma unroll
-        for (int g = 0; g < GROUP; g++)
-            y[g] += __shfl_xor_sync(0xffffffffu, y[g], o);
+    const int element = threadIdx.x % LANES * SHARE;
+    Reach r;
+    r.row = threadIdx.x / LANES;
+    r.left = a.width - element;
+    r.next = (int64_t)a.n_kv_heads * a.width;
+    r.old = p.doc * a.capacity * r.next + p.kv * a.width + element;
+    r.fresh = (p.token - (p.n - 1)) * r.next + p.kv * a.width + element;
+    return r;
 }
 
-/* The block's keys: each LANES lanes take AT_ONCE of them at a time. */
+/* Those from j0 on that are in the cache; zeros where others are. */
+template <typename T, int LANES, bool WHOLE>
+__device__ static inline void ask_old(Keys<T, LANES> *x, const Cached<T> &a, const Place &p,
+                                      const Reach &r, int j0)
+{
+#pragma unroll
+    for (int u = 0; u < Keys<T, LANES>::AT_ONCE; u++) {
+        int j = j0 + u * Keys<T, LANES>::ROWS + r.row;
+        int has = j < min(p.end, p.past) ? r.left : 0;
+        x->k[u] = share_load<T, WHOLE>(a.cache_k + r.old + j * r.next, has);
+        x->v[u] = share_load<T, WHOLE>(a.cache_v + r.old + j * r.next, has);
+    }
+}
+
+/* The others. */
+template <typename T, int LANES, bool WHOLE>
+__device__ static inline void ask_fresh(Keys<T, LANES> *x, const Cached<T> &a, const Place &p,
+                                        const Reach &r, int j0)
+{
+    if (j0 + Keys<T, LANES>::KEYS <= p.past) return;
+#pragma unroll
+    for (int u = 0; u < Keys<T, LANES>::AT_ONCE; u++) {
+        int j = j0 + u * Keys<T, LANES>::ROWS + r.row;
+        if (j < p.past || j >= p.end) continue;
+        x->k[u] = share_load<T, WHOLE>(a.k + r.fresh + j * r.next, r.left);
+        x->v[u] = share_load<T, WHOLE>(a.v + r.fresh + j * r.next, r.left);
+    }
+}
+
+/* The token's own, where this part has it. */
+template <typename T, int LANES, bool WHOLE>
+__device__ static inline void store_own(const Keys<T, LANES> &x, const Cached<T> &a, const Place &p,
+                                        const Reach &r, int j0)
+{
+#pragma unroll
+    for (int u = 0; u < Keys<T, LANES>::AT_ONCE; u++) {
+        int j = j0 + u * Keys<T, LANES>::ROWS + r.row;
+        if (j != p.n - 1) continue;
+        share_store<T, WHOLE>(a.cache_k + r.old + j * r.next, x.k[u], r.left);
+        share_store<T, WHOLE>(a.cache_v + r.old + j * r.next, x.v[u], r.left);
+    }
+}
+
+/* The part's keys, of which the first old ones are asked for. */
 template <typename T, int GROUP, int LANES, bool WHOLE>
-__device__ static inline void part_run(Online<GROUP> *on, const Cached<T> &a, const Place &p,
+__device__ static inline void part_run(Online<GROUP> *on, Keys<T, LANES> *x, const Cached<T> &a,
+                                       const Place &p, const Reach &r,
                                        const float (&q)[GROUP][SHARE])
 {
-    enum { AT_ONCE = 64 / (SHARE * sizeof(T)), ROWS = THREADS / LANES };
-    const int element = threadIdx.x % LANES * SHARE, left = a.width - element;
-    const int warps_first = threadIdx.x / WARP * (WARP / LANES), own = p.stores ? p.n - 1 : -1;
-    const int64_t row = (int64_t)a.n_kv_heads * a.width, in_row = (int64_t)p.kv * a.width + element;
-    const int64_t old = p.doc * a.capacity * row + in_row;               /* of key 0 in the cache */
-    const int64_t fresh = (int64_t)(p.token - (p.n - 1)) * row + in_row; /* of key 0 before k */
+    enum { AT_ONCE = Keys<T, LANES>::AT_ONCE, ROWS = Keys<T, LANES>::ROWS };
+    typedef Spread<GROUP, AT_ONCE, LANES> S;
+    const int warps_first = threadIdx.x / WARP * (WARP / LANES);
     for (int j0 = p.first; j0 + warps_first < p.end; j0 += ROWS * AT_ONCE) { /* a warp together */
-        Share<T> k[AT_ONCE], v[AT_ONCE];
-        float score[AT_ONCE][GROUP];
+        if (j0 > p.first) ask_old<T, LANES, WHOLE>(x, a, p, r, j0);
+        ask_fresh<T, LANES, WHOLE>(x, a, p, r, j0);
+        float score[S::N];
 #pragma unroll
         for (int u = 0; u < AT_ONCE; u++) {
-            int j = j0 + u * ROWS + (int)threadIdx.x / LANES, has = j < p.end ? left : 0;
-            int64_t at = (j < p.past ? old : fresh) + j * row;
-            k[u] = share_load<T, WHOLE>((j < p.past ? a.cache_k : a.k) + at, has);
-            v[u] = share_load<T, WHOLE>((j < p.past ? a.cache_v : a.v) + at, has);
-        }
+            float k[SHARE];
+            share_to_f32(k, x->k[u]);
 #pragma unroll
-        for (int u = 0; u < AT_ONCE; u++) {
-            int j = j0 + u * ROWS + (int)threadIdx.x / LANES;
-            dots<T, GROUP, LANES>(score[u], q, k[u]);
+            for (int g = 0; g < GROUP; g++) {
+                float dot = 0;
 #pragma unroll
-            for (int g = 0; g < GROUP; g++)
-                if (j >= p.end) score[u][g] = -INFINITY;
-            if (j == own) {
-                share_store<T, WHOLE>(a.cache_k + old + j * row, k[u], left);
-                share_store<T, WHOLE>(a.cache_v + old + j * row, v[u], left);
+                for (int e = 0; e < SHARE; e++)
+                    dot += q[g][e] * k[e];
+                score[g * AT_ONCE + u] = dot;
             }
         }
-        online_add(on, score, v);
+        sum_and_spread<S::N, LANES / 2>(score);
+#pragma unroll
+        for (int i = 0; i < S::PER; i++)
+            if (j0 + (S::first() % AT_ONCE + i) * ROWS + r.row >= p.end) score[i] = -INFINITY;
+        online_add<T, GROUP, AT_ONCE, LANES>(on, score, x->v);
+        if (p.stores) store_own<T, LANES, WHOLE>(*x, a, p, r, j0);
     }
 }
 
@@ -146,37 +196,40 @@ __device__ static inline void out_store(const Cached<T> &a, int token, int head,
 
 /* The block's keys as one part: written away, or the output where it is the only one. */
 template <typename T, int GROUP, int LANES>
-__device__ static inline void part_store(const Online<GROUP> &on, const Cached<T> &a,
-                                         const Place &p)
+__device__ static inline void part_store(Online<GROUP> &on, const Cached<T> &a, const Place &p)
 {
-    enum { ROWS = THREADS / LANES };
-    extern __shared__ float4 accs[]; /* [ROWS][GROUP][pitch] of float */
-    __shared__ float2 most_sum[ROWS][GROUP];
-    const int row = threadIdx.x / LANES, element = threadIdx.x % LANES * SHARE,
+    extern __shared__ float4 accs[]; /* [WARPS][GROUP][pitch] of float */
+    __shared__ float2 most_sum[WARPS][GROUP];
+    enum { FOURS = LANES * SHARE / 4 }; /* of a head, or more */
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, element = lane * SHARE,
               of_head = a.pitch / 4;
+    typedef Spread<GROUP, Keys<T, LANES>::AT_ONCE, LANES> S;
+    online_sum<GROUP, Keys<T, LANES>::AT_ONCE, LANES>(&on);
+    if (lane < LANES && lane % S::OF_HEAD == 0)
+        most_sum[warp][lane / S::OF_HEAD] = make_float2(on.most, on.sum);
 #pragma unroll
     for (int g = 0; g < GROUP; g++) {
-        if (element == 0) most_sum[row][g] = make_float2(on.most[g], on.sum[g]);
-        float4 *to = accs + (row * GROUP + g) * of_head + element / 4;
+        float4 *to = accs + (warp * GROUP + g) * of_head + element / 4;
 #pragma unroll
         for (int e = 0; e < SHARE; e += 4)
-            if (element < a.width)
+            if (lane < LANES && element < a.width)
                 to[e / 4] =
                     make_float4(on.acc[g][e], on.acc[g][e + 1], on.acc[g][e + 2], on.acc[g][e + 3]);
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < p.n_heads * of_head; i += THREADS) {
-        int g = i / of_head, e = i % of_head, head = p.head0 + g;
+    for (int i = threadIdx.x; i < p.n_heads * FOURS; i += THREADS) {
+        int g = i / FOURS, e = i % FOURS, head = p.head0 + g;
+        if (e >= of_head) continue;
         float largest = -INFINITY, total = 0;
         float4 x = {};
 #pragma unroll
-        for (int r = 0; r < ROWS; r++)
-            largest = fmaxf(largest, most_sum[r][g].x);
+        for (int w = 0; w < WARPS; w++)
+            largest = fmaxf(largest, most_sum[w][g].x);
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            float w = weight_of(most_sum[r][g].x, largest);
-            total += w * most_sum[r][g].y;
-            add_times(&x, w, accs[(r * GROUP + g) * of_head + e]);
+        for (int w = 0; w < WARPS; w++) {
+            float f = weight_of(most_sum[w][g].x, largest);
+            total += f * most_sum[w][g].y;
+            add_times(&x, f, accs[(w * GROUP + g) * of_head + e]);
         }
         if (p.n_parts == 1) {
             out_store(a, p.token, head, 4 * e, x, 1 / total);
@@ -206,23 +259,41 @@ __device__ static inline bool is_last(unsigned *ticket, int n_parts)
     return last;
 }
 
+/* Some parts' sums of the i-th four elements of the block's heads, from part `at` on. */
+template <typename T, int FOURS>
+__device__ static inline void ask_parts(float4 (&y)[PARTS_AT_ONCE], const Cached<T> &a,
+                                        const Place &p, int i, int at)
+{
+    const int of_head = a.pitch / 4, g = i / FOURS, e = i % FOURS;
+    const int64_t cell = ((int64_t)p.token * a.n_heads + p.head0 + g) * gridDim.x;
+    const float4 *from = reinterpret_cast<const float4 *>(a.acc) + cell * of_head + e;
+#pragma unroll
+    for (int u = 0; u < PARTS_AT_ONCE; u++) {
+        y[u] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (g < p.n_heads && e < of_head && at + u < p.n_parts)
+            y[u] = __ldcg(from + (int64_t)(at + u) * of_head);
+    }
+}
+
 /* The parts of the block's heads become the output. */
-template <typename T, int GROUP>
+template <typename T, int GROUP, int LANES>
 __device__ static inline void parts_join(const Cached<T> &a, const Place &p)
 {
-    enum { PARTS = CUDA_CACHED_MOST_PARTS };
+    enum { PARTS = CUDA_CACHED_MOST_PARTS, FOURS = LANES * SHARE / 4 };
     __shared__ float weights[GROUP][PARTS]; /* over the sum of all */
-    const int lane = threadIdx.x % WARP, of_head = a.pitch / 4;
-    const int64_t cell0 = ((int64_t)p.token * a.n_heads + p.head0) * gridDim.x;
-    for (int g = threadIdx.x / WARP; g < p.n_heads; g += WARPS) {
-        float2 part[PARTS / WARP];
-        float largest = -INFINITY, total = 0;
+    const int lane = threadIdx.x % WARP, g_warp = threadIdx.x / WARP;
+    const int64_t cell0 = ((int64_t)p.token * a.n_heads + p.head0 + g_warp) * gridDim.x;
+    float2 part[PARTS / WARP];
+    float4 y[PARTS_AT_ONCE];
 #pragma unroll
-        for (int i = 0; i < PARTS / WARP; i++) {
-            int at = lane + i * WARP;
-            part[i] = make_float2(-INFINITY, 0.0f);
-            if (at < p.n_parts) part[i] = __ldcg(a.most_sum + cell0 + (int64_t)g * gridDim.x + at);
-        }
+    for (int i = 0; i < PARTS / WARP; i++) {
+        int at = lane + i * WARP;
+        part[i] = make_float2(-INFINITY, 0.0f);
+        if (g_warp < p.n_heads && at < p.n_parts) part[i] = __ldcg(a.most_sum + cell0 + at);
+    }
+    ask_parts<T, FOURS>(y, a, p, threadIdx.x, 0);
+    if (g_warp < GROUP) { /* a warp a head */
+        float largest = -INFINITY, total = 0;
 #pragma unroll
         for (int i = 0; i < PARTS / WARP; i++)
             largest = fmaxf(largest, part[i].x);
@@ -233,21 +304,14 @@ __device__ static inline void parts_join(const Cached<T> &a, const Place &p)
         total = warp_sum(total);
 #pragma unroll
         for (int i = 0; i < PARTS / WARP; i++)
-            weights[g][lane + i * WARP] = weight_of(part[i].x, largest) / total;
+            weights[g_warp][lane + i * WARP] = __fdividef(weight_of(part[i].x, largest), total);
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < p.n_heads * of_head; i += THREADS) {
-        int g = i / of_head, e = i % of_head;
-        const float4 *from = reinterpret_cast<const float4 *>(a.acc) +
-                             (cell0 + (int64_t)g * gridDim.x) * of_head + e;
+    for (int i = threadIdx.x; i < p.n_heads * FOURS; i += THREADS) {
+        int g = i / FOURS, e = i % FOURS;
         float4 x = {};
         for (int at = 0; at < p.n_parts; at += PARTS_AT_ONCE) {
-            float4 y[PARTS_AT_ONCE];
-#pragma unroll
-            for (int u = 0; u < PARTS_AT_ONCE; u++) {
-                y[u] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-                if (at + u < p.n_parts) y[u] = __ldcg(from + (int64_t)(at + u) * of_head);
-            }
+            if (i >= THREADS || at > 0) ask_parts<T, FOURS>(y, a, p, i, at);
 #pragma unroll
             for (int u = 0; u < PARTS_AT_ONCE; u++)
                 add_times(&x, weights[g][at + u], y[u]);
@@ -257,46 +321,44 @@ __device__ static inline void parts_join(const Cached<T> &a, const Place &p)
 }
 static_assert(CUDA_CACHED_MOST_PARTS % WARP == 0 && CUDA_CACHED_MOST_PARTS % PARTS_AT_ONCE == 0,
               "parts go by lanes and by what a thread asks for at once");
+static_assert((int)MOST_GROUP <= (int)WARPS, "a warp a head");
 
 /* ---- the kernel ---- */
 
 /* grid: parts, key heads x groups, tokens */
 template <typename T, int GROUP, int LANES, bool WHOLE>
-__global__ void __launch_bounds__(THREADS) attention_cached_kernel(const Cached<T> a)
+__global__ void __launch_bounds__(THREADS, GROUP > 4 ? 1 : 2)
+    attention_cached_kernel(const Cached<T> a)
 {
     early_go();
     Place p = place_of_heads(a);
-    const int element = threadIdx.x % LANES * SHARE;
-    const T *x = a.q + ((int64_t)p.token * a.n_heads + p.head0) * a.width + element;
+    place_keys(&p, a); /* what is past is given: no kernel of the pass writes it */
+    const Reach r = reach_of<T, LANES>(a, p);
+    Keys<T, LANES> keys;
+    ask_old<T, LANES, WHOLE>(&keys, a, p, r, p.first);
     early_wait();
-    Share<T> raw[GROUP]; /* queries, asked for before the wait for `past` */
-#pragma unroll
-    for (int g = 0; g < GROUP; g++)
-        raw[g] = share_load<T, WHOLE>(x + (g < p.n_heads ? g : 0) * a.width, a.width - element);
-    place_keys(&p, a);
     if (p.first >= p.n) return; /* the whole block */
+    const T *x = a.q + ((int64_t)p.token * a.n_heads + p.head0) * a.width + a.width - r.left;
     float q[GROUP][SHARE];
-    Online<GROUP> on;
+    Online<GROUP> on = {-INFINITY, 0, {}};
 #pragma unroll
     for (int g = 0; g < GROUP; g++) {
-        share_to_f32(q[g], raw[g]);
-        on.most[g] = -INFINITY, on.sum[g] = 0;
+        share_to_f32(q[g], share_load<T, WHOLE>(x + (g < p.n_heads ? g : 0) * a.width, r.left));
 #pragma unroll
         for (int e = 0; e < SHARE; e++)
-            on.acc[g][e] = 0, q[g][e] *= a.scale;
+            q[g][e] *= a.scale;
     }
-    part_run<T, GROUP, LANES, WHOLE>(&on, a, p, q);
+    part_run<T, GROUP, LANES, WHOLE>(&on, &keys, a, p, r, q);
     part_store<T, GROUP, LANES>(on, a, p);
     if (p.n_parts > 1 && is_last(a.tickets + (int64_t)p.token * gridDim.y + blockIdx.y, p.n_parts))
-        parts_join<T, GROUP>(a, p);
+        parts_join<T, GROUP, LANES>(a, p);
 }
 
 template <typename T, int GROUP, int LANES, bool WHOLE>
 static void launch(Device *d, const Cached<T> &a, int64_t n_tokens, int64_t n_parts)
 {
     dim3 grid((unsigned)n_parts, (unsigned)(a.n_kv_heads * a.n_groups), (unsigned)n_tokens);
-    size_t shared =
-        (size_t)(THREADS / LANES * GROUP * a.pitch) * sizeof(float); /* 32 KiB at most */
+    size_t shared = (size_t)(WARPS * GROUP * a.pitch) * sizeof(float); /* 32 KiB at most */
     launch_early(d, attention_cached_kernel<T, GROUP, LANES, WHOLE>, grid, THREADS, shared, a);
 }
 
@@ -305,10 +367,11 @@ static void by_width(Device *d, const Cached<T> &a, int64_t n_tokens, int64_t n_
 {
     if (a.width <= 8 * SHARE)
         launch<T, GROUP, 8, true>(d, a, n_tokens, n_parts);
-    else if (a.width <= 16 * SHARE)
-        launch<T, GROUP, 16, true>(d, a, n_tokens, n_parts);
+    else if (a.width <= NARROW)
+        launch<T, GROUP, NARROW / SHARE, true>(d, a, n_tokens, n_parts);
     else
-        launch<T, GROUP, MOST_WIDTH / SHARE, true>(d, a, n_tokens, n_parts);
+        launch < T, GROUP<WIDE_GROUP ? GROUP : WIDE_GROUP, MOST_WIDTH / SHARE, true>(d, a, n_tokens,
+                                                                                     n_parts);
 }
 
 template <typename T> static void by_group(Device *d, const Cached<T> &a, int64_t n, int64_t parts)
@@ -357,7 +420,8 @@ void cuda_attention_cached(Device *d, Tensor *o, Tensor *cache_k, Tensor *cache_
         a.width = (int)width;
         a.pitch = (int)pitch;
         a.of_kv = of_kv;
-        a.group = !whole ? 1 : of_kv < MOST_GROUP ? of_kv : (int)MOST_GROUP;
+        const int most = !whole ? 1 : width <= NARROW ? (int)MOST_GROUP : (int)WIDE_GROUP;
+        a.group = of_kv < most ? of_kv : most;
         a.n_groups = (int)ceil_div(of_kv, a.group);
         a.capacity = cache_k->shape[1];
         a.ld_o = o->ld;

@@ -172,8 +172,9 @@ template <typename T> static inline bool vectors_fit(const Tensor *t)
 #define LAUNCHED() CUDA_CHECK(cudaGetLastError())
 
 /* Launches that may begin early (programmatic dependent launch, from 9.0 on): while a graph is captured, a kernel launched
- * so starts as soon as every block of the kernel before it has said early_go or ended, and gets ready beside it.  It reads
- * nothing that others write, and writes nothing, before early_wait, which returns when all before it is done.  Whoever is
+ * so starts as soon as every block of the kernel before it has said early_go or ended, and gets ready beside it.  Before
+ * early_wait, which returns when all before it is done, it writes nothing and reads only what no kernel that may be recorded
+ * with it writes: weights, tables, positions, the cache of earlier tokens.  Whoever is
  * launched so must wait; elsewhere both are nothing. */
 __device__ inline void early_go(void)
 {

@@ -60,9 +60,41 @@ __device__ static inline void share_store(T *x, const Share<T> &s, int left)
 
 /* ---- softmax over keys as they come (Milakov & Gimelshein 2018) ---- */
 
-/* Of the keys that the lanes of one key have had. */
+/* LANES lanes have KEYS keys at a time, for GROUP heads: as many scores as lanes, about, of which each lane is left with PER
+ * neighbours, number head * KEYS + key. */
+template <int GROUP, int KEYS, int LANES> struct Spread {
+    enum { N = GROUP * KEYS, PER = N > LANES ? N / LANES : 1 };
+    enum { ALIKE = N > LANES ? 1 : LANES / N }; /* lanes with the same ones */
+    enum { OF_HEAD = LANES / GROUP };           /* lanes with those of one head, neighbours */
+    static_assert(PER <= KEYS, "a lane has one head's");
+
+    __device__ static int first(void) /* the lane's */
+    {
+        return threadIdx.x % LANES / ALIKE * PER;
+    }
+    __device__ static int lane_of(int n) /* among all lanes of a warp, with the same key's */
+    {
+        return threadIdx.x % WARP / LANES * LANES + n / PER * ALIKE;
+    }
+};
+
+/* Sums over 2 O lanes of x's N values: in x, the lane's own of them (Spread).  Half of what is left goes at each step. */
+template <int N, int O> __device__ static inline void sum_and_spread(float *x)
+{
+    const bool upper = threadIdx.x & O;
+#pragma unroll
+    for (int i = 0; i < (N > 1 ? N / 2 : 1); i++) {
+        float goes = x[i], stays = x[i];
+        if (N > 1) goes = upper ? x[i] : x[i + N / 2], stays = upper ? x[i + N / 2] : x[i];
+        x[i] = stays + __shfl_xor_sync(0xffffffffu, goes, O);
+    }
+    if constexpr (O > 1) sum_and_spread<(N > 1 ? N / 2 : 1), O / 2>(x);
+}
+
+/* Of the keys that a warp has had: the largest score, and the sum over the lane's own, of the lane's head; of all heads, values
+ * times weights over the lane's own keys. */
 template <int GROUP> struct Online {
-    float most[GROUP], sum[GROUP], acc[GROUP][SHARE];
+    float most, sum, acc[GROUP][SHARE];
 };
 
 /* exp(x - largest), 0 where there is nothing: no keys in x, or none at all */
@@ -71,37 +103,62 @@ __device__ static inline float weight_of(float x, float largest)
     return x == -INFINITY ? 0.0f : __expf(x - largest);
 }
 
-/* KEYS scores and values, those that do not exist -infinity and 0. */
-template <typename T, int GROUP, int KEYS>
-__device__ static inline void online_add(Online<GROUP> *o, float (&score)[KEYS][GROUP],
+/* The lane's PER scores, -infinity where there is no key, and all values, then 0.  A warp together. */
+template <typename T, int GROUP, int KEYS, int LANES>
+__device__ static inline void online_add(Online<GROUP> *o, const float *score,
                                          const Share<T> (&v)[KEYS])
 {
+    typedef Spread<GROUP, KEYS, LANES> S;
+    float largest = o->most, weight[S::PER];
+#pragma unroll
+    for (int i = 0; i < S::PER; i++)
+        largest = fmaxf(largest, score[i]);
+#pragma unroll
+    for (int d = 1; d < WARP; d *= 2)
+        if (d < S::OF_HEAD || d >= LANES)
+            largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, d));
+    float f = weight_of(o->most, largest);
+    o->most = largest;
+    o->sum *= f;
+#pragma unroll
+    for (int i = 0; i < S::PER; i++) {
+        weight[i] = weight_of(score[i], largest);
+        if (threadIdx.x % S::ALIKE == 0) o->sum += weight[i];
+    }
 #pragma unroll
     for (int g = 0; g < GROUP; g++) {
-        float largest = o->most[g];
-#pragma unroll
-        for (int u = 0; u < KEYS; u++)
-            largest = fmaxf(largest, score[u][g]);
-        float f = weight_of(o->most[g], largest);
-        o->most[g] = largest;
-        o->sum[g] *= f;
-#pragma unroll
-        for (int u = 0; u < KEYS; u++) {
-            score[u][g] = weight_of(score[u][g], largest);
-            o->sum[g] += score[u][g];
-        }
+        float of_head = __shfl_sync(0xffffffffu, f, S::lane_of(g * KEYS));
 #pragma unroll
         for (int e = 0; e < SHARE; e++)
-            o->acc[g][e] *= f;
+            o->acc[g][e] *= of_head;
     }
 #pragma unroll
     for (int u = 0; u < KEYS; u++) {
         float y[SHARE];
         share_to_f32(y, v[u]);
 #pragma unroll
+        for (int g = 0; g < GROUP; g++) {
+            float w = __shfl_sync(0xffffffffu, weight[u % S::PER], S::lane_of(g * KEYS + u));
+#pragma unroll
+            for (int e = 0; e < SHARE; e++)
+                o->acc[g][e] += w * y[e];
+        }
+    }
+}
+
+/* Sums of the warp in each of its lanes. */
+template <int GROUP, int KEYS, int LANES> __device__ static inline void online_sum(Online<GROUP> *o)
+{
+#pragma unroll
+    for (int d = 1; d < WARP; d *= 2) {
+        if (d >= Spread<GROUP, KEYS, LANES>::OF_HEAD && d < LANES) continue;
+        o->sum += __shfl_xor_sync(0xffffffffu, o->sum, d);
+    }
+#pragma unroll
+    for (int d = LANES; d < WARP; d *= 2)
+#pragma unroll
         for (int g = 0; g < GROUP; g++)
 #pragma unroll
             for (int e = 0; e < SHARE; e++)
-                o->acc[g][e] += score[u][g] * y[e];
-    }
+                o->acc[g][e] += __shfl_xor_sync(0xffffffffu, o->acc[g][e], d);
 }
