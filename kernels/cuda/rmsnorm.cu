@@ -25,7 +25,6 @@ __global__ void __launch_bounds__(MAX_THREADS)
                        int64_t ld_x, float eps)
 {
     early_go();
-    early_wait();
     const T *xr = x + blockIdx.x * ld_x;
     T *yr = y + blockIdx.x * ld_y;
     int n_vecs = cols / Vec<T>::N;
@@ -33,12 +32,13 @@ __global__ void __launch_bounds__(MAX_THREADS)
 #pragma unroll
     for (int k = 0; k < VECS; k++) {
         int i = threadIdx.x + k * blockDim.x;
-        xs[k] = i < n_vecs ? bits_load(xr + i * Vec<T>::N) : bits_zero();
+        ws[k] = i < n_vecs ? bits_load(w + i * Vec<T>::N) : bits_zero();
     }
+    early_wait();
 #pragma unroll
     for (int k = 0; k < VECS; k++) {
         int i = threadIdx.x + k * blockDim.x;
-        ws[k] = i < n_vecs ? bits_load(w + i * Vec<T>::N) : bits_zero();
+        xs[k] = i < n_vecs ? bits_load(xr + i * Vec<T>::N) : bits_zero();
     }
     float sum = 0;
 #pragma unroll

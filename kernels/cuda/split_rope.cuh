@@ -171,13 +171,12 @@ __global__ void __launch_bounds__(MAX_TOKEN_THREADS)
                  const int32_t *positions, const float *rope, int half, int per_pass, float eps)
 {
     enum { N = Vec<T>::N };
-    if (!BACK) {
-        early_go();
-        early_wait();
-    }
+    if (!BACK) early_go();
     int64_t token = blockIdx.x;
     Share s = share_of(half / N, per_pass, to.n_q, to.n_kv);
-    int position = positions[token];
+    Turn<N> t =
+        turn_load<N>(rope + (int64_t)positions[token] * 2 * half, half, s.slot, BACK ? -1 : 1);
+    if (!BACK) early_wait();
     for (int base = 0; base < s.n_all; base += HEADS * s.step) {
         Bits lo[HEADS], hi[HEADS];
 #pragma unroll
@@ -187,7 +186,6 @@ __global__ void __launch_bounds__(MAX_TOKEN_THREADS)
             lo[i] = h < s.n_all ? bits_load_last(p) : bits_zero();
             hi[i] = h < s.n_all ? bits_load_last(p + half) : bits_zero();
         }
-        Turn<N> t = turn_load<N>(rope + (int64_t)position * 2 * half, half, s.slot, BACK ? -1 : 1);
 #pragma unroll
         for (int i = 0; i < HEADS; i++) { /* all threads: the sums of norms go over warps */
             int h = base + s.first + i * s.step;
