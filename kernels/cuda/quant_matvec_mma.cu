@@ -13,8 +13,8 @@
  * stretches apart: x of row t stands in column t * S + s only where the codes are of stretch s of S.  Sums are scaled once for
  * S stretches, each by the lane that has them: of one row of x eight stretches, a quad of units, wait in the eight columns.
  *
- * Two such blocks fill a multiprocessor and stay.  All codes of a warp's first units are on their way before the kernel waits
- * for those before it. */
+ * Two such blocks fill a multiprocessor and stay.  Half of the ring is on its way before the kernel waits for those before it,
+ * and half when it has asked for x: whatever is asked for behind codes waits until they have come. */
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/quant_matvec.cuh"
 #include "kernels/cuda/quant_stream.cuh"
@@ -81,13 +81,48 @@ __device__ inline Entry *entries_in(char *room)
     return (Entry *)(room + skip);
 }
 
-/* The first element of a pair is in the high nibble.  All threads; ends with a barrier. */
-__device__ inline void make_pairs(Entry *entries, const QuantTables &t)
+/* What a thread brings of the tables, asked for before all else: values of each part, and the two of an entry of part k. */
+struct RawTables {
+    float first[QUANT_MAX_PARTS], last[QUANT_MAX_PARTS];
+    float pair[2];
+};
+
+__device__ inline void ask_tables(RawTables &raw, const QuantViews &q, int k)
 {
-    const int lane = threadIdx.x % WARP;
-    for (int e = threadIdx.x / WARP; e < ENTRIES; e += WARPS)
-        entries[e].pair[lane] = pair_of_bf16(t.code[e >> 4], t.code[e & 15]);
+#pragma unroll
+    for (int i = 0; i < QUANT_MAX_PARTS; i++) {
+        const int n = i >= q.n ? 0 : q.part[i].is_nested ? sizeof(QuantTables) / sizeof(float) : 16;
+        raw.first[i] = (int)threadIdx.x < n ? q.part[i].tables[threadIdx.x] : 0;
+        raw.last[i] = (int)threadIdx.x + THREADS < n ? q.part[i].tables[threadIdx.x + THREADS] : 0;
+    }
+    const float *code = q.part[k].tables; /* the first element of a pair is in the high nibble */
+    raw.pair[0] = code[threadIdx.x >> 4];
+    raw.pair[1] = code[threadIdx.x & 15];
+}
+
+/* A thread has the pair of the entry of its number.  All threads; ends with a barrier. */
+__device__ inline void make_pairs(Entry *entries, uint32_t pair)
+{
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+#pragma unroll
+    for (int i = 0; i < WARP; i += 4) { /* four entries at a time, a quarter of one a lane */
+        const uint32_t p = __shfl_sync(0xffffffff, pair, i + lane / 8);
+        *(uint4 *)&entries[warp * WARP + i + lane / 8].pair[lane % 8 * 4] = make_uint4(p, p, p, p);
+    }
     __syncthreads();
+}
+static_assert((int)ENTRIES == (int)THREADS, "a thread an entry");
+
+__device__ inline void put_tables(QuantTables *to, Entry *entries, const RawTables &raw)
+{
+#pragma unroll
+    for (int i = 0; i < QUANT_MAX_PARTS; i++) {
+        float *f = (float *)&to[i];
+        f[threadIdx.x] = raw.first[i];
+        if (threadIdx.x + THREADS < sizeof(QuantTables) / sizeof(float))
+            f[threadIdx.x + THREADS] = raw.last[i];
+    }
+    make_pairs(entries, pair_of_bf16(raw.pair[0], raw.pair[1]));
 }
 
 /* Makes the entries part k's if they are another's with other values.  All threads. */
@@ -95,7 +130,9 @@ __device__ inline void change_pairs(Entry *entries, const QuantTables *tables, i
 {
     if (k == of) return;
     bool other = threadIdx.x < 16 && tables[k].code[threadIdx.x] != tables[of].code[threadIdx.x];
-    if (__syncthreads_or(other)) make_pairs(entries, tables[k]);
+    const float *code = tables[k].code;
+    if (__syncthreads_or(other))
+        make_pairs(entries, pair_of_bf16(code[threadIdx.x >> 4], code[threadIdx.x & 15]));
     of = k;
 }
 
@@ -286,23 +323,24 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
     const Share share = share_of(q);
     Reader reader = {};
     RawScales raw = {};
+    int k = part_of(q, blockIdx.x * ROWS), pairs_of = k;
+    RawTables raw_tables;
+    ask_tables(raw_tables, q, k);
     seek(reader, share, q, blockIdx.x); /* there are no more blocks than groups */
     fetch_scales(raw, reader);
     fetch_pair(reader, ring, 0);
-    fetch_pair(reader, ring, 1);
-    advance(reader, share, q);
     if (threadIdx.x < BUFFERS) {
         barrier_init(&summed[threadIdx.x], WARPS);
         barrier_init(&written[threadIdx.x], 1);
     }
-    load_tables<QUANT_NF4>(tables, q);
     Entry *const entries = entries_in(room);
-    int k = part_of(q, blockIdx.x * ROWS), pairs_of = k;
-    make_pairs(entries, tables[k]);
+    put_tables(tables, entries, raw_tables);
     early_wait();
     const bool x_stays = N == 1 && share.units <= QUAD;
     uint4 xs[4];
     if (x_stays) load_x<N>(xs, x, ldx, o.n, share.unit0, share.units);
+    fetch_pair(reader, ring, 1);
+    advance(reader, share, q);
     for (int group = blockIdx.x, turn = 0; group < share.n_groups; group += gridDim.x, turn++) {
         k = part_of(q, group * ROWS);
         change_pairs(entries, tables, pairs_of, k);
