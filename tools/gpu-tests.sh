@@ -16,7 +16,7 @@
 #   curves packed deterministic attention offload plan   see tools/gpu_checks.py
 #   hf         folders and adapters written by way of the GPU load in transformers and PEFT: the same logits
 #   nvtx       Nsight Compute finds an op's kernels by the op's range
-#   sanitizer  compute-sanitizer memcheck and racecheck over the kernel tests
+#   sanitizer  compute-sanitizer memcheck and racecheck over the kernel tests (LORAC_SANITIZERS: one of them)
 #
 # Where there is no folder bundle, bundle.tar.gz is unpacked first.
 set -u
@@ -143,7 +143,7 @@ sanitizer()
     local tool tests checked="env LORAC_TEST_TRACKED=1 compute-sanitizer --target-processes all --error-exitcode 9 --tool" program
     program=$(command -v gpu_tests)
     tests="$(gpu_tests --list | grep -E '^kernel_') parity_bf16.rows parity_bf16.split_and_rotate parity_bf16.optimizer_and_sums"
-    for tool in memcheck racecheck; do
+    for tool in ${LORAC_SANITIZERS:-memcheck racecheck}; do
         if ! command -v compute-sanitizer > /dev/null; then
             line SKIP "sanitizer: $tool" "compute-sanitizer is not on this machine"
         elif $checked "$tool" "$program" kernel_swiglu 2>&1 < /dev/null | grep -q 'not supported'; then
