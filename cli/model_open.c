@@ -88,6 +88,7 @@ Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int
     if (f->adapter) TRY(attach(m, f->adapter, err));
     llama_alloc(&m->llama);
     TRY(model_load_weights(&m->llama, f->model, log, err));
+    TRY(quant_check(&m->llama, f->model, err));
     if (f->adapter) TRY(lora_load(&m->lora, &m->llama, f->adapter, err));
     return OK;
 }

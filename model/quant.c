@@ -73,17 +73,23 @@ static int class_of(QuantReport *r, const char *module)
     return i;
 }
 
+/* What quantising a part has left: the sum of squares of its values, and of what they lost. */
+static void read_sums(float pair[2], const Llama *m, const Quant *q, int part)
+{
+    int64_t two = 2;
+    Tensor view = tensor_shape(DT_F32, 1, &two);
+    view.storage = q->packed.storage;
+    view.offset = q->packed.offset + q->parts[part].sums;
+    tensor_read(m->dev, &view, pair);
+}
+
 static void add_part(QuantReport *r, Sums *sums, const Llama *m, const Quant *q, int part,
                      const char *module)
 {
     int k = class_of(r, module);
     const QuantPart *p = &q->parts[part];
     float pair[2];
-    int64_t two = 2;
-    Tensor view = tensor_shape(DT_F32, 1, &two);
-    view.storage = q->packed.storage;
-    view.offset = q->packed.offset + p->sums;
-    tensor_read(m->dev, &view, pair);
+    read_sums(pair, m, q, part);
     r->classes[k].n++;
     r->classes[k].numel += quant_numel(p);
     sums[k].bits += quant_bits(p) * (double)quant_numel(p);
@@ -116,6 +122,32 @@ void quant_report(QuantReport *out, const Llama *m)
         const Param *p = m->params.items[i];
         if (!p->adapter && !p->t.quant) out->plain_numel += tensor_numel(&p->t);
     }
+}
+
+Status quant_check(const Llama *m, const char *from, Err *err)
+{
+    FusedLinear *l;
+    Status s = OK;
+    for (int64_t i = 0;
+         s == OK && (l = llama_linear((Llama *)(uintptr_t)m, i)) != NULL && l->w.t.quant; i++) {
+        param_open(&l->w);
+        for (int k = 0; s == OK && k < l->n_slices; k++) {
+            float pair[2];
+            read_sums(pair, m, l->w.t.quant, k);
+            if (!isfinite(pair[0])) s = quant_not_finite(from, l->w.slices[k].name, err);
+        }
+        param_close(&l->w, false);
+    }
+    return s;
+}
+
+Status quant_not_finite(const char *from, const char *tensor, Err *err)
+{
+    return err_set(err, E_INPUT,
+                   "%s: %s has values that are not finite, which quantising would hide; the file "
+                   "is damaged or "
+                   "its training went wrong: take an earlier one",
+                   from, tensor);
 }
 
 void quant_report_log(const Llama *m, Log *log)

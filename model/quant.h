@@ -48,5 +48,10 @@ typedef struct QuantReport {
 
 /* Waits for the device.  n_classes 0: nothing is quantised. */
 void quant_report(QuantReport *out, const struct Llama *m);
+/* Whether what was quantised on its way in was finite: codes have no NaN, and would train on.  E_INPUT names the first tensor
+ * that was not.  Waits for the device; all ranks together, with the same end. */
+Status quant_check(const struct Llama *m, const char *from, Err *err);
+/* The error that says so. */
+Status quant_not_finite(const char *from, const char *tensor, Err *err);
 /* The same as lines to the user; nothing for a model that is not quantised. */
 void quant_report_log(const struct Llama *m, Log *log);

@@ -37,6 +37,7 @@ typedef struct Writer {
     Device *dev;
     Llama m;
     SafeTensors *from;
+    const char *dir; /* that it is of */
     QuantOpts opts;
     SafeTensor *tensors;
     int n, cap;
@@ -61,7 +62,7 @@ static const char *class_name(const char *weight)
     return weight + from;
 }
 
-static void add_error(Writer *w, const char *name, const float *x, const float *y)
+static Status add_error(Writer *w, const char *name, const float *x, const float *y, Err *err)
 {
     QuantReport *r = w->report;
     int64_t n = quant_numel(&w->part);
@@ -80,6 +81,7 @@ static void add_error(Writer *w, const char *name, const float *x, const float *
         square += (double)x[i] * (double)x[i];
         lost += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
     }
+    if (!isfinite(square)) return quant_not_finite(w->dir, name, err);
     w->square[k] += square;
     w->lost[k] += lost;
     c->error = w->square[k] > 0 ? sqrt(w->lost[k] / w->square[k]) : 0;
@@ -91,13 +93,15 @@ static void add_error(Writer *w, const char *name, const float *x, const float *
         (r->bits * (double)r->numel + quant_bits(&w->part) * (double)n) / (double)(r->numel + n);
     r->numel += n;
     r->n_matrices++;
+    return OK;
 }
 
 /* Pieces of one matrix come one behind the other, by dtype: so each is encoded at most twice. */
-static void encode(Writer *w, const Piece *x)
+static Status encode(Writer *w, const Piece *x, Err *err)
 {
     bool first = x->kind == WEIGHT;
-    if (w->p == x->p && w->slice == x->slice && !first) return;
+    Status s = OK;
+    if (w->p == x->p && w->slice == x->slice && !first) return OK;
     const char *name = x->p->slices[x->slice].name;
     const SafeTensor *t = safetensors_find(w->from, name);
     w->p = x->p;
@@ -119,12 +123,13 @@ static void encode(Writer *w, const Piece *x)
         float *decoded = xmalloc((size_t)quant_numel(&w->part) * sizeof *decoded);
         w->dev->k->dequantize(w->dev, &values, &packed, &w->part, 1);
         tensor_read(w->dev, &values, decoded);
-        add_error(w, name, host, decoded);
+        s = add_error(w, name, host, decoded, err);
         free(decoded);
     }
     free(host);
     tensor_clear(&values);
     tensor_clear(&packed);
+    return s;
 }
 
 static const char *torch_name(SafeDType t)
@@ -165,7 +170,7 @@ static Status write_piece(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     for (int i = 0; i < w->n_pieces && !x; i++)
         if (str_eq(w->pieces[i].name, t->name)) x = &w->pieces[i];
     ASSERT(x, "%s is nobody's", t->name);
-    encode(w, x);
+    TRY(encode(w, x, err));
     const QuantPart *q = &w->part;
     char state[STATE_BYTES + 1];
     static const uint8_t row_format = 0;
@@ -178,7 +183,6 @@ static Status write_piece(void *ud, const SafeTensor *t, FileOut *f, Err *err)
                                 [FORMAT] = &row_format};
     if (x->kind == STATE) state_text(w, state);
     file_out_write(f, from[x->kind], t->bytes);
-    (void)err;
     return OK;
 }
 
@@ -300,7 +304,7 @@ Status quant_write_folder(const char *from, const char *out, const QuantOpts *o,
         return err_set(err, E_INPUT, "%s: is quantised already (%s)", from,
                        quant_method_name(cfg.quant.method));
     *report = (QuantReport){0};
-    Writer w = {.dev = d, .opts = *o, .report = report};
+    Writer w = {.dev = d, .opts = *o, .report = report, .dir = from};
     TRY(safetensors_open(&w.from, from, err));
     llama_init(&w.m, &cfg, d, 1);
     llama_quantize(&w.m, o);

@@ -298,6 +298,11 @@ Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *prob
     status = build_model(s, problems);
     TRY(session_agree(s, status, problems));
     TRY(fill_weights(s, problems));
+    Err err = {0};
+    if (quant_check(&s->model, s->cfg->model_path, &err) != OK) {
+        config_problem(s->cfg, problems, "model.path", "%s", err.line);
+        return E_INPUT;
+    }
     quant_report_log(&s->model, s->log);
     return open_trace(s, problems);
 }

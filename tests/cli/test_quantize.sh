@@ -13,6 +13,13 @@ refused 'a type that is none' 2 "--type: must be one of nf4, fp4, int8, is 'nf5'
 refused 'a quantised folder again' 2 "$tmp/nf4: is quantised already (bitsandbytes)" quantize --model "$tmp/nf4" --out "$tmp/x"
 refused 'a folder that is there' 2 "$tmp/nf4 is not empty; name a new folder" quantize --model "$plain" --out "$tmp/nf4"
 
+# codes have no NaN: the last value of v_proj, before the norm's 64, in float16
+mkdir "$tmp/nan"
+cp "$plain"/* "$tmp/nan/" && chmod u+w "$tmp/nan/model.safetensors"
+size=$(wc -c <"$tmp/nan/model.safetensors")
+printf '\377\377' | dd of="$tmp/nan/model.safetensors" bs=1 seek=$((size - 130)) conv=notrunc 2>"$tmp/err"
+refused 'a weight that is no number' 2 "*v_proj.weight has values that are not finite, which quantising would hide*" quantize --model "$tmp/nan" --out "$tmp/x" --quiet
+
 printf '{"input_ids": [1, 5, 9, 13, 7, 2]}\n{"input_ids": [1, 8, 3, 2]}\n' >"$tmp/rows.jsonl"
 cat >"$tmp/run.yaml" <<EOF
 model: {path: $root/tests/fixtures/quant/gptq-4bit-g64-order}

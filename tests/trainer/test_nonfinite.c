@@ -57,6 +57,25 @@ static void expect_line(const Training *t, const char *start, const char *part)
     cr_expect(strstr(t->err.line, part) != NULL, "%s", t->err.line);
 }
 
+/* Codes have no NaN: such a base would train on as if nothing were wrong. */
+Test(nonfinite, base_to_be_quantised_is_named, .timeout = 200)
+{
+    static const char *const bases[] = {"nf4", "fp4", "int8", "fp8"};
+    for (int i = 0; i < 8; i++) {
+        const char *tensor = "model.layers.1.mlp.up_proj.weight";
+        char *model = poisoned_model(tensor, i % 2 ? INFINITY : NAN), *out = tmp_dir();
+        char *base = str_format("model.quantize=%s", bases[i / 2]);
+        Training t = run(model, out, LIST("method=qlora", base));
+        cr_expect_eq(t.status, E_INPUT, "%s", base);
+        cr_assert_eq(t.problems.n, 1, "%s", base);
+        const char *line = t.problems.lines[0];
+        cr_expect(strstr(line, "model.path: ") && strstr(line, tensor), "%s: %s", base, line);
+        training_clear(&t);
+        tmp_dir_remove(model), tmp_dir_remove(out);
+        free(base);
+    }
+}
+
 Test(nonfinite, weight_is_named, .timeout = 200)
 {
     static const char *const tensors[] = {"model.layers.1.self_attn.k_proj.weight",
