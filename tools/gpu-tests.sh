@@ -4,7 +4,8 @@
 # last.  Exit code 1 when a line says FAIL.
 #
 #   tools/gpu-tests.sh OUT [SECTION...]      default: all of them, about ten minutes on an H200; where there are several GPUs
-#                                            (or as many as LORAC_TEST_GPUS says) sections run side by side
+#                                            (or as many as LORAC_TEST_GPUS says) sections run side by side, and as
+#                                            many on a GPU as LORAC_TEST_BESIDE says: with 6, five minutes on one
 #
 #   parity     every kernel in bf16 against the CPU's fp32
 #   kernels    every kernel and op in fp32 against references in double
@@ -157,4 +158,6 @@ sanitizer()
 
 gpus=${LORAC_TEST_GPUS:-}
 [ -n "$gpus" ] || [ -n "${CUDA_VISIBLE_DEVICES:-}" ] || gpus=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU')
-table_run "${gpus:-1}"
+[ "${gpus:-0}" -gt 0 ] || gpus=1
+# the last three reserve all memory that is free, or compare with it
+table_run "$gpus" "${LORAC_TEST_BESIDE:-1}" "offload plan nvtx"

@@ -46,8 +46,8 @@ class Lorac:
         if "resume" not in " ".join(overrides):
             shutil.rmtree(out, ignore_errors=True)
         path.write_text(json.dumps(config), encoding="utf-8")
-        text = self.run("train", "--verbose", path, f"output={out}", f"runtime.device={self.device}", "log.tensorboard=false",
-                        "log.every=100000", *overrides)
+        text = self.run("train", "--verbose", path, f"output={out}", f"runtime.device={self.device}", "runtime.memory=8",
+                        "log.tensorboard=false", "log.every=100000", *overrides)
         self.hash = re.findall(r"#([0-9a-f]{8})", text)[-1]
         with open(out / "metrics.jsonl", encoding="utf-8") as lines:
             return [row["loss"] for row in map(json.loads, lines) if "grad_norm" in row]

@@ -21,7 +21,7 @@ data: {{train: {model}/batches.jsonl, format: tokens, packing: off, shuffle: fal
 batch: {{global: 2}}
 optim: {{lr: {lr}, beta2: 0.95, weight_decay: 0.1, clip: 1.0, schedule: cosine, warmup_steps: 3}}
 train: {{max_steps: 20}}
-runtime: {{device: {device}, precision: {precision}}}
+runtime: {{device: {device}, precision: {precision}, memory: 4}} # others may be on the GPU
 log: {{tensorboard: false}}
 output: {out}
 """

@@ -44,29 +44,35 @@ section()
     "$1"
 }
 
-# side_by_side GPUS: the sections, each on the GPU that is free
+# side_by_side GPUS EACH SECTION...: the sections, EACH at a time on a GPU
 side_by_side()
 {
-    local s g pids=()
-    for s in $sections; do
+    local s i gpus=$1 places=$(($1 * $2)) pids=()
+    shift 2
+    for s in "$@"; do
         while :; do
-            for ((g = 0; g < $1; g++)); do
-                if [ -z "${pids[$g]:-}" ] || ! kill -0 "${pids[$g]}" 2> /dev/null; then break 2; fi
+            for ((i = 0; i < places; i++)); do
+                if [ -z "${pids[$i]:-}" ] || ! kill -0 "${pids[$i]}" 2> /dev/null; then break 2; fi
             done
             wait -n
         done
-        CUDA_VISIBLE_DEVICES=$g section "$s" &
-        pids[g]=$!
+        CUDA_VISIBLE_DEVICES=$((i % gpus)) section "$s" &
+        pids[i]=$!
     done
     wait
 }
 
-# table_run [GPUS]: all sections; the table again at the end, with the exit code for it
+# table_run [GPUS [EACH "ALONE..."]]: all sections, EACH at a time on a GPU but for those that want one for themselves, which
+# come last; the table again at the end, with the exit code for it
 table_run()
 {
-    local s failed
-    if [ "${1:-1}" -gt 1 ]; then
-        side_by_side "$1"
+    local s failed gpus=${1:-1} each=${2:-1} share=() own=()
+    for s in $sections; do
+        case "$each ${3:-} " in 1\ * | *" $s "*) own+=("$s") ;; *) share+=("$s") ;; esac
+    done
+    if [ "$gpus" -gt 1 ] || [ "$each" -gt 1 ]; then
+        side_by_side "$gpus" "$each" "${share[@]}"
+        side_by_side "$gpus" 1 "${own[@]}"
     else
         for s in $sections; do section "$s"; done
     fi
