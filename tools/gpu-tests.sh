@@ -7,7 +7,7 @@
 #                                            (or as many as LORAC_TEST_GPUS says) sections run side by side, and as
 #                                            many on a GPU as LORAC_TEST_BESIDE says: with 6, five minutes on one
 #
-#   parity     every kernel in bf16 against the CPU's fp32
+#   parity_products parity_attention parity_bf16: every kernel in bf16 against the CPU's fp32
 #   kernels    every kernel and op in fp32 against references in double
 #   models     logits, loss, gradients of every fixture against PyTorch's, fp32 and bf16: head widths 64 and 128, dense
 #              and packed, fails when bf16 attention did not go through cuDNN; a document's loss packed and alone
@@ -24,7 +24,7 @@ set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 # shellcheck source=tools/gpu_table.sh
 . "$root/tools/gpu_table.sh"
-table_begin "parity sanitizer kernels curves offload golden hf plan models packed deterministic decode attention nvtx" "$@"
+table_begin "parity_products parity_attention parity_bf16 sanitizer kernels curves offload golden hf plan models packed deterministic decode attention nvtx" "$@"
 export LORAC_SOURCE_ROOT=$root
 
 # one LOG SECONDS WHAT COMMAND...: a line by the exit code, 77 for skipped; the log's last line beside it
@@ -52,19 +52,22 @@ precisions() # what the device computes in
 kernels()
 {
     local suite
-    for suite in $(gpu_tests --list | grep -vE '^(golden|packed|parity_bf16|generate|stories|token_pass)$'); do
+    for suite in $(gpu_tests --list | grep -vE '^(golden|packed|parity_.*|generate|stories|token_pass)$'); do
         one "kernels-$suite" 120 "kernels fp32: $suite" gpu_tests "$suite"
     done
 }
 
-parity()
+parity() # SUITE
 {
     if [ "$device" != cuda ]; then
-        line SKIP "kernels bf16 against fp32" "needs a GPU"
+        line SKIP "kernels bf16 against fp32: $1" "needs a GPU"
     else
-        one kernels-parity_bf16 240 "kernels bf16 against fp32; cuDNN taken" gpu_tests parity_bf16
+        one "kernels-$1" 240 "kernels bf16 against fp32: $1" gpu_tests "$1"
     fi
 }
+parity_products() { parity parity_products; }
+parity_attention() { parity parity_attention; } # fails when the library was not taken
+parity_bf16() { parity parity_bf16; }
 
 models()
 {

@@ -29,7 +29,7 @@ script 0 "*== table*PASS  models fp32: logits*PASS  models fp32: a document pack
 script 2 "*" "$tmp/logs" no_such_section
 LORAC_TEST_BESIDE=3 script 0 "*== decode*== plan*== table*PASS  plan: tiny full, recompute, packed*0 failed, * skipped in *" \
     "$tmp/shared" plan decode nvtx
-LORAC_TEST_GPUS=2 script 0 "*== table*PASS  plan: tiny full, recompute, packed*0 failed, 2 skipped in *" "$tmp/beside" nvtx plan parity
+LORAC_TEST_GPUS=2 script 0 "*== table*PASS  plan: tiny full, recompute, packed*0 failed, 2 skipped in *" "$tmp/beside" nvtx plan parity_bf16
 
 # a program that fails must fail the whole
 rm "$tmp/bundle/bin/gpu_tests"

@@ -1,0 +1,204 @@
+/* Products on a GPU in bf16 against the CPU's in f32 (test_parity_bf16.c): plain ones, of a few rows, with quantised
+ * matrices.  Skips aloud without a GPU. */
+#include "base/str.h"
+#include "kernels/kernels.h"
+#include "tests/support/parity.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static void product(Pairs *b, int64_t m, int64_t n, int64_t k, bool ta, bool tb, float beta,
+                    int64_t pad, bool f32_out)
+{
+    char what[120];
+    snprintf(what, sizeof what, "matmul %lldx%lldx%lld %d%d beta %g pad %lld out %s", (long long)m,
+             (long long)n, (long long)k, ta, tb, (double)beta, (long long)pad,
+             f32_out ? "f32" : "bf16");
+    Pair *a = pair_matrix(b, ta ? k : m, ta ? m : k, pad),
+         *bb = pair_matrix(b, tb ? n : k, tb ? k : n, pad);
+    Pair *c = f32_out ? pair_fill(b, pair_make(b, DT_F32, DT_F32, 2, (int64_t[]){m, n}, pad), 1, 0)
+                      : pair_matrix(b, m, n, pad);
+    MatmulArgs args = {ta, tb, 0.5f, beta, NULL};
+    BOTH(b, matmul, (&b->cpu, &c->cpu, &a->cpu, &bb->cpu, args),
+         (&b->gpu, &c->gpu, &a->gpu, &bb->gpu, args));
+    pair_same(b, what, c, f32_out ? 1e-5 : BF16);
+    /* what is added lies elsewhere, in rows of another pitch */
+    DType out = f32_out ? DT_F32 : DT_BF16;
+    Pair *add = pair_fill(b, pair_make(b, out, DT_F32, 2, (int64_t[]){m, n}, pad ? 0 : 8), 1, 0);
+    MatmulArgs cpu_args = {ta, tb, 0.5f, 1, &add->cpu}, gpu_args = {ta, tb, 0.5f, 1, &add->gpu};
+    BOTH(b, matmul, (&b->cpu, &c->cpu, &a->cpu, &bb->cpu, cpu_args),
+         (&b->gpu, &c->gpu, &a->gpu, &bb->gpu, gpu_args));
+    pair_same(b, what, c, f32_out ? 1e-5 : BF16);
+    pairs_drop(b);
+}
+
+Test(parity_products, products)
+{
+    Pairs b;
+    if (!pairs_open(&b, false)) return;
+    static const int64_t shapes[][3] = {{1, 1, 1},      {1, 64, 64},    {7, 5, 3},
+                                        {128, 256, 64}, {333, 129, 77}, {512, 1024, 4096},
+                                        {64, 16, 2048}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        for (int t = 0; t < 4; t++)
+            for (int out = 0; out < 2; out++)
+                product(&b, shapes[i][0], shapes[i][1], shapes[i][2], t & 1, t & 2, (float)(t & 1),
+                        t == 2 ? 24 : 0, out);
+    cr_assert_eq(b.n_failed, 0);
+    pairs_close(&b);
+}
+
+/* Products of a few rows, by the kernel that has them: odd widths and addresses go another way. */
+Test(parity_products, products_of_a_few_rows)
+{
+    Pairs b;
+    if (!pairs_open(&b, false)) return;
+    static const int64_t shapes[][2] = {{1, 8},    {40, 64},      {1000, 4096}, {257, 4144},
+                                        {16, 264}, {128256, 128}, {33, 20000},  {5, 13}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        for (int64_t m = 1; m <= 9; m++) {
+            product(&b, m, shapes[i][0], shapes[i][1], false, true, 0, 0, false);
+            product(&b, m, shapes[i][0], shapes[i][1], false, true, 1, 24, m % 2);
+        }
+    cr_assert_eq(b.n_failed, 0);
+    pairs_close(&b);
+}
+
+/* The same bytes on both sides, the same values, and products of a few rows. */
+static void quantised(Pairs *b, QuantType type, int64_t block, bool nested, int64_t rows,
+                      int64_t cols)
+{
+    char what[120];
+    snprintf(what, sizeof what, "%s%s %lld %lldx%lld", quant_type_name(type),
+             nested ? " nested" : "", (long long)block, (long long)rows, (long long)cols);
+    QuantPart q = {.type = type, .rows = rows, .cols = cols, .block = block, .nested = nested};
+    size_t bytes = 0;
+    quant_place(&q, &bytes);
+    int64_t n_bytes = (int64_t)bytes;
+    Pair *packed = pair_make(b, DT_U8, DT_U8, 1, &n_bytes, 0);
+    uint8_t *host[2] = {xcalloc(bytes, 1), xcalloc(bytes, 1)};
+    tensor_write(&b->cpu, &packed->cpu, host[0]); /* what lies between the pieces */
+    tensor_write(&b->gpu, &packed->gpu, host[0]);
+    Pair *w = pair_matrix(b, rows, cols, 8), *y = pair_matrix(b, rows, cols, 16);
+    BOTH(b, quantize, (&b->cpu, &packed->cpu, &q, &w->cpu), (&b->gpu, &packed->gpu, &q, &w->gpu));
+    tensor_read(&b->cpu, &packed->cpu, host[0]);
+    tensor_read(&b->gpu, &packed->gpu, host[1]);
+    for (size_t i = 0; i < bytes; i++)
+        if (host[0][i] != host[1][i]) {
+            fprintf(stderr, "%s: byte %zu is %02x, should be %02x\n", what, i, host[1][i],
+                    host[0][i]);
+            b->n_failed++;
+            break;
+        }
+    free(host[0]), free(host[1]);
+    BOTH(b, dequantize, (&b->cpu, &y->cpu, &packed->cpu, &q, 1),
+         (&b->gpu, &y->gpu, &packed->gpu, &q, 1));
+    pair_same(b, what, y, BF16 / 2);
+    for (int64_t n = 1; n <= QUANT_MATVEC_ROWS; n++) {
+        Pair *x = pair_matrix(b, n, cols, 8), *out = pair_matrix(b, n, rows, 8),
+             *add = pair_matrix(b, n, rows, 0);
+        BOTH(b, quant_matvec, (&b->cpu, &out->cpu, NULL, &x->cpu, &packed->cpu, &q, 1),
+             (&b->gpu, &out->gpu, NULL, &x->gpu, &packed->gpu, &q, 1));
+        pair_same(b, what, out, BF16);
+        BOTH(b, quant_matvec, (&b->cpu, &out->cpu, &add->cpu, &x->cpu, &packed->cpu, &q, 1),
+             (&b->gpu, &out->gpu, &add->gpu, &x->gpu, &packed->gpu, &q, 1));
+        pair_same(b, what, out, BF16);
+    }
+    for (int64_t n = 1; n <= 130 && type == QUANT_INT8; n += 43) {
+        Pair *x = pair_matrix(b, n, cols, 8), *out = pair_matrix(b, n, rows, 8),
+             *add = pair_matrix(b, n, rows, 0);
+        for (int k = 0; k < 2;
+             k++) { /* the draws have few magnitudes above 2.5, and none above 100 */
+            float threshold = k ? 100 : 2.5f;
+            BOTH(b, quant_mixed,
+                 (&b->cpu, &out->cpu, &add->cpu, &x->cpu, &packed->cpu, &q, threshold),
+                 (&b->gpu, &out->gpu, &add->gpu, &x->gpu, &packed->gpu, &q, threshold));
+            pair_same(b, what, out, BF16);
+        }
+    }
+    pairs_drop(b);
+}
+
+/* The three parts of a fused matrix in one call; the second of 4 bits has a table of its own. */
+static void fused(Pairs *b, QuantType type, bool nested, int64_t times, int64_t cols)
+{
+    const int64_t rows[3] = {64 * times, 32 * times, 48 * times}, all = 144 * times;
+    QuantPart q[3];
+    size_t bytes = 0;
+    for (int i = 0; i < 3; i++) {
+        q[i] = (QuantPart){
+            .type = type, .rows = rows[i], .cols = cols, .block = QUANT_BLOCK, .nested = nested};
+        quant_place(&q[i], &bytes);
+    }
+    char what[80];
+    snprintf(what, sizeof what, "%s%s, three parts of %lld columns", quant_type_name(type),
+             nested ? " nested" : "", (long long)cols);
+    int64_t n_bytes = (int64_t)bytes;
+    Pair *packed = pair_make(b, DT_U8, DT_U8, 1, &n_bytes, 0);
+    for (int i = 0; i < 3; i++) {
+        Pair *w = pair_matrix(b, rows[i], cols, 0);
+        BOTH(b, quantize, (&b->cpu, &packed->cpu, &q[i], &w->cpu),
+             (&b->gpu, &packed->gpu, &q[i], &w->gpu));
+    }
+    if (quant_is_4bit(type)) {
+        uint8_t *host = xmalloc(bytes);
+        tensor_read(&b->cpu, &packed->cpu, host);
+        float *table = (float *)(void *)(host + q[1].tables);
+        for (int i = 0; i < 16; i++)
+            table[i] *= 0.75f;
+        tensor_write(&b->cpu, &packed->cpu, host);
+        tensor_write(&b->gpu, &packed->gpu, host);
+        free(host);
+    }
+    Pair *y = pair_matrix(b, all, cols, 16);
+    BOTH(b, dequantize, (&b->cpu, &y->cpu, &packed->cpu, q, 3),
+         (&b->gpu, &y->gpu, &packed->gpu, q, 3));
+    pair_same(b, what, y, BF16 / 2);
+    device_use_stream(&b->gpu, STREAM_AHEAD); /* with a few large blocks */
+    b->gpu.k->dequantize(&b->gpu, &y->gpu, &packed->gpu, q, 3);
+    b->gpu.backend->sync(&b->gpu);
+    device_use_stream(&b->gpu, STREAM_COMPUTE);
+    pair_same(b, what, y, BF16 / 2);
+    for (int64_t n = 1; n <= QUANT_MATVEC_ROWS; n++) {
+        Pair *x = pair_matrix(b, n, cols, 8), *out = pair_matrix(b, n, all, 8),
+             *add = pair_matrix(b, n, all, 0);
+        BOTH(b, quant_matvec, (&b->cpu, &out->cpu, &add->cpu, &x->cpu, &packed->cpu, q, 3),
+             (&b->gpu, &out->gpu, &add->gpu, &x->gpu, &packed->gpu, q, 3));
+        pair_same(b, what, out, BF16);
+    }
+    pairs_drop(b);
+}
+
+Test(parity_products, quantised_matrices)
+{
+    Pairs b;
+    if (!pairs_open(&b, false)) return;
+    static const int64_t shapes[][2] = {{16, 64},  {1024, 4096}, {48, 1024}, {4096, 128},
+                                        {40, 192}, {7, 13},      {33, 129},  {5, 8200},
+                                        {48, 64},  {272, 192},   {16, 4096}, {48, 14336},
+                                        {16, 256}, {64, 2304},   {32, 11008}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        for (int type = QUANT_NF4; type <= QUANT_FP8; type++) {
+            quantised(&b, type, QUANT_BLOCK, false, shapes[i][0], shapes[i][1]);
+            if (type <= QUANT_FP4)
+                quantised(&b, type, QUANT_BLOCK, true, shapes[i][0], shapes[i][1]);
+        }
+    for (int64_t block = QUANT_LEAST_BLOCK; block <= QUANT_MOST_BLOCK; block *= 2) {
+        quantised(&b, QUANT_NF4, block, true, 48, 1024);
+        quantised(&b, QUANT_NF4, block, block % 128 != 0, 272, 192);
+        quantised(&b, QUANT_FP4, block, false, 33, 129);
+    }
+    quantised(&b, QUANT_NF4, QUANT_BLOCK, true, 35072, 256); /* a block has many groups */
+    quantised(&b, QUANT_FP4, QUANT_BLOCK, false, 8704, 768);
+    fused(&b, QUANT_NF4, true, 64, 256); /* whose groups are of parts with other tables */
+    fused(&b, QUANT_FP4, false, 64, 2560);
+    static const int64_t cols[] = {64, 128, 164, 192, 264, 1024, 1280, 4096, 8256};
+    for (int type = QUANT_NF4; type <= QUANT_FP8; type++)
+        for (size_t i = 0; i < sizeof cols / sizeof cols[0]; i++) {
+            fused(&b, type, false, 1, cols[i]);
+            fused(&b, type, type <= QUANT_FP4, 1, cols[i]);
+        }
+    cr_assert_eq(b.n_failed, 0);
+    pairs_close(&b);
+}
