@@ -88,7 +88,9 @@ Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int
     if (f->adapter) TRY(attach(m, f->adapter, err));
     llama_alloc(&m->llama);
     TRY(model_load_weights(&m->llama, f->model, log, err));
-    TRY(quant_check(&m->llama, f->model, err));
+    QuantReport report;
+    quant_report(&report, &m->llama);
+    if (report.not_finite) return quant_not_finite(f->model, report.not_finite, err);
     if (f->adapter) TRY(lora_load(&m->lora, &m->llama, f->adapter, err));
     return OK;
 }

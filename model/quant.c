@@ -73,23 +73,19 @@ static int class_of(QuantReport *r, const char *module)
     return i;
 }
 
-/* What quantising a part has left: the sum of squares of its values, and of what they lost. */
-static void read_sums(float pair[2], const Llama *m, const Quant *q, int part)
+static void add_part(QuantReport *r, Sums *sums, const Llama *m, const FusedLinear *l, int part)
 {
+    int k = class_of(r, l->modules[part]);
+    const Quant *q = l->w.t.quant;
+    const QuantPart *p = &q->parts[part];
+    float pair
+        [2]; /* what quantising has left: sums of squares, of the values and of what they lost */
     int64_t two = 2;
     Tensor view = tensor_shape(DT_F32, 1, &two);
     view.storage = q->packed.storage;
-    view.offset = q->packed.offset + q->parts[part].sums;
+    view.offset = q->packed.offset + p->sums;
     tensor_read(m->dev, &view, pair);
-}
-
-static void add_part(QuantReport *r, Sums *sums, const Llama *m, const Quant *q, int part,
-                     const char *module)
-{
-    int k = class_of(r, module);
-    const QuantPart *p = &q->parts[part];
-    float pair[2];
-    read_sums(pair, m, q, part);
+    if (!isfinite(pair[0]) && !r->not_finite) r->not_finite = l->w.slices[part].name;
     r->classes[k].n++;
     r->classes[k].numel += quant_numel(p);
     sums[k].bits += quant_bits(p) * (double)quant_numel(p);
@@ -106,7 +102,7 @@ void quant_report(QuantReport *out, const Llama *m)
     for (int64_t i = 0; (l = llama_linear((Llama *)(uintptr_t)m, i)) != NULL && l->w.t.quant; i++) {
         param_open(&l->w);
         for (int k = 0; k < l->n_slices; k++)
-            add_part(out, sums, m, l->w.t.quant, k, l->modules[k]);
+            add_part(out, sums, m, l, k);
         param_close(&l->w, false);
     }
     for (int i = 0; i < out->n_classes; i++) {
@@ -124,23 +120,6 @@ void quant_report(QuantReport *out, const Llama *m)
     }
 }
 
-Status quant_check(const Llama *m, const char *from, Err *err)
-{
-    FusedLinear *l;
-    Status s = OK;
-    for (int64_t i = 0;
-         s == OK && (l = llama_linear((Llama *)(uintptr_t)m, i)) != NULL && l->w.t.quant; i++) {
-        param_open(&l->w);
-        for (int k = 0; s == OK && k < l->n_slices; k++) {
-            float pair[2];
-            read_sums(pair, m, l->w.t.quant, k);
-            if (!isfinite(pair[0])) s = quant_not_finite(from, l->w.slices[k].name, err);
-        }
-        param_close(&l->w, false);
-    }
-    return s;
-}
-
 Status quant_not_finite(const char *from, const char *tensor, Err *err)
 {
     return err_set(err, E_INPUT,
@@ -150,10 +129,9 @@ Status quant_not_finite(const char *from, const char *tensor, Err *err)
                    from, tensor);
 }
 
-void quant_report_log(const Llama *m, Log *log)
+void quant_report_log(const QuantReport *report, const Llama *m, Log *log)
 {
-    QuantReport r;
-    quant_report(&r, m);
+    const QuantReport r = *report;
     if (r.n_classes == 0) return;
     const QuantPart *p = &m->blocks[0].qkv.quant.parts[0];
     const double gib = 8.0 * (1 << 30);

@@ -44,14 +44,13 @@ typedef struct QuantReport {
     int64_t numel, n_matrices; /* quantised */
     double bits;               /* of all quantised weights, each */
     int64_t plain_numel;       /* base parameters that are not quantised */
+    const char *not_finite;    /* the first tensor that held NaN or infinity; NULL: none */
 } QuantReport;
 
-/* Waits for the device.  n_classes 0: nothing is quantised. */
+/* Waits for the device; all ranks together, with the same numbers.  n_classes 0: nothing is quantised.  Names are the
+ * model's. */
 void quant_report(QuantReport *out, const struct Llama *m);
-/* Whether what was quantised on its way in was finite: codes have no NaN, and would train on.  E_INPUT names the first tensor
- * that was not.  Waits for the device; all ranks together, with the same end. */
-Status quant_check(const struct Llama *m, const char *from, Err *err);
-/* The error that says so. */
+/* The error for a tensor that was not finite when it was quantised: codes have no NaN, and would train on.  E_INPUT. */
 Status quant_not_finite(const char *from, const char *tensor, Err *err);
 /* The same as lines to the user; nothing for a model that is not quantised. */
-void quant_report_log(const struct Llama *m, Log *log);
+void quant_report_log(const QuantReport *r, const struct Llama *m, Log *log);

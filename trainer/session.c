@@ -299,11 +299,14 @@ Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *prob
     TRY(session_agree(s, status, problems));
     TRY(fill_weights(s, problems));
     Err err = {0};
-    if (quant_check(&s->model, s->cfg->model_path, &err) != OK) {
+    QuantReport report;
+    quant_report(&report, &s->model);
+    if (report.not_finite) {
+        quant_not_finite(s->cfg->model_path, report.not_finite, &err);
         config_problem(s->cfg, problems, "model.path", "%s", err.line);
         return E_INPUT;
     }
-    quant_report_log(&s->model, s->log);
+    quant_report_log(&report, &s->model, s->log);
     return open_trace(s, problems);
 }
 
