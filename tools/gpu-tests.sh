@@ -5,7 +5,7 @@
 #
 #   tools/gpu-tests.sh OUT [SECTION...]      default: all of them, about ten minutes on an H200; where there are several GPUs
 #                                            (or as many as LORAC_TEST_GPUS says) sections run side by side, and as
-#                                            many on a GPU as LORAC_TEST_BESIDE says: with 6, five minutes on one
+#                                            many on a GPU as LORAC_TEST_BESIDE says
 #
 #   parity_products parity_attention parity_bf16: every kernel in bf16 against the CPU's fp32
 #   kernels    every kernel and op in fp32 against references in double
@@ -162,5 +162,8 @@ sanitizer()
 gpus=${LORAC_TEST_GPUS:-}
 [ -n "$gpus" ] || [ -n "${CUDA_VISIBLE_DEVICES:-}" ] || gpus=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU')
 [ "${gpus:-0}" -gt 0 ] || gpus=1
-# the last three reserve all memory that is free, or compare with it
+case ${LORAC_TEST_BESIDE:-1} in
+'' | 0* | *[!0-9]*) echo "LORAC_TEST_BESIDE: sections at a time on a GPU, 1 or more; is '$LORAC_TEST_BESIDE'" >&2; exit 2 ;;
+esac
+# these three reserve all memory that is free, or compare with it
 table_run "$gpus" "${LORAC_TEST_BESIDE:-1}" "offload plan nvtx"

@@ -27,6 +27,7 @@ script 0 "*== table*PASS  models fp32: logits*PASS  models fp32: a document pack
     "$tmp/logs" models packed deterministic offload plan
 [ -s "$tmp/logs/table.txt" ] && [ -s "$tmp/logs/models-golden-fp32.log" ] || fail "no table or log in the folder"
 script 2 "*" "$tmp/logs" no_such_section
+LORAC_TEST_BESIDE=x script 2 "*" "$tmp/logs" plan
 LORAC_TEST_BESIDE=3 script 0 "*== decode*== plan*== table*PASS  plan: tiny full, recompute, packed*0 failed, * skipped in *" \
     "$tmp/shared" plan decode nvtx
 LORAC_TEST_GPUS=2 script 0 "*== table*PASS  plan: tiny full, recompute, packed*0 failed, 2 skipped in *" "$tmp/beside" nvtx plan parity_bf16
