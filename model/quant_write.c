@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { STATE_BYTES = 256, MAX_SHARD_GIB = 5 };
 
@@ -283,16 +284,38 @@ static Status check_out(const char *out, Err *err)
     return n == 0 ? OK : err_set(err, E_INPUT, "%s is not empty; name a new folder", out);
 }
 
+/* What a folder that was empty has got, after a failure: so the same command can be given again. */
+static void take_back(const char *out)
+{
+    char **names;
+    int n;
+    Err ignored = {0};
+    if (dir_list(&names, &n, out, &ignored) != OK) return;
+    for (int i = 0; i < n; i++) {
+        char *path = path_join(out, names[i]);
+        unlink(path);
+        free(path);
+    }
+    dir_list_free(names, n);
+}
+
+static Status write_files(Writer *w, const char *from, const char *out, Log *log, Err *err)
+{
+    TRY(safetensors_write_model(out, w->tensors, w->n, (uint64_t)MAX_SHARD_GIB << 30, write_piece,
+                                w, err));
+    TRY(folder_copy_rest(from, out, log, err));
+    return edit_config(out, &w->opts, err);
+}
+
 static Status write_all(Writer *w, const char *from, const char *out, Log *log, Err *err)
 {
     /* of what is copied, too: a reader of the new folder would be told too late */
     TRY(model_check_weights(&w->m, from, err));
     list_tensors(w);
     TRY(check_out(out, err));
-    TRY(safetensors_write_model(out, w->tensors, w->n, (uint64_t)MAX_SHARD_GIB << 30, write_piece,
-                                w, err));
-    TRY(folder_copy_rest(from, out, log, err));
-    return edit_config(out, &w->opts, err);
+    Status s = write_files(w, from, out, log, err);
+    if (s != OK) take_back(out);
+    return s;
 }
 
 Status quant_write_folder(const char *from, const char *out, const QuantOpts *o, Device *d,
