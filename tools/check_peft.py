@@ -110,7 +110,8 @@ def train_pissa(build, lora, out):
                        "format": "tokens", "max_length": 64, "cache": "off", "packing": "off"},
               "batch": {"global": 6, "micro": 2}, "lora": {"init": "pissa", "rank": 4, "alpha": 8, **lora},
               "optim": {"lr": 0.02}, "train": {"max_steps": 12}, "log": {"tensorboard": False},
-              "runtime": {"device": os.environ.get("LORAC_TEST_BACKEND", "cpu"), "precision": "fp32"},
+              "runtime": {"device": os.environ.get("LORAC_TEST_BACKEND", "cpu"), "precision": "fp32",
+                          "memory": 4},  # others may be on the GPU
               "output": str(out)}
     path = out.with_suffix(".yaml")
     path.write_text(json.dumps(config))  # JSON is YAML
