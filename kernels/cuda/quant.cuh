@@ -73,7 +73,8 @@ static inline int quant_alike(const QuantPart *parts, int n)
 {
     int k = 1;
     while (k < n && parts[k].type == parts[0].type && parts[k].block == parts[0].block &&
-           parts[k].cols == parts[0].cols && parts[k].ordered == parts[0].ordered)
+           parts[k].cols == parts[0].cols && parts[k].ordered == parts[0].ordered &&
+           parts[k].nested == parts[0].nested)
         k++;
     return k;
 }

@@ -34,7 +34,7 @@ static_assert(sizeof(Entry) == 256, "a byte is an offset's");
 
 /* In shared memory, at fixed places, so that a lookup's instruction has the table's as a constant. */
 enum { ENTRIES_AT = 4608, RING_AT = ENTRIES_AT + ENTRIES * 256 };
-enum { END = RING_AT + WARPS * 2 * PAIR_BYTES };
+enum { END = RING_AT + WARPS * RING_BYTES };
 
 /* Rows of x, rounded up to N = 1, 2, 4 or 8; S stretches, PER units of them at once. */
 template <int N> struct Way {
@@ -144,32 +144,17 @@ __device__ inline uint32_t look_up(uint32_t word, int byte, uint32_t lane4)
     return pair;
 }
 
-__device__ inline void decode(float (&scale)[2], uint2 raw, bool is_nested, const QuantTables &t)
-{
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-        RawScale one = {is_nested ? raw.x >> 8 * j & 255
-                        : j == 0  ? raw.x
-                                  : raw.y,
-                        __uint_as_float(raw.y)};
-        scale[j] = scale_value(t, is_nested, one);
-    }
-}
-
 /* The codes of unit u of a pair in the lane's two rows.  N == 8: the mma's columns are rows of x, and no room is left to keep
  * the stretches apart, so that the lane has of each stretch the bytes 8 c to 8 c + 7. */
-template <int N> __device__ inline void read_unit(uint4 (&code)[2], uint32_t slot, int u)
+template <int N> __device__ inline void read_unit(uint4 (&code)[2], uint32_t from, int u)
 {
-    const int lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const uint32_t row = slot + (g + 8 * h) * LINE;
-        const int turn = g % 2 * 4;
+        const uint32_t row = (from ^ u * 64) + 8 * h * LINE;
         if (N < 8) {
-            code[h] = shared_load(row + (u * 4 + c ^ turn) * 16);
+            code[h] = shared_load(row);
         } else {
-            const uint2 first = shared_load_8(row + (u * 4 + c / 2 ^ turn) * 16 + c % 2 * 8);
-            const uint2 second = shared_load_8(row + (u * 4 + 2 + c / 2 ^ turn) * 16 + c % 2 * 8);
+            const uint2 first = shared_load_8(row), second = shared_load_8(row ^ 32);
             code[h] = make_uint4(first.x, first.y, second.x, second.y);
         }
     }
@@ -194,8 +179,21 @@ __device__ inline void load_x(uint4 (&xs)[4], const bf16 *x, int64_t ldx, int n,
         xs[i] = *(const uint4 *)(from + (N < 8 ? 32 * c + 8 * i : i / 2 * 64 + 16 * c + i % 2 * 8));
 }
 
-/* sum (16 x 8) += a unit's codes times x; N == 8: of the first stretch, and `second` has the other's.  All is looked up before
- * the first is multiplied. */
+/* The same of a quad for one row of x, from where fetch_x put it. */
+__device__ inline void read_x(uint4 (&xs)[4], uint32_t from, int left)
+{
+    const int lane = threadIdx.x % WARP, stretch = lane / 4;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        xs[i] = make_uint4(0, 0, 0, 0);
+    if (stretch / 2 >= left || stretch % 2 != lane % 4 / 2) return;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        xs[i] = shared_load(from ^ i * 16);
+}
+
+/* sum (16 x 8) += a unit's codes times x; N == 8: of the first stretch, and `second` has the other's.  Two sums take turns, for
+ * an mma waits for the one before it that adds to the same, and a few lookups are ahead of each. */
 template <int N>
 __device__ inline void multiply(float (&sum)[4], float (&second)[4], const uint4 (&code)[2],
                                 const uint4 (&xs)[4])
@@ -203,17 +201,26 @@ __device__ inline void multiply(float (&sum)[4], float (&second)[4], const uint4
     const uint32_t lane4 = threadIdx.x % WARP * 4;
     const uint32_t upper[4] = {code[0].x, code[0].y, code[0].z, code[0].w};
     const uint32_t lower[4] = {code[1].x, code[1].y, code[1].z, code[1].w};
+    enum { AHEAD = 2 };
     uint32_t a[8][4];
+    float odd[4] = {};
 #pragma unroll
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 8 + AHEAD; i++) {
+        if (i < 8)
 #pragma unroll
-        for (int j = 0; j < 4; j++)
-            a[i][j] = look_up(j % 2 ? lower[i / 2] : upper[i / 2], i % 2 * 2 + j / 2, lane4);
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const uint4 x = xs[i / 2];
-        mma_add(N == 8 && i >= 4 ? second : sum, a[i], i % 2 ? x.z : x.x, i % 2 ? x.w : x.y);
+            for (int j = 0; j < 4; j++)
+                a[i][j] = look_up(j % 2 ? lower[i / 2] : upper[i / 2], i % 2 * 2 + j / 2, lane4);
+        if (i < AHEAD) continue;
+        const int m = i - AHEAD;
+        const uint4 x = xs[m / 2];
+        mma_add(N == 8 && m >= 4 ? second
+                : N < 8 && m % 2 ? odd
+                                 : sum,
+                a[m], m % 2 ? x.z : x.x, m % 2 ? x.w : x.y);
     }
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+        sum[e] += odd[e];
 }
 
 /* acc += what PER units gave, scaled.  `scale` [row][stretch] is of the c-th unit of the quad; units [u, u + PER) of it are
@@ -319,16 +326,18 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
     __shared__ uint64_t summed[BUFFERS], written[BUFFERS];
     early_go();
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const uint32_t ring = RING_AT + warp * 2 * PAIR_BYTES;
+    const uint32_t ring = RING_AT + warp * RING_BYTES;
+    const Places places = places_of(ring, N == 8);
+    const bool is_nested = q.part[0].is_nested;
     const Share share = share_of(q);
     Reader reader = {};
-    RawScales raw = {};
     int k = part_of(q, blockIdx.x * ROWS), pairs_of = k;
     RawTables raw_tables;
     ask_tables(raw_tables, q, k);
     seek(reader, share, q, blockIdx.x); /* there are no more blocks than groups */
-    fetch_scales(raw, reader);
-    fetch_pair(reader, ring, 0);
+    fetch_scales(reader, places);
+    fetch_pair(reader, places, 0);
+    copies_end();
     if (threadIdx.x < BUFFERS) {
         barrier_init(&summed[threadIdx.x], WARPS);
         barrier_init(&written[threadIdx.x], 1);
@@ -337,46 +346,53 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
     put_tables(tables, entries, raw_tables);
     early_wait();
     const bool x_stays = N == 1 && share.units <= QUAD;
-    uint4 xs[4];
-    if (x_stays) load_x<N>(xs, x, ldx, o.n, share.unit0, share.units);
-    fetch_pair(reader, ring, 1);
+    bool x_comes = N == 1; /* with the next quad */
+    if (x_comes) fetch_x(reader, share, x, ring);
+    copies_end();
+    fetch_pair(reader, places, 1);
+    copies_end();
     advance(reader, share, q);
+    uint4 xs[4];
     for (int group = blockIdx.x, turn = 0; group < share.n_groups; group += gridDim.x, turn++) {
         k = part_of(q, group * ROWS);
         change_pairs(entries, tables, pairs_of, k);
         float acc[Way<N>::SUMS] = {};
         for (int left = share.units, unit = share.unit0; left > 0; left -= QUAD, unit += QUAD) {
-            float scale[2][2];
+            float scale[2][2], sum[PER][4], second[4];
 #pragma unroll
-            for (int h = 0; h < 2; h++)
-                decode(scale[h], raw.row[h], q.part[k].is_nested, tables[k]);
-            fetch_scales(raw, reader);
-            float sum[PER][4], second[4];
-#pragma unroll
-            for (int i = 0; i < QUAD; i++) {
-                if (i % 2 == 0) {
-                    copies_wait<1>();
-                    __syncwarp();
+            for (int i = 0; i < QUAD; i += 2) {
+                uint4 code[2][2];
+                copies_wait<1>();
+                __syncwarp();
+                if (i == 0) {
+                    read_scales(scale, places, left, is_nested, tables[k]);
+                    if (x_comes) read_x(xs, places.x_from, left);
+                    x_comes = N == 1 && !x_stays;
                 }
-                if (i % PER == 0) {
-                    if (!x_stays) load_x<N>(xs, x, ldx, o.n, unit + i, left - i);
 #pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        second[e] = 0;
-                        for (int u = 0; u < PER; u++)
-                            sum[u][e] = 0;
+                for (int u = 0; u < 2; u++)
+                    read_unit<N>(code[u], places.code_from + i / 2 * PAIR_BYTES, u);
+                __syncwarp(); /* the lanes have read: the slots are free */
+#pragma unroll
+                for (int u = i; u < i + 2; u++) {
+                    if (u % PER == 0) {
+                        if (N > 1) load_x<N>(xs, x, ldx, o.n, unit + u, left - u);
+#pragma unroll
+                        for (int e = 0; e < 4; e++) {
+                            second[e] = 0;
+                            for (int p = 0; p < PER; p++)
+                                sum[p][e] = 0;
+                        }
                     }
+                    if (u == i + (N > 1)) { /* nothing is asked for behind these */
+                        if (i == 0) fetch_scales(reader, places);
+                        if (i == 0 && x_comes) fetch_x(reader, share, x, ring);
+                        fetch_pair(reader, places, i / 2);
+                        copies_end();
+                    }
+                    if (i < left) multiply<N>(sum[u % PER], second, code[u % 2], xs);
+                    if (u % PER == PER - 1) add_scaled<N>(acc, sum, second, scale, u - u % PER);
                 }
-                if (i < left) {
-                    uint4 code[2];
-                    read_unit<N>(code, ring + i / 2 * PAIR_BYTES, i % 2);
-                    multiply<N>(sum[i % PER], second, code, xs);
-                }
-                if (i % 2 == 1) { /* the lanes have read the pair */
-                    __syncwarp();
-                    fetch_pair(reader, ring, i / 2);
-                }
-                if (i % PER == PER - 1) add_scaled<N>(acc, sum, second, scale, i - i % PER);
             }
             advance(reader, share, q);
         }
