@@ -39,6 +39,7 @@ enum { END = RING_AT + WARPS * RING_BYTES };
 /* Rows of x, rounded up to N = 1, 2, 4 or 8; S stretches, PER units of them at once. */
 template <int N> struct Way {
     enum { S = 8 / N, PER = S > 2 ? S / 2 : 1, SUMS = N == 8 ? 4 : 2 };
+    enum { UNITS = PER > 1 ? 2 : 1 }; /* that are multiplied together, by the same x */
 };
 static_assert(BUFFERS * WARPS * 8 / 2 <= ENTRIES, "there is room for all sums");
 
@@ -192,35 +193,32 @@ __device__ inline void read_x(uint4 (&xs)[4], uint32_t from, int left)
         xs[i] = shared_load(from ^ i * 16);
 }
 
-/* sum (16 x 8) += a unit's codes times x; N == 8: of the first stretch, and `second` has the other's.  Two sums take turns, for
- * an mma waits for the one before it that adds to the same, and a few lookups are ahead of each. */
-template <int N>
-__device__ inline void multiply(float (&sum)[4], float (&second)[4], const uint4 (&code)[2],
+/* sum [unit] (16 x 8) += the codes of UNITS units times x; N == 8: of the first stretch, and `second` has the other's.  Sums
+ * take turns, for an mma waits for the one before it that adds to the same, and a few lookups are ahead of each. */
+template <int N, int UNITS>
+__device__ inline void multiply(float (*sum)[4], float (&second)[4], const uint4 (*code)[2],
                                 const uint4 (&xs)[4])
 {
+    enum { STEPS = 8 * UNITS, AHEAD = 2 * UNITS };
     const uint32_t lane4 = threadIdx.x % WARP * 4;
-    const uint32_t upper[4] = {code[0].x, code[0].y, code[0].z, code[0].w};
-    const uint32_t lower[4] = {code[1].x, code[1].y, code[1].z, code[1].w};
-    enum { AHEAD = 2 };
-    uint32_t a[8][4];
-    float odd[4] = {};
+    uint32_t a[STEPS][4];
 #pragma unroll
-    for (int i = 0; i < 8 + AHEAD; i++) {
-        if (i < 8)
+    for (int now = 0; now < STEPS + AHEAD; now++) {
+        if (now < STEPS) {
+            const int u = now % UNITS, i = N == 8 ? now % 2 * 4 + now / 2 : now / UNITS;
+            const uint32_t upper[4] = {code[u][0].x, code[u][0].y, code[u][0].z, code[u][0].w};
+            const uint32_t lower[4] = {code[u][1].x, code[u][1].y, code[u][1].z, code[u][1].w};
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                a[i][j] = look_up(j % 2 ? lower[i / 2] : upper[i / 2], i % 2 * 2 + j / 2, lane4);
-        if (i < AHEAD) continue;
-        const int m = i - AHEAD;
-        const uint4 x = xs[m / 2];
-        mma_add(N == 8 && m >= 4 ? second
-                : N < 8 && m % 2 ? odd
-                                 : sum,
-                a[m], m % 2 ? x.z : x.x, m % 2 ? x.w : x.y);
+                a[now][j] =
+                    look_up(j % 2 ? lower[i / 2] : upper[i / 2], i % 2 * 2 + j / 2, lane4);
+        }
+        const int then = now - AHEAD;
+        if (then < 0) continue;
+        const int u = then % UNITS, i = N == 8 ? then % 2 * 4 + then / 2 : then / UNITS;
+        const uint4 x = xs[i / 2];
+        mma_add(N == 8 && i >= 4 ? second : sum[u], a[then], i % 2 ? x.z : x.x, i % 2 ? x.w : x.y);
     }
-#pragma unroll
-    for (int e = 0; e < 4; e++)
-        sum[e] += odd[e];
 }
 
 /* acc += what PER units gave, scaled.  `scale` [row][stretch] is of the c-th unit of the quad; units [u, u + PER) of it are
@@ -320,7 +318,7 @@ template <int N>
 __global__ void __launch_bounds__(THREADS, BLOCKS)
     matvec_mma_kernel(Out o, const bf16 *x, int64_t ldx, const __grid_constant__ QuantViews q)
 {
-    enum { PER = Way<N>::PER };
+    enum { PER = Way<N>::PER, UNITS = Way<N>::UNITS };
     extern __shared__ char room[];
     __shared__ QuantTables tables[QUANT_MAX_PARTS];
     __shared__ uint64_t summed[BUFFERS], written[BUFFERS];
@@ -374,7 +372,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
                     read_unit<N>(code[u], places.code_from + i / 2 * PAIR_BYTES, u);
                 __syncwarp(); /* the lanes have read: the slots are free */
 #pragma unroll
-                for (int u = i; u < i + 2; u++) {
+                for (int u = i; u < i + 2; u += UNITS) {
                     if (u % PER == 0) {
                         if (N > 1) load_x<N>(xs, x, ldx, o.n, unit + u, left - u);
 #pragma unroll
@@ -384,14 +382,16 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
                                 sum[p][e] = 0;
                         }
                     }
-                    if (u == i + (N > 1)) { /* nothing is asked for behind these */
+                    if (u == (N == 1 ? i : i + 2 - UNITS)) { /* nothing is asked for behind these */
                         if (i == 0) fetch_scales(reader, places);
                         if (i == 0 && x_comes) fetch_x(reader, share, x, ring);
                         fetch_pair(reader, places, i / 2);
                         copies_end();
                     }
-                    if (i < left) multiply<N>(sum[u % PER], second, code[u % 2], xs);
-                    if (u % PER == PER - 1) add_scaled<N>(acc, sum, second, scale, u - u % PER);
+                    if (i == 0 || i < left)
+                        multiply<N, UNITS>(&sum[u % PER], second, &code[u % 2], xs);
+                    if ((u + UNITS) % PER == 0)
+                        add_scaled<N>(acc, sum, second, scale, u + UNITS - PER);
                 }
             }
             advance(reader, share, q);
