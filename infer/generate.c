@@ -35,6 +35,7 @@ typedef struct Run {
     Feed feed;
     TokenPass pass;
     bool greedy; /* the best logit decides: the device finds it, and logits stay there */
+    bool early;  /* and begins the next pass before the host has seen it */
     Sampler sampler;
     float *logits; /* (batch, V); greedy: none */
     int32_t *best; /* (batch); greedy */
@@ -103,6 +104,7 @@ static void run_open(Run *r)
     r->live = xcalloc((size_t)r->batch, sizeof *r->live);
     const SamplerOpts *s = &r->opts->sampler;
     r->greedy = s->temperature == 0 && s->repetition_penalty == 1;
+    r->early = r->greedy && r->m->dev->backend->replay && !r->opts->no_graph;
     if (!r->greedy) r->logits = host_floats(r, r->batch * r->m->cfg.vocab_size);
     size_t n = (size_t)r->batch + 1;
     r->cu = xcalloc(n, sizeof *r->cu);
@@ -185,6 +187,12 @@ static bool all_decode(const Run *r)
     return all;
 }
 
+/* A sequence ends for its length when it has got its next token. */
+static bool is_last(const Run *r, const Sequence *s)
+{
+    return s->n + 1 - r->prompts[s->index].n >= r->opts->max_new_tokens || s->n + 1 >= r->context;
+}
+
 /* Of all live sequences, in order. */
 static void decode(Run *r)
 {
@@ -192,9 +200,12 @@ static void decode(Run *r)
         Sequence *s = &r->live[i];
         r->slots[i] = s->ids[s->n_read++];
     }
+    bool early = r->early;
+    for (int64_t i = 0; i < r->n_live; i++)
+        early &= !is_last(r, &r->live[i]);
     token_pass_run(&r->pass, r->slots);
     if (r->greedy)
-        tensor_read(r->m->dev, token_pass_best(&r->pass), r->best);
+        token_pass_read_best(&r->pass, r->best, early);
     else
         tensor_read(r->m->dev, token_pass_logits(&r->pass), r->logits);
 }
@@ -348,7 +359,10 @@ static Status pick(Run *r, Err *err)
         }
         kept++;
     }
-    if (kept < r->n_live && !r->opts->no_cache) kv_cache_compact(&r->kv, r->slots, kept);
+    if (kept < r->n_live && !r->opts->no_cache) {
+        token_pass_cancel(&r->pass);
+        kv_cache_compact(&r->kv, r->slots, kept);
+    }
     r->n_live = kept;
     return OK;
 }

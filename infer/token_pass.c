@@ -24,18 +24,22 @@ void token_pass_init(TokenPass *d, Llama *m, KvCache *kv, const TokenPassOpts *o
                      .cu = ints(m->dev, kv->n_seqs + 1),
                      .best = ints(m->dev, kv->n_seqs)};
     d->cu_host = xmalloc((size_t)(kv->n_seqs + 1) * sizeof *d->cu_host);
-    d->ones = xmalloc((size_t)kv->n_seqs * sizeof *d->ones);
+    const Backend *b = m->dev->backend;
+    const size_t n = (size_t)kv->n_seqs;
+    d->best_host = b->host_alloc ? b->host_alloc(m->dev, n * sizeof *d->best_host)
+                                 : xcalloc(n, sizeof *d->best_host);
     for (int64_t i = 0; i <= kv->n_seqs; i++)
         d->cu_host[i] = (int32_t)i;
-    for (int64_t i = 0; i < kv->n_seqs; i++)
-        d->ones[i] = 1;
     tensor_write(m->dev, &d->cu, d->cu_host);
 }
 
 static void forget(TokenPass *d)
 {
     Device *dev = d->ctx.dev;
-    if (d->graph) dev->backend->graph_free(dev, d->graph);
+    if (d->graph) {
+        dev->backend->sync(dev); /* it may be running */
+        dev->backend->graph_free(dev, d->graph);
+    }
     d->graph = NULL;
     d->logits = NULL;
     if (!d->ctx.scope) return;
@@ -52,8 +56,12 @@ void token_pass_clear(TokenPass *d)
     tensor_clear(&d->ids);
     tensor_clear(&d->cu);
     tensor_clear(&d->best);
+    const Backend *b = d->ctx.dev->backend;
+    if (b->host_free)
+        b->host_free(d->ctx.dev, d->best_host);
+    else
+        free(d->best_host);
     free(d->cu_host);
-    free(d->ones);
     *d = (TokenPass){0};
 }
 
@@ -88,6 +96,8 @@ static void compute(TokenPass *d)
     c->scope = scope_new(c->dev, c->arena);
     d->logits = llama_logits(c, d->m, llama_forward(c, d->m, &d->batch));
     if (d->opts.greedy) c->dev->k->argmax(c->dev, &d->best_now, d->logits);
+    c->dev->k->next_tokens(c->dev, &d->positions_now, &d->ids_now,
+                           d->opts.greedy ? &d->best_now : NULL);
     d->kv->max_past = past;
 }
 
@@ -100,13 +110,12 @@ static void record(TokenPass *d)
     d->n_recorded++;
 }
 
-void token_pass_run(TokenPass *d, const int32_t *ids)
+/* The ids are in place. */
+static void run(TokenPass *d)
 {
     Device *dev = d->ctx.dev;
     int64_t n = d->kv->n_live;
     bool again = n == d->n, can = dev->backend->replay && !d->opts.no_graph && !dev->meter;
-    /* pageable memory of the host: read before the call returns */
-    dev->backend->copy(dev, tensor_data(&d->ids), ids, (size_t)n * sizeof *ids, COPY_TO_DEVICE);
     if (!d->graph || !again || d->kv->max_past > d->bound || !can) {
         forget(d);
         d->n = n;
@@ -121,7 +130,39 @@ void token_pass_run(TokenPass *d, const int32_t *ids)
         dev->backend->replay(dev, d->graph);
         d->n_replayed++;
     }
-    kv_cache_advance(d->kv, d->ones);
+    kv_cache_follow(d->kv);
+}
+
+void token_pass_run(TokenPass *d, const int32_t *ids)
+{
+    Device *dev = d->ctx.dev;
+    const size_t bytes = (size_t)d->kv->n_live * sizeof *ids;
+    if (d->ahead) {
+        d->ahead = false;
+        return;
+    }
+    /* pageable memory of the host: read before the call returns */
+    dev->backend->copy(dev, tensor_data(&d->ids), ids, bytes, COPY_TO_DEVICE);
+    run(d);
+}
+
+void token_pass_read_best(TokenPass *d, int32_t *best, bool ahead)
+{
+    Device *dev = d->ctx.dev;
+    const size_t bytes = (size_t)d->n * sizeof *best;
+    ASSERT(d->opts.greedy && !d->ahead, "no pass has ended whose best tokens were asked for");
+    dev->backend->copy(dev, d->best_host, tensor_data(&d->best), bytes, COPY_FROM_DEVICE);
+    int64_t copied = device_record(dev);
+    if (ahead) run(d);
+    d->ahead = ahead;
+    device_wait(dev, copied);
+    memcpy(best, d->best_host, bytes);
+}
+
+void token_pass_cancel(TokenPass *d)
+{
+    if (d->ahead) kv_cache_retreat(d->kv);
+    d->ahead = false;
 }
 
 const Tensor *token_pass_best(const TokenPass *d)

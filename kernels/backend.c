@@ -31,14 +31,14 @@ const Backend *backend_find(const char *name)
 
 /* In the order of struct Kernels. */
 static const char *const kernel_names[] = {
-    "matmul",         "copy",           "axpy",          "sum_rows",      "bias_fwd",
-    "bias_bwd",       "embedding_fwd",  "embedding_bwd", "rmsnorm_fwd",   "rmsnorm_bwd",
-    "split_rope_fwd", "split_rope_bwd", "attention_fwd", "attention_bwd", "attention_cached",
-    "swiglu_fwd",     "swiglu_bwd",     "gather_rows",   "scatter_rows",  "softmax_xent",
-    "argmax",         "dropout_fwd",    "dropout_bwd",   "fill_normal",   "write_adapters",
-    "row_norms",      "dora_fwd",       "dora_bwd",      "quantize",      "dequantize",
-    "quant_matvec",   "quant_mixed",    "sum",           "sum_squares",   "count_nonfinite",
-    "step_scalars",   "adamw",
+    "matmul",          "copy",           "axpy",          "sum_rows",      "bias_fwd",
+    "bias_bwd",        "embedding_fwd",  "embedding_bwd", "rmsnorm_fwd",   "rmsnorm_bwd",
+    "split_rope_fwd",  "split_rope_bwd", "attention_fwd", "attention_bwd", "attention_cached",
+    "swiglu_fwd",      "swiglu_bwd",     "gather_rows",   "scatter_rows",  "softmax_xent",
+    "argmax",          "next_tokens",    "dropout_fwd",   "dropout_bwd",   "fill_normal",
+    "write_adapters",  "row_norms",      "dora_fwd",      "dora_bwd",      "quantize",
+    "dequantize",      "quant_matvec",   "quant_mixed",   "sum",           "sum_squares",
+    "count_nonfinite", "step_scalars",   "adamw",
 };
 
 const char *kernel_name(int i)

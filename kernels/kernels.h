@@ -169,6 +169,8 @@ typedef struct Kernels {
     /* best (N) i32 = where each row of x (N,V) f32 is largest, of equal ones the lowest; -1 for a row with a NaN, with
      * +infinity, or of nothing but -infinity.  pitch: x. */
     void (*argmax)(Device *d, Tensor *best, const Tensor *x);
+    /* Each sequence goes on by a token: past (N) i32 += 1 and, unless best is NULL, ids (N) i32 = best (N) i32, 0 for -1. */
+    void (*next_tokens)(Device *d, Tensor *past, Tensor *ids, const Tensor *best);
 
     /* y (N,C) = x * mask / (1-p).     dx = beta * dx + dy * mask / (1-p).  pitch: all. */
     void (*dropout_fwd)(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args);

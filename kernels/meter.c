@@ -301,6 +301,12 @@ static void m_argmax(Device *d, Tensor *best, const Tensor *x)
     end(d, ID(argmax), (double)tensor_numel(x), size(best) + size(x));
 }
 
+static void m_next_tokens(Device *d, Tensor *past, Tensor *ids, const Tensor *best)
+{
+    RUN(d, next_tokens, (d, past, ids, best));
+    end(d, ID(next_tokens), (double)tensor_numel(past), size(past) * (best ? 4 : 2));
+}
+
 static void m_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args)
 {
     RUN(d, dropout_fwd, (d, y, x, args));
@@ -453,6 +459,7 @@ static const Kernels meter_kernels = {
     .scatter_rows = m_scatter_rows,
     .softmax_xent = m_softmax_xent,
     .argmax = m_argmax,
+    .next_tokens = m_next_tokens,
     .dropout_fwd = m_dropout_fwd,
     .dropout_bwd = m_dropout_bwd,
     .fill_normal = m_fill_normal,

@@ -38,24 +38,49 @@ void kv_cache_clear(KvCache *kv)
     *kv = (KvCache){0};
 }
 
-static void write_past(KvCache *kv)
+static void find_max_past(KvCache *kv)
 {
     kv->max_past = 0;
     for (int64_t i = 0; i < kv->n_seqs; i++)
         if (kv->past_host[i] > kv->max_past) kv->max_past = kv->past_host[i];
+}
+
+static void write_past(KvCache *kv)
+{
+    find_max_past(kv);
     /* nobody waits: what the host has is read before the call returns (it is no pinned memory) */
     Device *d = kv->past.storage->dev;
     d->backend->copy(d, tensor_data(&kv->past), kv->past_host, tensor_bytes(&kv->past),
                      COPY_TO_DEVICE);
 }
 
+static void grow(KvCache *kv, int64_t i, int32_t by)
+{
+    ASSERT(by >= 0 && kv->past_host[i] + by <= kv->capacity,
+           "sequence %lld: %d tokens and %d more in a cache of %lld", (long long)i,
+           kv->past_host[i], by, (long long)kv->capacity);
+    kv->past_host[i] += by;
+}
+
 void kv_cache_advance(KvCache *kv, const int32_t *n_new)
 {
+    for (int64_t i = 0; i < kv->n_live; i++)
+        grow(kv, i, n_new[i]);
+    write_past(kv);
+}
+
+void kv_cache_follow(KvCache *kv)
+{
+    for (int64_t i = 0; i < kv->n_live; i++)
+        grow(kv, i, 1);
+    find_max_past(kv);
+}
+
+void kv_cache_retreat(KvCache *kv)
+{
     for (int64_t i = 0; i < kv->n_live; i++) {
-        ASSERT(n_new[i] >= 0 && kv->past_host[i] + n_new[i] <= kv->capacity,
-               "sequence %lld: %d tokens and %d more in a cache of %lld", (long long)i,
-               kv->past_host[i], n_new[i], (long long)kv->capacity);
-        kv->past_host[i] += n_new[i];
+        ASSERT(kv->past_host[i] > 0, "sequence %lld is empty", (long long)i);
+        kv->past_host[i]--;
     }
     write_past(kv);
 }

@@ -96,7 +96,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* As generation has it: the host reads what was chosen before the next pass begins. */
+/* As generation has it: the host reads what was chosen while the next pass runs. */
 static void write_tokens(Bench *b)
 {
     const DecodeBenchOpts *o = b->opts;
@@ -105,7 +105,7 @@ static void write_tokens(Bench *b)
     for (int64_t i = -WARM_UP; i < o->new_tokens; i++) {
         double began = seconds_monotonic();
         token_pass_run(&b->pass, ids);
-        tensor_read(&b->dev, token_pass_best(&b->pass), ids);
+        token_pass_read_best(&b->pass, ids, !o->no_graph && i + 1 < o->new_tokens);
         if (i >= 0) s[i] = seconds_monotonic() - began;
     }
     qsort(s, (size_t)o->new_tokens, sizeof *s, by_value);

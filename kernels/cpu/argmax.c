@@ -1,4 +1,4 @@
-/* The largest of each row. */
+/* The largest of each row, and the tokens that this makes the next ones. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -22,4 +22,17 @@ void cpu_argmax(Device *d, Tensor *best, const Tensor *x)
         }
         to[r] = (int32_t)at;
     }
+}
+
+void cpu_next_tokens(Device *d, Tensor *past, Tensor *ids, const Tensor *best)
+{
+    (void)d;
+    int32_t *p = tensor_data(past);
+    for (int64_t i = 0; i < tensor_numel(past); i++)
+        p[i]++;
+    if (!best) return;
+    int32_t *to = tensor_data(ids);
+    const int32_t *from = tensor_data(best);
+    for (int64_t i = 0; i < tensor_numel(best); i++)
+        to[i] = from[i] < 0 ? 0 : from[i];
 }

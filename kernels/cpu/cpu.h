@@ -88,6 +88,7 @@ void cpu_softmax_xent(Device *d, Tensor *loss, Tensor *logits, const Tensor *tar
                       float grad_scale);
 
 void cpu_argmax(Device *d, Tensor *best, const Tensor *x);
+void cpu_next_tokens(Device *d, Tensor *past, Tensor *ids, const Tensor *best);
 
 void cpu_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args);
 void cpu_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy, const DropoutArgs *args);

@@ -23,6 +23,7 @@ const Kernels cpu_kernels = {
     .scatter_rows = cpu_scatter_rows,
     .softmax_xent = cpu_softmax_xent,
     .argmax = cpu_argmax,
+    .next_tokens = cpu_next_tokens,
     .dropout_fwd = cpu_dropout_fwd,
     .dropout_bwd = cpu_dropout_bwd,
     .fill_normal = cpu_fill_normal,

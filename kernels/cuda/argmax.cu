@@ -71,3 +71,20 @@ void cuda_argmax(Device *d, Tensor *best, const Tensor *x)
     launch_early(d, argmax_kernel, (unsigned)n, THREADS, 0, (int32_t *)tensor_data(best), parts);
     workspace_give(d);
 }
+
+__global__ void next_tokens_kernel(int32_t *past, int32_t *ids, const int32_t *best, int n)
+{
+    early_go();
+    early_wait();
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+        past[i]++;
+        if (best) ids[i] = max(best[i], 0);
+    }
+}
+
+void cuda_next_tokens(Device *d, Tensor *past, Tensor *ids, const Tensor *best)
+{
+    launch_early(d, next_tokens_kernel, 1u, THREADS, 0, (int32_t *)tensor_data(past),
+                 best ? (int32_t *)tensor_data(ids) : NULL,
+                 best ? (const int32_t *)tensor_data(best) : NULL, (int)tensor_numel(past));
+}

@@ -210,8 +210,7 @@ __device__ inline void multiply(float (*sum)[4], float (&second)[4], const uint4
             const uint32_t lower[4] = {code[u][1].x, code[u][1].y, code[u][1].z, code[u][1].w};
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                a[now][j] =
-                    look_up(j % 2 ? lower[i / 2] : upper[i / 2], i % 2 * 2 + j / 2, lane4);
+                a[now][j] = look_up(j % 2 ? lower[i / 2] : upper[i / 2], i % 2 * 2 + j / 2, lane4);
         }
         const int then = now - AHEAD;
         if (then < 0) continue;

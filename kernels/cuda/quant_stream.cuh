@@ -95,7 +95,8 @@ __device__ inline Places places_of(uint32_t ring, bool halves)
     const uint32_t scales = ring + 2 * PAIR_BYTES, x = scales + SCALES_BYTES;
     Places p;
     p.code_to = kept(ring + lane / 8 * LINE + (lane % 8 ^ lane / 8 % 2 * 4) * 16);
-    p.code_from = kept(ring + g * LINE + (halves ? (c / 2 ^ turn) * 16 + c % 2 * 8 : (c ^ turn) * 16));
+    p.code_from =
+        kept(ring + g * LINE + (halves ? (c / 2 ^ turn) * 16 + c % 2 * 8 : (c ^ turn) * 16));
     p.scale_to = kept(scales + lane * 4);
     p.scale_from = kept(scales + g * 8);
     p.x_from = kept(x + x_place(g / 2 * 16 + 4 * c) * 16);
@@ -104,11 +105,11 @@ __device__ inline Places places_of(uint32_t ring, bool halves)
 
 /* The quads of units in the order in which a warp multiplies them: the one that is sent for next. */
 struct Reader {
-    int group, left;       /* group >= n_groups: no more; units of the group from the quad on */
-    int end;               /* the part's last group and one */
-    const uint8_t *code;   /* what the lane copies of the quad's first four rows */
-    uint32_t rows;         /* bytes to the next four */
-    uint32_t block;        /* of 64: in row lane / 2 the first of the quad's (lane % 2)-th pair of units */
+    int group, left;     /* group >= n_groups: no more; units of the group from the quad on */
+    int end;             /* the part's last group and one */
+    const uint8_t *code; /* what the lane copies of the quad's first four rows */
+    uint32_t rows;       /* bytes to the next four */
+    uint32_t block; /* of 64: in row lane / 2 the first of the quad's (lane % 2)-th pair of units */
     uint32_t stride;       /* bytes of codes from a group's last quad to the next one's first */
     const uint8_t *scales; /* the part's */
     const float *nested;   /* NULL: scales are the absmax */
@@ -207,7 +208,8 @@ __device__ inline void read_scales(float (&scale)[2][2], const Places &p, int le
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         code[h] = shared_load_2(p.scale_from + h * 8 * 8 + c * 2);
-        absmax[h] = __uint_as_float(shared_load_4(p.scale_from + NESTED_AT + h * 8 * 8 + c / 2 * 4));
+        absmax[h] =
+            __uint_as_float(shared_load_4(p.scale_from + NESTED_AT + h * 8 * 8 + c / 2 * 4));
     }
 #pragma unroll
     for (int h = 0; h < 2; h++) {

@@ -23,6 +23,7 @@ const Kernels cuda_kernels = {
     .scatter_rows = cuda_scatter_rows,
     .softmax_xent = cuda_softmax_xent,
     .argmax = cuda_argmax,
+    .next_tokens = cuda_next_tokens,
     .dropout_fwd = cuda_dropout_fwd,
     .dropout_bwd = cuda_dropout_bwd,
     .fill_normal = cuda_fill_normal,

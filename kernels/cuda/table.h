@@ -46,6 +46,7 @@ void cuda_scatter_rows(Device *d, Tensor *dx, float beta, const Tensor *dy, cons
 void cuda_softmax_xent(Device *d, Tensor *loss, Tensor *logits, const Tensor *targets,
                        float grad_scale);
 void cuda_argmax(Device *d, Tensor *best, const Tensor *x);
+void cuda_next_tokens(Device *d, Tensor *past, Tensor *ids, const Tensor *best);
 void cuda_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args);
 void cuda_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy, const DropoutArgs *args);
 void cuda_fill_normal(Device *d, Tensor *t, Tensor *low, uint64_t key, double mean, double std);

@@ -162,6 +162,10 @@ static void p_argmax(Device *d, Tensor *best, const Tensor *x)
     if (plan_target(d)->cuda && tensor_rows(x) > 0) scratch(d, cuda_argmax_scratch(tensor_rows(x)));
 }
 
+static void p_next_tokens(Device *d, Tensor *past, Tensor *ids, const Tensor *best)
+{
+}
+
 static void p_dropout_fwd(Device *d, Tensor *y, const Tensor *x, const DropoutArgs *args)
 {
 }
@@ -253,6 +257,7 @@ const Kernels plan_kernels = {
     .scatter_rows = p_scatter_rows,
     .softmax_xent = p_softmax_xent,
     .argmax = p_argmax,
+    .next_tokens = p_next_tokens,
     .dropout_fwd = p_dropout_fwd,
     .dropout_bwd = p_dropout_bwd,
     .fill_normal = p_fill_normal,

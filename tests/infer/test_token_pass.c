@@ -117,3 +117,42 @@ Test(token_pass, quantised_logits_are_those_of_the_whole)
     check_all(&(QuantOpts){.type = QUANT_NF4, .nested = true});
     check_all(&(QuantOpts){.type = QUANT_INT8});
 }
+
+/* TOKENS ids of each sequence: the best of the pass before, but `forced` at tokens where nobody could know it.  `ahead`: passes
+ * begin before the host has read what was best, and those that must not are given up. */
+static void write_on(TestModel *m, int32_t (*ids)[SEQS], bool ahead)
+{
+    enum { FORCED = 7 };
+    KvCache kv;
+    TokenPass p;
+    int32_t best[SEQS];
+    kv_cache_init(&kv, &m->llama, SEQS, TOKENS);
+    token_pass_init(&p, &m->llama, &kv, &(TokenPassOpts){.greedy = true});
+    for (int i = 0; i < TOKENS; i++) {
+        const bool forced = i % FORCED == 0;
+        if (i == TOKENS / 2 || forced) token_pass_cancel(&p);
+        if (i == TOKENS / 2) kv_cache_compact(&kv, (const int32_t[]){0, 2}, 2);
+        if (i == TOKENS / 2) best[1] = best[2];
+        for (int s = 0; s < kv.n_live; s++)
+            ids[i][s] = forced ? (int32_t)((i + 11 * s) % m->llama.cfg.vocab_size) : best[s];
+        token_pass_run(&p, ids[i]);
+        token_pass_read_best(&p, best, ahead && i + 1 < TOKENS);
+        cr_expect_eq(kv.past_host[0], i + 1 + (ahead && i + 1 < TOKENS), "%d in the cache",
+                     kv.past_host[0]);
+    }
+    token_pass_clear(&p);
+    kv_cache_clear(&kv);
+}
+
+Test(token_pass, begun_ahead_is_the_same)
+{
+    char *dir = source_path("tests/fixtures/models/llama3-d64");
+    TestModel m;
+    test_model_open_as(&m, dir, 0, &(QuantOpts){.type = QUANT_NF4, .nested = true});
+    int32_t want[TOKENS][SEQS] = {{0}}, got[TOKENS][SEQS] = {{0}};
+    write_on(&m, want, false);
+    write_on(&m, got, true);
+    cr_expect_eq(memcmp(got, want, sizeof got), 0, "other tokens");
+    test_model_close(&m);
+    free(dir);
+}

@@ -1,4 +1,4 @@
-/* The largest of each row, and what is no number. */
+/* The largest of each row, and what is no number; the tokens that come next. */
 #include "base/str.h"
 #include "tests/support/bed.h"
 
@@ -43,6 +43,33 @@ Test(kernel_argmax, largest_lowest_or_none)
         Bed b;
         bed_open(&b, 2);
         check(&b, cols[i], i % 2 ? 24 : 0);
+        bed_close(&b);
+    }
+}
+
+Test(kernel_argmax, next_tokens)
+{
+    static const int64_t sizes[] = {1, 3, 300};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        Bed b;
+        bed_open(&b, 2);
+        const int64_t n = sizes[i];
+        int32_t best[300], had[300], got[300];
+        for (int k = 0; k < n; k++)
+            best[k] = k % 3 == 1 ? -1 : 7 * k, had[k] = 5 + k;
+        Tensor *t[3]; /* past, ids, best */
+        for (int k = 0; k < 3; k++) {
+            t[k] = scope_tensor(b.inputs, DT_I32, 1, &n, 0, MEM_ACTIVATION);
+            tensor_write(&b.dev, t[k], k == 2 ? best : had);
+        }
+        b.dev.k->next_tokens(&b.dev, t[0], t[1], t[2]);
+        b.dev.k->next_tokens(&b.dev, t[0], NULL, NULL);
+        tensor_read(&b.dev, t[0], got);
+        for (int k = 0; k < n; k++)
+            cr_expect_eq(got[k], had[k] + 2, "past of %d: %d", k, got[k]);
+        tensor_read(&b.dev, t[1], got);
+        for (int k = 0; k < n; k++)
+            cr_expect_eq(got[k], k % 3 == 1 ? 0 : 7 * k, "token of %d: %d", k, got[k]);
         bed_close(&b);
     }
 }
