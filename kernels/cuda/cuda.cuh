@@ -174,8 +174,8 @@ template <typename T> static inline bool vectors_fit(const Tensor *t)
 /* Launches that may begin early (programmatic dependent launch, from 9.0 on): while a graph is captured, a kernel launched
  * so starts as soon as every block of the kernel before it has said early_go or ended, and gets ready beside it.  Before
  * early_wait, which returns when all before it is done, it writes nothing and reads only what no kernel that may be recorded
- * with it writes: weights, tables, positions, the cache of earlier tokens.  Whoever is
- * launched so must wait; elsewhere both are nothing. */
+ * before it writes: weights, tables, the cache of earlier tokens, positions (which next_tokens, the last of a pass, writes).
+ * Whoever is launched so must wait; elsewhere both are nothing. */
 __device__ inline void early_go(void)
 {
 #if __CUDA_ARCH__ >= 900
