@@ -126,15 +126,13 @@ __device__ inline void put_tables(QuantTables *to, Entry *entries, const RawTabl
     make_pairs(entries, pair_of_bf16(raw.pair[0], raw.pair[1]));
 }
 
-/* Makes the entries part k's if they are another's with other values.  All threads. */
-__device__ inline void change_pairs(Entry *entries, const QuantTables *tables, int &of, int k)
+/* Makes the entries part k's if part `of` has other values.  All threads. */
+__device__ inline void change_pairs(Entry *entries, const QuantTables *tables, int of, int k)
 {
-    if (k == of) return;
     bool other = threadIdx.x < 16 && tables[k].code[threadIdx.x] != tables[of].code[threadIdx.x];
     const float *code = tables[k].code;
     if (__syncthreads_or(other))
         make_pairs(entries, pair_of_bf16(code[threadIdx.x >> 4], code[threadIdx.x & 15]));
-    of = k;
 }
 
 /* The pair of the byte-th byte of a word of codes; lane4 is 4 times the lane. */
@@ -313,7 +311,7 @@ __device__ inline void write_out(const Out &o, Entry *entries, int buffer, int64
 
 /* ---- the kernel --------------------------------------------------------------------------------- */
 
-template <int N>
+template <int N, bool NESTED>
 __global__ void __launch_bounds__(THREADS, BLOCKS)
     matvec_mma_kernel(Out o, const bf16 *x, int64_t ldx, const __grid_constant__ QuantViews q)
 {
@@ -325,14 +323,13 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const uint32_t ring = RING_AT + warp * RING_BYTES;
     const Places places = places_of(ring, N == 8);
-    const bool is_nested = q.part[0].is_nested;
     const Share share = share_of(q);
     Reader reader = {};
-    int k = part_of(q, blockIdx.x * ROWS), pairs_of = k;
+    int k = part_of(q, blockIdx.x * ROWS), end = q.first[k + 1] / ROWS; /* of the part, in groups */
     RawTables raw_tables;
     ask_tables(raw_tables, q, k);
     seek(reader, share, q, blockIdx.x); /* there are no more blocks than groups */
-    fetch_scales(reader, places);
+    fetch_scales<NESTED>(reader, places);
     fetch_pair(reader, places, 0);
     copies_end();
     if (threadIdx.x < BUFFERS) {
@@ -351,8 +348,12 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
     advance(reader, share, q);
     uint4 xs[4];
     for (int group = blockIdx.x, turn = 0; group < share.n_groups; group += gridDim.x, turn++) {
-        k = part_of(q, group * ROWS);
-        change_pairs(entries, tables, pairs_of, k);
+        if (group >= end) {
+            const int was = k;
+            k = part_of(q, group * ROWS);
+            end = q.first[k + 1] / ROWS;
+            change_pairs(entries, tables, was, k);
+        }
         float acc[Way<N>::SUMS] = {};
         for (int left = share.units, unit = share.unit0; left > 0; left -= QUAD, unit += QUAD) {
             float scale[2][2], sum[PER][4], second[4];
@@ -362,7 +363,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
                 copies_wait<1>();
                 __syncwarp();
                 if (i == 0) {
-                    read_scales(scale, places, left, is_nested, tables[k]);
+                    read_scales<NESTED>(scale, places, left, tables[k]);
                     if (x_comes) read_x(xs, places.x_from, left);
                     x_comes = N == 1 && !x_stays;
                 }
@@ -382,7 +383,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
                         }
                     }
                     if (u == (N == 1 ? i : i + 2 - UNITS)) { /* nothing is asked for behind these */
-                        if (i == 0) fetch_scales(reader, places);
+                        if (i == 0) fetch_scales<NESTED>(reader, places);
                         if (i == 0 && x_comes) fetch_x(reader, share, x, ring);
                         fetch_pair(reader, places, i / 2);
                         copies_end();
@@ -412,9 +413,9 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
 
 /* ---- launching ---------------------------------------------------------------------------------- */
 
-template <int N> static void launch(Device *d, const Matvec *m)
+template <int N, bool NESTED> static void launch(Device *d, const Matvec *m)
 {
-    const void *kernel = (const void *)matvec_mma_kernel<N>;
+    const void *kernel = (const void *)matvec_mma_kernel<N, NESTED>;
     cudaFuncAttributes own;
     CUDA_CHECK(cudaFuncGetAttributes(&own, kernel));
     const size_t shared = END - own.sharedSizeBytes;
@@ -422,8 +423,8 @@ template <int N> static void launch(Device *d, const Matvec *m)
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     Out o = {(bf16 *)tensor_data(&m->y), matvec_add<bf16>(m), m->y.ld, m->add.ld, matvec_n(m)};
     int64_t groups = m->q.first[m->n_parts] / ROWS, most = BLOCKS * cuda_impl(d)->n_sms;
-    launch_early(d, matvec_mma_kernel<N>, (unsigned)(groups < most ? groups : most), THREADS,
-                 shared, o, (const bf16 *)tensor_data(&m->x), m->x.ld, m->q);
+    launch_early(d, matvec_mma_kernel<N, NESTED>, (unsigned)(groups < most ? groups : most),
+                 THREADS, shared, o, (const bf16 *)tensor_data(&m->x), m->x.ld, m->q);
 }
 
 bool matvec_mma_fits(const Device *d, const Matvec *m)
@@ -439,15 +440,23 @@ bool matvec_mma_fits(const Device *d, const Matvec *m)
     return fits;
 }
 
-void matvec_mma(Device *d, const Matvec *m)
+template <bool NESTED> static void by_rows(Device *d, const Matvec *m)
 {
     const int n = matvec_n(m);
     if (n == 1)
-        launch<1>(d, m);
+        launch<1, NESTED>(d, m);
     else if (n == 2)
-        launch<2>(d, m);
+        launch<2, NESTED>(d, m);
     else if (n <= 4)
-        launch<4>(d, m);
+        launch<4, NESTED>(d, m);
     else
-        launch<8>(d, m);
+        launch<8, NESTED>(d, m);
+}
+
+void matvec_mma(Device *d, const Matvec *m)
+{
+    if (m->parts[0].nested)
+        by_rows<true>(d, m);
+    else
+        by_rows<false>(d, m);
 }

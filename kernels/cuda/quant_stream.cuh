@@ -176,11 +176,11 @@ __device__ inline void fetch_pair(const Reader &r, const Places &p, int i)
 /* Sends the scales of the quad: of each row eight, nested codes of a byte and behind them an absmax for each four (which share
  * a nested block, since their first is a multiple of four), else floats. */
 enum { NESTED_AT = ROWS * 8 };
-__device__ inline void fetch_scales(const Reader &r, const Places &p)
+template <bool NESTED> __device__ inline void fetch_scales(const Reader &r, const Places &p)
 {
     const int lane = threadIdx.x % WARP;
     if (lane % 2 * 2 >= r.left) return;
-    if (r.nested) {
+    if (NESTED) {
         copy_4(p.scale_to, r.scales + r.block);
         copy_4(p.scale_to + NESTED_AT, r.nested + r.block / QUANT_NESTED_BLOCK);
     } else {
@@ -190,33 +190,34 @@ __device__ inline void fetch_scales(const Reader &r, const Places &p)
 
 /* Of unit c = lane % 4 of a quad of which `left` are there, both stretches, in the lane's two rows; of others something
  * finite.  All is read before the first is used. */
-__device__ inline void read_scales(float (&scale)[2][2], const Places &p, int left, bool is_nested,
+template <bool NESTED>
+__device__ inline void read_scales(float (&scale)[2][2], const Places &p, int left,
                                    const QuantTables &t)
 {
     const int g = threadIdx.x % WARP / 4, c = threadIdx.x % 4;
-    if (!is_nested) {
+    if (NESTED) {
+        uint32_t code[2];
+        float absmax[2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            code[h] = shared_load_2(p.scale_from + h * 8 * 8 + c * 2);
+            absmax[h] =
+                __uint_as_float(shared_load_4(p.scale_from + NESTED_AT + h * 8 * 8 + c / 2 * 4));
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            absmax[h] = c < left ? absmax[h] : 0;
+#pragma unroll
+            for (int j = 0; j < 2; j++)
+                scale[h][j] = scale_value(t, true, {code[h] >> 8 * j & 255, absmax[h]});
+        }
+    } else {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const uint2 both = shared_load_8(p.scale_from + g * 24 + h * 8 * 32 + c * 8);
             scale[h][0] = c < left ? __uint_as_float(both.x) : 0;
             scale[h][1] = c < left ? __uint_as_float(both.y) : 0;
         }
-        return;
-    }
-    uint32_t code[2];
-    float absmax[2];
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        code[h] = shared_load_2(p.scale_from + h * 8 * 8 + c * 2);
-        absmax[h] =
-            __uint_as_float(shared_load_4(p.scale_from + NESTED_AT + h * 8 * 8 + c / 2 * 4));
-    }
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        absmax[h] = c < left ? absmax[h] : 0;
-#pragma unroll
-        for (int j = 0; j < 2; j++)
-            scale[h][j] = scale_value(t, true, {code[h] >> 8 * j & 255, absmax[h]});
     }
 }
 
