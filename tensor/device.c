@@ -37,7 +37,11 @@ static void poison(const Device *d, void *p, size_t n, bool on)
 Status device_open(Device *d, const Backend *b, const DeviceOpts *opts, DType compute, Err *err)
 {
     *d = (Device){.backend = b, .k = b->kernels, .compute = compute};
-    TRY(b->open(d, opts, err));
+    Status s = b->open(d, opts, err);
+    if (s != OK) {
+        *d = (Device){0}; /* nothing to close */
+        return s;
+    }
     d->region = region_new(d->region_bytes);
     poison(d, d->region_data, d->region_bytes, true);
     return OK;

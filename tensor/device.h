@@ -122,7 +122,7 @@ struct Device {
     size_t moved[MOVED_N]; /* bytes that came from and went to host memory (tensor/transfer.h) */
 };
 
-/* Opens with the region reserved; kernels/backend.c finds a Backend by name. */
+/* Opens with the region reserved; kernels/backend.c finds a Backend by name.  When that fails, d is empty, and closing it nothing. */
 Status device_open(Device *d, const Backend *b, const DeviceOpts *opts, DType compute,
                    Err *err) MUST_CHECK;
 void device_close(Device *d); /* dies when storages are still live: a leak is a bug */

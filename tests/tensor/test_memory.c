@@ -31,6 +31,24 @@ static void expect_report(void *ud, const char *message)
     _Exit(strtod(weights + strlen("weights"), NULL) == 0.5 ? 77 : 1);
 }
 
+static Status fails(Device *d, const DeviceOpts *opts, Err *err)
+{
+    d->impl = d; /* what a backend has freed again */
+    return err_set(err, E_INPUT, "no device here");
+}
+
+Test(memory, what_did_not_open_is_closed)
+{
+    Backend none = *backend_find("cpu");
+    none.open = fails;
+    Device d;
+    Err err = {0};
+    cr_assert_eq(device_open(&d, &none, &(DeviceOpts){0}, DT_F32, &err), E_INPUT);
+    cr_expect_null(d.backend);
+    cr_expect_null(d.impl);
+    device_close(&d);
+}
+
 Test(memory, out_of_memory_tells_the_table_and_what_to_set, .exit_code = 77)
 {
     Device d;
