@@ -148,6 +148,22 @@ static size_t next_prefix(const char *path, size_t from)
     return 0;
 }
 
+bool path_lies_in(const char *path, const char *dir)
+{
+    char *above = xstrdup(path);
+    while (!path_exists(above) && strrchr(above, '/') && strrchr(above, '/') != above)
+        *strrchr(above, '/') = 0;
+    char *real_dir = realpath(dir, NULL);
+    char *real = realpath(path_exists(above) ? above : *path == '/' ? "/" : ".", NULL);
+    size_t n = real_dir ? strlen(real_dir) : 0;
+    bool inside = real_dir && real && strncmp(real_dir, real, n) == 0 &&
+                  (real[n] == '/' || real[n] == 0 || n == 1);
+    free(above);
+    free(real_dir);
+    free(real);
+    return inside;
+}
+
 char *path_in_the_way(const char *path)
 {
     struct stat st;

@@ -34,6 +34,9 @@ const char *path_base(const char *path); /* the part after the last '/' */
 /* What lies at `path` or above it and is no folder, so that dir_make cannot make it; NULL: nothing.  The caller frees. */
 char *path_in_the_way(const char *path);
 
+/* `path`, which need not be there, is the folder `dir` or something in it, through links, too; false where dir is not there. */
+bool path_lies_in(const char *path, const char *dir);
+
 /* With parents; existing is fine.  E_INPUT: a file has that name, or a parent's. */
 Status dir_make(const char *path, Err *err) MUST_CHECK;
 Status dir_make_anew(const char *path, Err *err) MUST_CHECK; /* empty, whatever was there */

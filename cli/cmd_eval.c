@@ -141,6 +141,9 @@ static Status run(EvalJob *job, Err *err)
     for (int i = 0; job->out && i < job->n_sources; i++)
         if (command_same_file(job->out, job->sources[i].path))
             return err_set(err, E_INPUT, "--out: %s is the file that is read", job->out);
+    if (job->out && job->config && command_same_file(job->out, job->config))
+        return err_set(err, E_INPUT, "--out: %s is the config that is read", job->out);
+    TRY(model_keeps_its_files(&job->model, job->out, err));
     TRY(job->baseline ? eval_baseline(job, err) : eval_model(job, err));
     if (job->out) TRY(eval_result_write(&job->result, job->out, err));
     return eval_result_print(&job->result, job->json, err);

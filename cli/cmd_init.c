@@ -58,6 +58,13 @@ static Status read_shape(LlamaConfig *cfg, const InitFlags *f, Err *err)
     if (f->vocab != 0) {
         TRY(flag_range("vocab", f->vocab, 1, INT32_MAX, err));
         cfg->vocab_size = f->vocab;
+        int most = cfg->bos_id;
+        for (int i = 0; i < cfg->n_eos; i++)
+            most = cfg->eos_ids[i] > most ? cfg->eos_ids[i] : most;
+        if (f->config && most >= cfg->vocab_size)
+            return err_set(err, E_INPUT,
+                           "--vocab: must be above %d, a token that %s names, is %lld", most,
+                           f->config, (long long)f->vocab);
     }
     return f->tokenizer ? fit_tokenizer(cfg, f, err) : OK;
 }
@@ -86,6 +93,7 @@ static Status init(const InitFlags *f, const char *dir, Err *err)
 {
     DType dtype = DT_F32;
     LlamaConfig cfg = {0};
+    if (!*dir) return err_set(err, E_INPUT, "the folder to write has no name");
     char *existing = path_join(dir, "config.json");
     bool taken = path_exists(existing);
     free(existing);

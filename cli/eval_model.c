@@ -30,13 +30,14 @@ static Status check_ids(const Work *w, Err *err)
 {
     for (int64_t i = 0; !w->t && i < dataset_size(w->eval); i++) {
         Document d = dataset_document(w->eval, i);
-        for (int64_t k = 0; k < d.n; k++)
-            if (d.ids[k] >= w->cfg.vocab_size)
-                return err_set(err, E_INPUT,
-                               "%s:%lld: input_ids[%lld]: %d is outside the model's vocabulary of "
-                               "%lld",
-                               d.file, (long long)d.line, (long long)k, d.ids[k],
-                               (long long)w->cfg.vocab_size);
+        for (int64_t k = 0; k < d.n; k++) {
+            const bool bad_id = d.ids[k] >= w->cfg.vocab_size;
+            if (!bad_id && d.labels[k] < w->cfg.vocab_size) continue;
+            return err_set(err, E_INPUT,
+                           "%s:%lld: %s[%lld]: %d is outside the model's vocabulary of %lld",
+                           d.file, (long long)d.line, bad_id ? "input_ids" : "labels", (long long)k,
+                           bad_id ? d.ids[k] : d.labels[k], (long long)w->cfg.vocab_size);
+        }
     }
     return OK;
 }

@@ -82,6 +82,7 @@ static Status answer_all(GenerateJob *job, Questions *q, Err *err)
     for (int i = 0; job->out && i < q->n_files; i++)
         if (command_same_file(job->out, q->files[i]))
             return err_set(err, E_INPUT, "--out: %s is the file that is read", job->out);
+    TRY(model_keeps_its_files(&job->model, job->out, err));
     TRY(generate_job_open(job, longest, err));
     RowWriter w = {.q = q, .field = job->out_field ? job->out_field : "generated"};
     Status s = job->out ? answer_to_file(job, q, &w, err) : answer(job, q, &w, err);

@@ -65,7 +65,9 @@ static int unknown_command(const char *word)
     for (const Command *c = commands; c->name; c++)
         names[n++] = c->name;
     const char *near = str_nearest(word, names, n);
-    if (near)
+    if (!*word)
+        fprintf(stderr, "an empty word is no command; lorac --help lists them\n");
+    else if (near)
         fprintf(stderr, "%s: no such command; did you mean '%s'?\n", word, near);
     else
         fprintf(stderr, "%s: no such command; lorac --help lists them\n", word);

@@ -10,6 +10,17 @@ int64_t model_context(const LlamaConfig *cfg)
     return cfg->sliding_window > 0 && cfg->sliding_window < n ? cfg->sliding_window : n;
 }
 
+Status model_keeps_its_files(const ModelFlags *f, const char *out, Err *err)
+{
+    const char *const folders[] = {f->model, f->adapter, f->tokenizer};
+    static const char *const flags[] = {"--model", "--adapter", "--tokenizer"};
+    for (int i = 0; out && i < 3; i++)
+        if (folders[i] && path_exists(out) && path_lies_in(out, folders[i]))
+            return err_set(err, E_INPUT, "--out: %s is a file of %s %s; name another", out,
+                           flags[i], folders[i]);
+    return OK;
+}
+
 Status model_read_config(LlamaConfig *cfg, Tokenizer **t, const ModelFlags *f, Err *err)
 {
     TRY(flag_threads(f->threads, err));

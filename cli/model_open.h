@@ -31,6 +31,9 @@ typedef struct ModelFlags {
         "threads", OPT_INT, &(f).threads, "N", "cpu threads (default: all that may be used)"       \
     }
 
+/* Refuses an output (NULL: none) that would take the place of a file of the model, the adapter or the tokenizer. */
+Status model_keeps_its_files(const ModelFlags *f, const char *out, Err *err) MUST_CHECK;
+
 /* A model on a device.  Zero-initialise; model_close is fine whatever model_open came to.  Must not move. */
 typedef struct OpenModel {
     Device dev;

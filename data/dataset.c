@@ -84,8 +84,10 @@ static bool *choose_eval(const Stores *s, const DataOpts *o, Problems *problems)
     if (want < 1) want = 1;
     bool *chosen = NULL;
     if (want >= n) {
-        problems_add(problems, "validation takes %lld of %lld rows and leaves none to train on",
-                     (long long)want, (long long)n);
+        problems_add(problems,
+                     "%s: takes %lld of %lld rows and leaves none to train on; ask for fewer",
+                     o->eval_count > 0 ? "data.eval.count" : "data.eval.share", (long long)want,
+                     (long long)n);
     } else {
         for (int k = 0; k < s->n; k++)
             all += s->items[k].stats.rows;

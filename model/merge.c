@@ -311,18 +311,7 @@ static Status check_out(const char *base, const char *out, Err *err)
         if (n > 0)
             return err_set(err, E_INPUT, "%s: the output folder exists and is not empty", out);
     }
-    char *above = xstrdup(out);
-    while (!path_exists(above) && strrchr(above, '/'))
-        *strrchr(above, '/') = 0;
-    char *real_base = realpath(base, NULL),
-         *real_out = realpath(path_exists(above) ? above : ".", NULL);
-    size_t n = real_base ? strlen(real_base) : 0;
-    bool inside = real_base && real_out && strncmp(real_base, real_out, n) == 0 &&
-                  (real_out[n] == '/' || real_out[n] == 0);
-    free(above);
-    free(real_base);
-    free(real_out);
-    return inside
+    return path_lies_in(out, base)
                ? err_set(err, E_INPUT, "%s: the output folder lies inside the base %s", out, base)
                : OK;
 }

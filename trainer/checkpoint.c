@@ -18,10 +18,11 @@ char *checkpoint_path(const TrainConfig *c, int64_t step)
 static int64_t step_of(const char *name)
 {
     if (!str_starts(name, "checkpoint-")) return -1;
-    char *end;
     const char *digits = name + strlen("checkpoint-");
-    long long n = strtoll(digits, &end, 10);
-    return *digits >= '0' && *digits <= '9' && !*end ? n : -1;
+    long long n = strtoll(digits, NULL, 10);
+    char again[32];
+    snprintf(again, sizeof again, "%lld", n);
+    return n >= 0 && str_eq(again, digits) ? n : -1;
 }
 
 static int descending(const void *a, const void *b)

@@ -294,6 +294,27 @@ static void check_source_files(Problems *p, const TrainConfig *c, const char *ke
     }
 }
 
+/* What a run writes would replace what it reads. */
+static void check_not_input(const TrainConfig *c, Problems *p, const char *key, const char *path)
+{
+    if (!path || !c->output || !path_is_dir(path) || !path_is_dir(c->output)) return;
+    if (path_lies_in(c->output, path) && path_lies_in(path, c->output))
+        config_problem(c, p, "output", "%s is %s, whose files it would replace; name another",
+                       c->output, key);
+}
+
+static void check_resume(const TrainConfig *c, Problems *p)
+{
+    if (!c->resume || str_eq(c->resume, "auto") || str_eq(c->resume, "never")) return;
+    char *manifest = path_join(c->resume, "manifest.json");
+    if (!path_exists(manifest))
+        config_problem(c, p, "resume",
+                       "%s is no checkpoint: it has no manifest.json; name a folder "
+                       "OUTPUT/checkpoint-N, or say auto or never",
+                       c->resume);
+    free(manifest);
+}
+
 void config_check_files(const TrainConfig *c, Problems *p)
 {
     check_file(c, p, "model.path", c->model_path);
@@ -306,4 +327,7 @@ void config_check_files(const TrainConfig *c, Problems *p)
         config_problem(c, p, "output", "%s is a file; name a folder, new or of an earlier run",
                        in_the_way);
     free(in_the_way);
+    check_not_input(c, p, "model.path", c->model_path);
+    check_not_input(c, p, "lora.adapter", c->lora_adapter);
+    check_resume(c, p);
 }

@@ -266,6 +266,32 @@ Test(fs, what_is_in_the_way)
     free(link_path), free(nothing);
 }
 
+Test(fs, lies_in)
+{
+    put("file", "1");
+    Err err = {0};
+    char *in = in_dir("in"), *beside = in_dir("in2"), *link_path = in_dir("link");
+    cr_assert_eq(dir_make(in, &err), OK);
+    cr_assert_eq(dir_make(beside, &err), OK);
+    cr_assert_eq(symlink(in, link_path), 0);
+    static const struct {
+        const char *path;
+        bool inside;
+    } cases[] = {{"in", true},        {"in/", true},   {"in/new/deep", true}, {"link/new", true},
+                 {"in2/../in", true}, {"in2", false},  {"in2/new", false},    {"file", false},
+                 {"absent", false},   {"in/..", false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *path = in_dir(cases[i].path);
+        cr_expect_eq(path_lies_in(path, in), cases[i].inside, "%s", cases[i].path);
+        cr_expect_eq(path_lies_in(path, "/"), true, "%s", cases[i].path);
+        free(path);
+    }
+    cr_expect_eq(path_lies_in("new", "."), true);
+    cr_expect_eq(path_lies_in("/absent/new", in), false);
+    cr_expect_eq(path_lies_in("new", "absent"), false);
+    free(in), free(beside), free(link_path);
+}
+
 Test(fs, copy)
 {
     Err err = {0};

@@ -48,6 +48,17 @@ $tmp/run.yaml: resume: $tmp/lost holds checkpoint-3 and none that is whole, *"
 run train --quiet "$tmp/run.yaml" output="$tmp/lost" resume=never
 ends 'a run that must not go on' 2
 noted 'a run that must not go on' "command line: resume: is never, and $tmp/lost holds checkpoint-3; choose another output folder, remove it, or set auto"
+refused 'a checkpoint that is none' 2 "command line: resume: $tmp/elsewhere is no checkpoint: it has no manifest.json; *" \
+    check --quiet "$tmp/run.yaml" output="$tmp/lost" resume="$tmp/elsewhere"
+mkdir "$tmp/elsewhere" && echo '{}' >"$tmp/elsewhere/manifest.json"
 done_by 'the same where another one is named' check --quiet "$tmp/run.yaml" output="$tmp/lost" resume="$tmp/elsewhere"
+mkdir -p "$tmp/odd/checkpoint-99999999999999999999" "$tmp/odd/checkpoint-007"
+done_by 'folders that no run names so' check --quiet "$tmp/run.yaml" output="$tmp/odd"
+
+cp -r "$model" "$tmp/base"
+refused 'an output where the model lies' 2 "command line: output: $tmp/base/../base is model.path, whose files it would replace; name another" \
+    check --quiet "$tmp/run.yaml" model.path="$tmp/base" output="$tmp/base/../base"
+run check --quiet "$tmp/run.yaml" runtime.device=cuda
+[ "$rc" = 0 ] || { ends 'cuda without a GPU' 2 && noted 'cuda without a GPU' '*runtime.device: *cuda*'; }
 
 finish

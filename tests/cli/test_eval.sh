@@ -120,4 +120,11 @@ refused "adapter whose tensors are a folder" 2 "$tmp/folder/adapter_model.safete
     eval --model "$m" --adapter "$tmp/folder" --data "$golden/batches.jsonl" --format tokens
 refused "adapter of another model" 2 '*lora_final/adapter_model.safetensors: *' \
     eval --model "$m" --adapter "$root/tests/fixtures/golden/llama3-tiny/lora_final" --data "$tmp/val.jsonl" --format samsum
+cp -r "$m" "$tmp/own" && cp "$tmp/own/config.json" "$tmp/own.json"
+refused "a result in place of the model's file" 2 "--out: $tmp/own/config.json is a file of --model $tmp/own; name another" \
+    eval --model "$tmp/own" --data "$tmp/val.jsonl" --format samsum --out "$tmp/own/config.json"
+same "the model's file is as it was" "$tmp/own/config.json" "$tmp/own.json"
+echo '{"input_ids": [1, 2, 3], "labels": [-100, 2, 1000000]}' >"$tmp/labels.jsonl"
+refused "a label that is no token" 2 "$tmp/labels.jsonl:1: labels?2?: 1000000 is *" \
+    eval --model "$root/tests/fixtures/models/llama2-d64" --data "$tmp/labels.jsonl" --format tokens
 finish

@@ -87,6 +87,10 @@ refused "format" 2 "--format: 'samsun' is none; did you mean 'samsum'?" \
 refused "template" 2 "--template: 'jinja' is none of default, llama2, *" \
     generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --template jinja
 refused "no data" 2 '*/none.jsonl: *' generate --model "$m" --data "$tmp/none.jsonl" --format samsum
+cp -r "$m" "$tmp/own" && cp "$tmp/own/config.json" "$tmp/own.json"
+refused "rows in place of the model's file" 2 "--out: $tmp/own/config.json is a file of --model $tmp/own; name another" \
+    generate --model "$tmp/own" --data "$tmp/rows.jsonl" --format samsum --out "$tmp/own/config.json"
+same "the model's file is as it was" "$tmp/own/config.json" "$tmp/own.json"
 refused "out is a folder" 2 "--out: $tmp is a folder, name a file" \
     generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --out "$tmp"
 refused "out is nowhere" 2 "--out: $tmp/no/x: there is no folder $tmp/no/" \

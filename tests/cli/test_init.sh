@@ -27,4 +27,8 @@ refused 'a dtype that is none' 2 "--dtype: must be fp32, bf16 or fp16, is 'int4'
 refused 'more tokens than ids have room for' 2 '--vocab: must be from 1 to 2147483647, is 99999999999' \
     init "$tmp/huge" --preset tiny --vocab 99999999999
 
+refused 'no name' 2 'the folder to write has no name' init --preset tiny ''
+refused 'less ids than its own tokens need' 2 "--vocab: must be above 2, a token that * names, is 2" init "$tmp/v" --vocab 2 \
+    --config "$root/tests/fixtures/models/qwen3-d64"
+
 finish

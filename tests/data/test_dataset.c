@@ -193,7 +193,7 @@ Test(dataset, options)
          "the share for validation must be from 0 to below 1, is 1\n"},
         {{.max_length = 9, .eval_count = 2},
          1,
-         "validation takes 2 of 2 rows and leaves none to train on\n"},
+         "data.eval.count: takes 2 of 2 rows and leaves none to train on; ask for fewer\n"},
         {{.max_length = 9}, 1, ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
