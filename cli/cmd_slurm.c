@@ -4,6 +4,8 @@
 #include "cli/config_args.h"
 #include "cli/slurm_script.h"
 
+#include <ctype.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,6 +33,43 @@ static Status check_counts(const SlurmJob *j, Err *err)
     return OK;
 }
 
+enum { UNSAID = INT64_MIN }; /* --ranks */
+
+/* Processes on GPUs or on CPUs alone, as the config's device has it. */
+static Status settle_counts(SlurmJob *j, const char *device, Err *err)
+{
+    const bool cpu = str_eq(device, "cpu");
+    if (cpu && j->gpus > 0)
+        return err_set(
+            err, E_INPUT,
+            "--gpus: the config's runtime.device is cpu; leave it out, or say cuda there");
+    if (!cpu && j->tasks != UNSAID)
+        return err_set(err, E_INPUT,
+                       "--ranks: the config's runtime.device is %s, with a process for each GPU; "
+                       "say --gpus",
+                       device);
+    if (j->gpus < 0) j->gpus = cpu ? 0 : 1;
+    if (j->tasks == UNSAID) j->tasks = 1;
+    return OK;
+}
+
+/* "MM", "MM:SS", "HH:MM:SS", "D-HH", "D-HH:MM" or "D-HH:MM:SS", as sbatch(1) has it, or a word for no limit. */
+static bool is_time(const char *t)
+{
+    if (str_eq(t, "UNLIMITED") || str_eq(t, "INFINITE")) return true;
+    int dashes = 0, colons = 0;
+    for (const char *p = t; *p; p++) {
+        const bool between = p > t && isdigit((unsigned char)p[-1]) && isdigit((unsigned char)p[1]);
+        if (*p == '-' && between && colons == 0)
+            dashes++;
+        else if (*p == ':' && between)
+            colons++;
+        else if (!isdigit((unsigned char)*p))
+            return false;
+    }
+    return *t && dashes <= 1 && colons <= 2;
+}
+
 /* What stands in a line for sbatch must be one word there. */
 static Status check_words(const SlurmJob *j, Err *err)
 {
@@ -44,6 +83,9 @@ static Status check_words(const SlurmJob *j, Err *err)
         if (words[i].value && (!words[i].value[0] || strpbrk(words[i].value, " \t\r\n\"'#\\")))
             return err_set(err, E_INPUT, "%s: must be one word without quotes or #, is '%s'",
                            words[i].flag, words[i].value);
+    if (!is_time(j->time))
+        return err_set(err, E_INPUT, "--time: must be D-HH:MM:SS, HH:MM:SS or minutes, is '%s'",
+                       j->time);
     return OK;
 }
 
@@ -76,7 +118,7 @@ int cmd_slurm(int argc, char **argv)
                     .gpus = -1,
                     .gpus_per_node = 8,
                     .cpus_per_gpu = 8,
-                    .tasks = 1,
+                    .tasks = UNSAID,
                     .time = "24:00:00",
                     .sweep = &sweep};
     const Opt opts[] = {
@@ -107,7 +149,6 @@ int cmd_slurm(int argc, char **argv)
     Problems problems = {0};
     Status status = config_args_load(&c, &args, false, &problems);
     if (status != OK) return command_end_problems(status, &problems, NULL);
-    if (job.gpus < 0) job.gpus = str_eq(c.device, "cpu") ? 0 : 1;
     job.argc = argc;
     job.argv = argv;
     job.config = args.items[0];
@@ -119,7 +160,8 @@ int cmd_slurm(int argc, char **argv)
     if (!job.name) job.name = name;
     StrBuf b = {0};
     Err err = {0};
-    status = check_counts(&job, &err);
+    status = settle_counts(&job, c.device, &err);
+    if (status == OK) status = check_counts(&job, &err);
     if (status == OK) status = check_words(&job, &err);
     if (status == OK) status = slurm_script(&b, &job, &err);
     if (status == OK) status = check_sweep(&job, &args, &problems);

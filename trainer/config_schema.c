@@ -89,7 +89,8 @@ const ConfigField config_fields[] = {
             "pissa_niter_N; "
             "0: the exact one, PEFT's pissa, which takes minutes for a matrix of 4096 x 14336"},
     {"lora.adapter", FIELD_STRING, AT(lora_adapter), .math = true,
-     .doc = "adapter folder to continue from; its adapter_config.json replaces the keys above"},
+     .doc = "adapter folder to continue from; the keys above are its adapter_config.json's and "
+            "must be left out"},
 
     {"data.train", FIELD_SOURCES, AT(data.train), COUNT(data.n_train), .required = true,
      .doc = "training rows: a file or folder, or a list of {path, weight, format, ...}"},

@@ -256,7 +256,7 @@ void config_explain(StrBuf *out)
         "`rank` "
         "below `lora:`.\n"
         "Any key can be overridden behind the file: `lorac train run.yaml lora.rank=16 "
-        "data.train.0.weight=2`.\n"
+        "data.train.0.weight=2` (the latter where data.train is a list).\n"
         "Paths are relative to the working directory.  Numbers may be written `1e-4`.  A key set "
         "to `null` takes its default.\n"
         "\n");

@@ -17,12 +17,20 @@ save: {before_end: 108}
 END
 refused 'no config' 2 '*name a config file*' slurm
 refused 'a config that is none' 2 '*nothing.yaml*' slurm "$tmp/nothing.yaml"
-refused 'half a node' 2 '*--gpus: 12 do not fill nodes of 8*' slurm "$tmp/run.yaml" --gpus 12
+refused 'half a node' 2 '*--gpus: 12 do not fill nodes of 8*' slurm "$tmp/run.yaml" --gpus 12 runtime.device=cuda
 refused 'a sweep without values' 2 "*--sweep: must be KEY=VALUE,VALUE*'optim.lr='*" slurm "$tmp/run.yaml" --sweep optim.lr=
 refused 'a sweep of no key' 2 '*optim.lrr: unknown key*' slurm "$tmp/run.yaml" --sweep optim.lrr=1,2
 refused 'a sweep with a wrong value' 2 '*lora.rank*' slurm "$tmp/run.yaml" --sweep lora.rank=4,many
+refused 'GPUs of a run on the CPU' 2 "--gpus: the config's runtime.device is cpu; *" slurm "$tmp/run.yaml" --gpus 2
+refused 'ranks of a run on GPUs' 2 "--ranks: the config's runtime.device is cuda, *" slurm "$tmp/run.yaml" --ranks 2 runtime.device=cuda
+for t in abc 1:2:3:4 1-2-3 -5 5- 1: ''; do
+    refused "a time of '$t'" 2 '*--time: must be *' slurm "$tmp/run.yaml" --time="$t"
+done
+for t in 90 1:30 01:30:00 2-12 2-12:30 2-12:30:00 UNLIMITED; do
+    done_by "a time of $t" slurm "$tmp/run.yaml" --time "$t"
+done
 refused 'two words' 2 "*--account: must be one word*'a b'*" slurm "$tmp/run.yaml" --account 'a b'
-done_by 'sixteen GPUs' slurm "$tmp/run.yaml" --gpus 16 --partition long optim.lr=1e-3
+done_by 'sixteen GPUs' slurm "$tmp/run.yaml" --gpus 16 --partition long runtime.device=cuda optim.lr=1e-3
 said 'sixteen GPUs' '#!/bin/bash*--nodes=2 *--ntasks-per-node=8 *--partition=long*--signal=USR1@108*train *optim.lr=1e-3 "$@"*'
 checks=$((checks + 1))
 bash -n "$tmp/out" || fail 'the script is no bash'
