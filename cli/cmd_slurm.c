@@ -33,7 +33,7 @@ static Status check_counts(const SlurmJob *j, Err *err)
     return OK;
 }
 
-enum { UNSAID = INT64_MIN }; /* --ranks */
+enum { UNSAID = INT32_MIN }; /* --ranks */
 
 /* Processes on GPUs or on CPUs alone, as the config's device has it. */
 static Status settle_counts(SlurmJob *j, const char *device, Err *err)

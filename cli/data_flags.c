@@ -50,9 +50,10 @@ Status data_flags_chat(ChatTemplate *out, const char *name, const Tokenizer *t, 
     if (name) return find_template(out, name, err);
     *out = chat_template_guess(t);
     if (*out != TEMPLATE_DEFAULT) return OK;
-    return err_set(err, E_INPUT,
-                   "--template: the tokenizer does not say which chat template the model has; name "
-                   "llama2, llama3, llama3.1 or chatml");
+    return err_set(
+        err, E_INPUT,
+        "--template: the tokenizer names no chat template, or one that is none of ours; name "
+        "llama2, llama3, llama3.1 or chatml");
 }
 
 static Status add_field(DataSource *s, const char *pair, Err *err)

@@ -173,7 +173,15 @@ static Status gather_ranks(Star *s, int size, int port, Err *err)
         int fd;
         Hello h;
         status = net_accept(&fd, listener, PATIENCE, err);
-        if (status != OK) break;
+        if (status != OK) {
+            int missing = 1;
+            while (s->fds[missing] >= 0)
+                missing++;
+            status = err_set(
+                err, E_FAILED, "%d of %d ranks came to port %d within %d s; missing: rank %d%s",
+                size - left, size, port, (int)PATIENCE, missing, left > 1 ? " and others" : "");
+            break;
+        }
         bool ours = net_receive(fd, &h, sizeof h) && h.magic == MAGIC;
         if (ours && h.size == size && h.rank > 0 && h.rank < size && s->fds[h.rank] < 0) {
             s->fds[h.rank] = fd;

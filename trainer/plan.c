@@ -347,7 +347,8 @@ Status plan_for_device(Session *s, Problems *problems)
         strbuf_puts(&b, "; the least that the config can be made to take is ");
         plan_advice_text(&b, &advice[0], c, plan.n_layers);
     }
-    config_problem(c, problems, "runtime.device", "the run needs %.2f GiB and %s has %.2f GiB%s",
+    const char *key = config_is_set(c, "runtime.memory") ? "runtime.memory" : "runtime.device";
+    config_problem(c, problems, key, "the run needs %.2f GiB and %s has %.2f GiB%s",
                    (double)plan.extent / GIB, c->device, (double)bytes / GIB, b.data);
     strbuf_clear(&b);
     return E_INPUT;

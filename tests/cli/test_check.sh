@@ -24,6 +24,12 @@ refused 'data and model are both looked at' 2 "$tmp/bad.jsonl:1: *
 $tmp/bad.jsonl:2: *
 command line: lora.targets: *q_prj*" \
     check "$tmp/run.yaml" data.train="$tmp/bad.jsonl" lora.targets='[q_prj]'
+refused 'a pattern that matches nothing' 2 "command line: lora.rank_pattern: 'foo' matches no *" \
+    check --quiet "$tmp/run.yaml" 'lora.rank_pattern={foo: 3}'
+refused 'a layer that is not there' 2 "command line: lora.layers: LoRA layer 5: the model has none of this number" \
+    check --quiet "$tmp/run.yaml" 'lora.layers=[5]'
+refused 'too little memory' 2 "command line: runtime.memory: the run needs * GiB and cpu has *" \
+    check --quiet "$tmp/run.yaml" runtime.memory=0.001
 refused 'config errors' 2 "command line: batch.micro: must divide batch.global, which is 8; is 3" \
     check "$tmp/run.yaml" batch.micro=3
 
