@@ -153,7 +153,7 @@ int cmd_generate(int argc, char **argv)
         {"limit", OPT_INT, &job.limit, "N", "only the first N rows"},
         {"out", OPT_STRING, &job.out, "FILE", "where the rows go (default: standard output)"},
         {"out-field", OPT_STRING, &job.out_field, "NAME",
-         "the field that is added to each row (default: generated)"},
+         "the field that is added to each row, or replaces one of that name (default: generated)"},
         GEN_FLAGS(job.gen),
         {"quiet", OPT_FLAG, &log.quiet, NULL, "no notes"},
         {"verbose", OPT_FLAG, &log.verbose, NULL, "more notes"},

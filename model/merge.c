@@ -363,7 +363,7 @@ Status merge_adapter(const char *base, const char *adapter, const char *out, Poo
     char *path = path_join(adapter, "adapter_model.safetensors");
     Status s = safetensors_open(&deltas, path, err);
     if (s == OK) s = safetensors_open(&weights, base, err);
-    if (s == OK) s = merge_plan(&plan, &cfg, &opts, weights, deltas, path, err);
+    if (s == OK) s = merge_plan(&plan, &cfg, &opts, weights, base, deltas, path, err);
     if (s == OK) s = merge_into(base, out, &plan, weights, pool, log, report, err);
     merge_plan_clear(&plan);
     safetensors_close(weights);

@@ -15,6 +15,7 @@ typedef struct Builder {
     MergePlan plan;
     const LlamaConfig *cfg;
     const SafeTensors *base, *adapter;
+    const char *base_path;
     bool *used; /* by index in the adapter */
     NameList missing;
     Err *err;
@@ -62,7 +63,7 @@ static Status source_of(const Builder *b, const LoraModule *x, const char *name,
                         const SafeTensor **out)
 {
     *out = base_tensor(b, name);
-    if (!*out) return err_set(b->err, E_INPUT, "the base has no tensor %s", name);
+    if (!*out) return err_set(b->err, E_INPUT, "%s: has no tensor %s", b->base_path, name);
     return check_matrix(*out, x->rows, x->in, b->err);
 }
 
@@ -105,7 +106,7 @@ static Status plan_whole(Builder *b, const LoraModule *x, const char *name)
     const SafeTensor *bias = take(b, x->name, "bias", source && x->role == ROLE_WHOLE);
     Status s = OK;
     if (bias && !source)
-        s = err_set(b->err, E_INPUT, "the base has no tensor %s", bias_name);
+        s = err_set(b->err, E_INPUT, "%s: has no tensor %s", b->base_path, bias_name);
     else if (bias && (s = check_matrix(bias, x->rows, 0, b->err)) == OK)
         add(b, bias_name, source)->whole = bias;
     free(bias_name);
@@ -170,13 +171,13 @@ static Status build(Builder *b, const LoraPlan *roles, const LoraOpts *opts, con
 }
 
 Status merge_plan(MergePlan *out, const LlamaConfig *cfg, const LoraOpts *opts,
-                  const SafeTensors *base, const SafeTensors *adapter, const char *adapter_path,
-                  Err *err)
+                  const SafeTensors *base, const char *base_path, const SafeTensors *adapter,
+                  const char *adapter_path, Err *err)
 {
     LoraPlan roles = {0};
     Status s = lora_plan(&roles, cfg, opts, err);
     if (s != OK) return err_wrap(err, s, "%s", adapter_path);
-    Builder b = {.cfg = cfg, .base = base, .adapter = adapter, .err = err};
+    Builder b = {.cfg = cfg, .base = base, .base_path = base_path, .adapter = adapter, .err = err};
     b.used = xcalloc((size_t)safetensors_count(adapter), sizeof *b.used);
     s = build(&b, &roles, opts, adapter_path);
     lora_plan_clear(&roles);

@@ -25,7 +25,7 @@ typedef struct MergePlan {
 /* Strict both ways: every tensor of the adapter is used, every module that its config names has its tensors, and
  * all shapes fit. */
 Status merge_plan(MergePlan *out, const LlamaConfig *cfg, const LoraOpts *opts,
-                  const SafeTensors *base, const SafeTensors *adapter, const char *adapter_path,
-                  Err *err) MUST_CHECK;
+                  const SafeTensors *base, const char *base_path, const SafeTensors *adapter,
+                  const char *adapter_path, Err *err) MUST_CHECK;
 void merge_plan_clear(MergePlan *p);
 const MergeChange *merge_plan_find(const MergePlan *p, const char *name); /* NULL: unchanged */

@@ -33,7 +33,8 @@ static Status open_model(Bench *b, Err *err)
     llama_init(&b->model, &o->shape, &b->dev, longest);
     b->has_model = true;
     llama_quantize(&b->model, &o->quant);
-    if (o->lora) TRY(lora_attach(&b->lora, &b->model, o->lora, err));
+    if (o->lora && lora_attach(&b->lora, &b->model, o->lora, err) != OK)
+        return err_wrap(err, E_INPUT, "--targets");
     b->has_lora = o->lora;
     llama_alloc(&b->model);
     model_init_random(&b->model, SEED);
@@ -100,12 +101,13 @@ static int by_value(const void *a, const void *b)
 static void write_tokens(Bench *b)
 {
     const DecodeBenchOpts *o = b->opts;
+    const bool ahead = b->dev.backend->replay && !o->no_graph;
     int32_t *ids = xcalloc((size_t)o->batch, sizeof *ids);
     double *s = xmalloc((size_t)o->new_tokens * sizeof *s);
     for (int64_t i = -WARM_UP; i < o->new_tokens; i++) {
         double began = seconds_monotonic();
         token_pass_run(&b->pass, ids);
-        token_pass_read_best(&b->pass, ids, !o->no_graph && i + 1 < o->new_tokens);
+        token_pass_read_best(&b->pass, ids, ahead && i + 1 < o->new_tokens);
         if (i >= 0) s[i] = seconds_monotonic() - began;
     }
     qsort(s, (size_t)o->new_tokens, sizeof *s, by_value);

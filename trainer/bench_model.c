@@ -24,7 +24,8 @@ Status bench_open_model(Bench *b, Comm *comm, Err *err)
     b->has_model = true;
     llama_quantize(&b->model, &o->quant);
     if (o->method != METHOD_FULL) {
-        TRY(lora_attach(&b->lora, &b->model, &o->lora, err));
+        if (lora_attach(&b->lora, &b->model, &o->lora, err) != OK)
+            return err_wrap(err, E_INPUT, "--targets");
         b->has_lora = true;
     } else {
         apply_full(&b->model);
