@@ -170,8 +170,9 @@ static void check_optim(TrainConfig *c, Problems *p)
     if (c->warmup_steps > 0 && c->warmup_ratio > 0)
         config_problem(c, p, "optim.warmup_ratio",
                        "optim.warmup_steps is set too; give one of the two");
-    if (c->schedule == SCHEDULE_CONSTANT)
-        refuse(c, p, "optim.min_lr_ratio", "a constant schedule has no lower end; leave it out");
+    if (c->schedule == SCHEDULE_CONSTANT && c->min_lr_ratio > 0)
+        config_problem(c, p, "optim.min_lr_ratio",
+                       "a constant schedule has no lower end; leave it out");
     if (c->schedule != SCHEDULE_STEP) refuse(c, p, "optim.gamma", "only with optim.schedule step");
     if (c->schedule != SCHEDULE_WSD) {
         refuse(c, p, "optim.decay_ratio", "only with optim.schedule wsd");

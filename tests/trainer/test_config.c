@@ -185,6 +185,9 @@ static const BadCase bad[] = {
     {"wsd keys",
      BASE "optim: {decay_ratio: 0.2}\n",
      {"c.yaml:4: optim.decay_ratio: only with optim.schedule wsd"}},
+    {"constant down to a tenth",
+     BASE "optim: {schedule: constant, min_lr_ratio: 0.1}\n",
+     {"c.yaml:4: optim.min_lr_ratio: a constant schedule has no lower end; leave it out"}},
 };
 
 Test(config, each_error_has_its_line)
@@ -295,7 +298,8 @@ Test(config, resolved_file_reads_back_to_itself)
 {
     const char *const texts[] = {
         minimal,
-        "model: {path: \"a: 'b'\\n\"}\nmethod: full\noptim: {schedule: constant, lr: 0.1}\n"
+        "model: {path: \"a: 'b'\\n\"}\nmethod: full\noptim: {schedule: constant, lr: 0.1, "
+        "min_lr_ratio: 0}\n"
         "data: {train: [x, {path: y, weight: 3}], format: tokens, eval: {count: 3}}\n"
         "train: {max_steps: 7, recompute: full, recompute_layers: [1]}\nsave: {every: 3, best: "
         "true}\n"
