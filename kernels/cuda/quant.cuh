@@ -91,14 +91,23 @@ typedef struct QuantTables {
     float code[16], map[256], offset;
 } QuantTables;
 
+/* The last byte of its address is 0, so that the address of a value is the table's with four times the code for that byte. */
+struct alignas(256) AlignedTables : QuantTables {
+};
+
 /* All threads of the block; ends with a barrier. */
-template <QuantType TYPE> __device__ inline void load_tables(QuantTables *to, const QuantViews &q)
+template <QuantType TYPE> __device__ inline void load_tables(AlignedTables *to, const QuantViews &q)
 {
     if (TYPE == QUANT_NF4) {
-        for (int k = 0; k < q.n; k++) {
-            const int n = q.part[k].is_nested ? 16 + 256 + 1 : 16;
-            for (int i = threadIdx.x; i < n; i += blockDim.x)
-                ((float *)&to[k])[i] = q.part[k].tables[i];
+        const int n = q.part[0].is_nested ? 16 + 256 + 1 : 16; /* of all parts */
+        for (int i = threadIdx.x; i < n; i += blockDim.x) {
+            float x[QUANT_MAX_PARTS];
+#pragma unroll
+            for (int k = 0; k < QUANT_MAX_PARTS; k++)
+                if (k < q.n) x[k] = q.part[k].tables[i];
+#pragma unroll
+            for (int k = 0; k < QUANT_MAX_PARTS; k++)
+                if (k < q.n) ((float *)&to[k])[i] = x[k];
         }
         __syncthreads();
     }
@@ -111,7 +120,7 @@ typedef struct RawScale {
     float nested;
 } RawScale;
 
-__device__ inline RawScale scale_read(const QuantView &v, int64_t block)
+__device__ inline RawScale scale_read(const QuantView &v, uint32_t block)
 {
     RawScale s = {};
     if (v.is_nested) {
@@ -149,40 +158,60 @@ static inline bool codes_in_eights(const QuantPart *q)
     return plain;
 }
 
-/* The codes of elements [col, col + 8) of a row. */
+/* The codes of the at-th eight elements of a part. */
 template <QuantType TYPE>
-__device__ inline typename Codes8<TYPE>::Word load8(const QuantView &v, int64_t row, int64_t col)
+__device__ inline typename Codes8<TYPE>::Word codes8(const QuantView &v, uint32_t at)
 {
-    int64_t at = row * v.cols + col;
-    const bool half = sizeof(typename Codes8<TYPE>::Word) == 4;
-    return *(const typename Codes8<TYPE>::Word *)(v.codes + (half ? at / 2 : at));
+    return ((const typename Codes8<TYPE>::Word *)v.codes)[at];
 }
 
-/* Their values before the scale, and the scale. */
+/* What their scale is made of: they are the `own`-th eight of their row.  Groups: the zero above the scale's bits. */
 template <QuantType TYPE>
-__device__ inline float raw8(float out[8], typename Codes8<TYPE>::Word w, const QuantView &v,
-                             const QuantTables &t, int64_t row, int64_t col)
+__device__ inline RawScale scale8_read(const QuantView &v, uint32_t row, uint32_t own, uint32_t at)
+{
+    if (TYPE == QUANT_NF4) return scale_read(v, at >> (v.shift - 3));
+    RawScale s = {};
+    if (TYPE == QUANT_INT8 || TYPE == QUANT_FP8) {
+        s.bits = ((const uint32_t *)v.scales)[row];
+    } else {
+        const uint32_t group = row * v.n_groups + (own >> (v.shift - 3));
+        s.bits = ((const uint16_t *)v.scales)[group] | (uint32_t)v.zeros[group] << 16;
+    }
+    return s;
+}
+
+/* The i-th of four values in `table`, by codes times four in the bytes of `fours`. */
+__device__ inline float looked_up(const AlignedTables &table, uint32_t fours, int i)
+{
+    const uint32_t at = (uint32_t)__cvta_generic_to_shared(table.code);
+    return *(const float *)__cvta_shared_to_generic(__byte_perm(fours, at, 0x7650 + i));
+}
+
+/* Eight values before their scale, and the scale. */
+template <QuantType TYPE>
+__device__ inline float raw8(float (&x)[8], typename Codes8<TYPE>::Word w, RawScale s,
+                             const AlignedTables &t, bool is_nested)
 {
     const uint8_t *bytes = (const uint8_t *)&w;
-    if (TYPE == QUANT_NF4) {
+    if constexpr (TYPE == QUANT_NF4) {
+        const uint32_t high = w >> 2 & 0x3c3c3c3c, low = w << 2 & 0x3c3c3c3c;
+#pragma unroll
         for (int i = 0; i < 4; i++) {
-            out[2 * i] = t.code[bytes[i] >> 4];
-            out[2 * i + 1] = t.code[bytes[i] & 15];
+            x[2 * i] = looked_up(t, high, i);
+            x[2 * i + 1] = looked_up(t, low, i);
         }
-        return scale_value(t, v.is_nested, scale_read(v, (row * v.cols + col) >> v.shift));
-    }
-    if (TYPE == QUANT_INT8 || TYPE == QUANT_FP8) {
+        return scale_value(t, is_nested, s);
+    } else if constexpr (TYPE == QUANT_INT8 || TYPE == QUANT_FP8) {
         for (int i = 0; i < 8; i++)
-            out[i] = TYPE == QUANT_INT8 ? (float)(int8_t)bytes[i] : fp8_to_f32(bytes[i]);
-        return ((const float *)v.scales)[row];
+            x[i] = TYPE == QUANT_INT8 ? (float)(int8_t)bytes[i] : fp8_to_f32(bytes[i]);
+        return __uint_as_float(s.bits);
+    } else {
+        for (int i = 0; i < 8; i++) {
+            int code = TYPE == QUANT_GROUP8 ? bytes[i] : bytes[i / 2] >> (i % 2 * 4) & 15;
+            x[i] = (float)(code - (int)(s.bits >> 16));
+        }
+        return __half2float(__ushort_as_half((unsigned short)s.bits));
     }
-    int64_t group = row * v.n_groups + ((int)col >> v.shift);
-    int zero = v.zeros[group];
-    for (int i = 0; i < 8; i++) {
-        int code = TYPE == QUANT_GROUP8 ? bytes[i] : bytes[i / 2] >> (i % 2 * 4) & 15;
-        out[i] = (float)(code - zero);
-    }
-    return __half2float(((const __half *)v.scales)[group]);
 }
 
 template <QuantType TYPE> __device__ inline float scaled(float raw, float scale)
@@ -198,7 +227,8 @@ __device__ inline float value_at(const QuantView &v, const QuantTables &t, int64
     int64_t at = row * v.cols + col;
     if (TYPE == QUANT_NF4) {
         int code = v.codes[at / 2] >> (at % 2 ? 0 : 4) & 15;
-        return scaled<TYPE>(t.code[code], scale_value(t, v.is_nested, scale_read(v, at / v.block)));
+        return scaled<TYPE>(t.code[code],
+                            scale_value(t, v.is_nested, scale_read(v, (uint32_t)(at / v.block))));
     }
     if (TYPE == QUANT_INT8)
         return scaled<TYPE>((float)(int8_t)v.codes[at], ((const float *)v.scales)[row]);

@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(THREADS)
     matvec_kernel(T *y, int64_t ldy, const T *add, int64_t ld_add, const T *x, int64_t ldx, int n,
                   const __grid_constant__ QuantViews q)
 {
-    __shared__ QuantTables tables[QUANT_MAX_PARTS];
+    __shared__ AlignedTables tables[QUANT_MAX_PARTS];
     early_go();
     load_tables<TYPE>(tables, q);
     early_wait();
@@ -35,10 +35,14 @@ __global__ void __launch_bounds__(THREADS)
     int64_t own = row - q.first[k];
     float sum[N] = {};
     if (EIGHTS) {
+        const uint32_t per_row = (uint32_t)v.cols / 8;
 #pragma unroll 4
         for (int64_t col = 8 * lane; col < v.cols; col += 8 * WARP) {
             float w[8];
-            float scale = raw8<TYPE>(w, load8<TYPE>(v, own, col), v, tables[k], own, col);
+            const uint32_t eight = (uint32_t)col / 8, at = (uint32_t)own * per_row + eight;
+            float scale =
+                raw8<TYPE>(w, codes8<TYPE>(v, at), scale8_read<TYPE>(v, (uint32_t)own, eight, at),
+                           tables[k], v.is_nested);
 #pragma unroll
             for (int t = 0; t < N; t++) {
                 if (t >= n) break;

@@ -5,6 +5,7 @@
 #include "base/str.h"
 #include "tests/support/bed.h"
 #include "tests/support/close.h"
+#include "tests/support/groups.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
@@ -18,22 +19,32 @@ typedef struct Result {
     float *y, *dx, *da;
 } Result;
 
-/* A matrix of two parts, drawn and encoded. */
+/* A matrix of two parts, drawn and encoded; groups: two of a row, columns in an order of their own. */
 static Quant *make_quant(Bed *b, QuantType type, bool nested, int64_t room)
 {
     Quant *q = arena_alloc(b->arena, sizeof *q);
     *q = (Quant){.n_parts = 2, .room = room};
     size_t bytes = 0;
     for (int i = 0; i < 2; i++) {
-        q->parts[i] = (QuantPart){.type = type,
-                                  .rows = i ? O - SPLIT : SPLIT,
-                                  .cols = I,
-                                  .block = quant_is_4bit(type) ? QUANT_BLOCK : I,
-                                  .nested = nested};
+        q->parts[i] =
+            (QuantPart){.type = type,
+                        .rows = i ? O - SPLIT : SPLIT,
+                        .cols = I,
+                        .block = quant_is_4bit(type) || quant_is_group(type) ? QUANT_BLOCK : I,
+                        .nested = nested,
+                        .ordered = quant_is_group(type)};
         quant_place(&q->parts[i], &bytes);
     }
     int64_t n = (int64_t)bytes;
     q->packed = *scope_tensor(b->inputs, DT_U8, 1, &n, 0, MEM_WEIGHT);
+    if (quant_is_group(type)) {
+        uint8_t *host = xcalloc(bytes, 1);
+        for (int i = 0; i < 2; i++)
+            groups_draw(host, &q->parts[i], 7 + 100 * (uint64_t)i);
+        tensor_write(&b->dev, &q->packed, host);
+        free(host);
+        return q;
+    }
     for (int i = 0; i < 2; i++) {
         Tensor *src = bed_fill(b, bed_matrix(b, q->parts[i].rows, I, 0), 7 + (uint64_t)i, 0.2, 0);
         b->dev.k->quantize(&b->dev, &q->packed, &q->parts[i], src);
@@ -107,7 +118,7 @@ Test(operand, quantised_is_the_plain_matrix_of_its_values)
 {
     Bed b;
     bed_open(&b, 2);
-    for (int type = QUANT_NF4; type <= QUANT_FP8; type++)
+    for (int type = QUANT_NF4; type < QUANT_N; type++)
         for (int form = 0; form < N_FORMS; form++) {
             Quant *q = make_quant(&b, type, type == QUANT_NF4, form == AUGMENTED ? 2 * R : 0);
             Tensor w = matrix_shape(I + (form == AUGMENTED ? lora_pad(2 * R) : 0)), plain = w;

@@ -5,6 +5,7 @@
 #include "tensor/safetensors.h"
 #include "tests/support/bed.h"
 #include "tests/support/close.h"
+#include "tests/support/groups.h"
 #include "tests/support/shared.h"
 #include "tests/support/tmp.h"
 
@@ -339,18 +340,28 @@ Test(kernel_quant, mixed_is_llm_int8)
 
 /* ---- products ----------------------------------------------------------------------------------- */
 
-static void check_matvec(Bed *b, QuantType type, int64_t block, bool nested, int64_t rows,
+/* more: 4 bits with nested scales, groups with columns in an order of their own. */
+static void check_matvec(Bed *b, QuantType type, int64_t block, bool more, int64_t rows,
                          int64_t cols, int64_t n, float beta)
 {
-    QuantPart q = {.type = type, .rows = rows, .cols = cols, .block = block, .nested = nested};
+    QuantPart q = {.type = type, .rows = rows, .cols = cols, .block = block};
+    q.nested = more && quant_is_4bit(type);
+    q.ordered = more && quant_is_group(type);
     Tensor *packed = alone(b, &q);
-    Tensor *src = bed_fill(b, bed_matrix(b, rows, cols, 0), 1, 0.1, 0);
     Tensor *w = bed_matrix(b, rows, cols, 0);
     Tensor *x = bed_fill(b, bed_matrix(b, n, cols, 8), 2, 1, 0);
     Tensor *y = bed_matrix(b, n, rows, 4);
     if (beta != 0) bed_fill(b, y, 3, 1, 0);
     float *old = bed_read(b, y);
-    b->dev.k->quantize(&b->dev, packed, &q, src);
+    if (quant_is_group(type)) {
+        uint8_t *host = xcalloc((size_t)tensor_numel(packed), 1);
+        groups_draw(host, &q, 1);
+        tensor_write(&b->dev, packed, host);
+        free(host);
+    } else {
+        Tensor *src = bed_fill(b, bed_matrix(b, rows, cols, 0), 1, 0.1, 0);
+        b->dev.k->quantize(&b->dev, packed, &q, src);
+    }
     b->dev.k->dequantize(&b->dev, w, packed, &q, 1);
     b->dev.k->quant_matvec(&b->dev, y, beta != 0 ? y : NULL, x, packed, &q, 1);
     float *hw = bed_read(b, w), *hx = bed_read(b, x), *got = bed_read(b, y);
@@ -436,6 +447,14 @@ Test(kernel_quant, matvec_is_the_product)
             check_matvec(&b, type, QUANT_BLOCK, false, 5, 67, n, 1);
             check_matvec(&b, type, QUANT_BLOCK, type <= QUANT_FP4, 16, 4160, n, 0);
         }
+    for (int type = QUANT_GROUP4; type <= QUANT_GROUP8; type++)
+        for (int64_t n = 1; n <= QUANT_MATVEC_ROWS; n++)
+            for (int ordered = 0; ordered < 2; ordered++) {
+                check_matvec(&b, type, 32, ordered, 96, 128, n, 0);
+                check_matvec(&b, type, 128, ordered, 80, 256, n, 1);
+                check_matvec(&b, type, 192, ordered, 16, 192, n, 0); /* one group a row */
+                check_matvec(&b, type, 64, ordered, 5, 67, n, 1);
+            }
     for (int64_t block = QUANT_LEAST_BLOCK; block <= QUANT_MOST_BLOCK; block *= 2) {
         check_matvec(&b, QUANT_NF4, block, true, 48, 192, 2, 0);
         check_matvec(&b, QUANT_FP4, block, false, 5, 67, 1, 1);

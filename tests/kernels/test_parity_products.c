@@ -2,6 +2,7 @@
  * matrices.  Skips aloud without a GPU. */
 #include "base/str.h"
 #include "kernels/kernels.h"
+#include "tests/support/groups.h"
 #include "tests/support/parity.h"
 
 #include <criterion/criterion.h>
@@ -65,23 +66,13 @@ Test(parity_products, products_of_a_few_rows)
     pairs_close(&b);
 }
 
-/* The same bytes on both sides, the same values, and products of a few rows. */
-static void quantised(Pairs *b, QuantType type, int64_t block, bool nested, int64_t rows,
-                      int64_t cols)
+/* Encodes drawn values on both sides, to the same bytes. */
+static void encode(Pairs *b, const char *what, Pair *packed, const QuantPart *q)
 {
-    char what[120];
-    snprintf(what, sizeof what, "%s%s %lld %lldx%lld", quant_type_name(type),
-             nested ? " nested" : "", (long long)block, (long long)rows, (long long)cols);
-    QuantPart q = {.type = type, .rows = rows, .cols = cols, .block = block, .nested = nested};
-    size_t bytes = 0;
-    quant_place(&q, &bytes);
-    int64_t n_bytes = (int64_t)bytes;
-    Pair *packed = pair_make(b, DT_U8, DT_U8, 1, &n_bytes, 0);
+    const size_t bytes = tensor_bytes(&packed->cpu);
+    Pair *w = pair_matrix(b, q->rows, q->cols, 8);
     uint8_t *host[2] = {xcalloc(bytes, 1), xcalloc(bytes, 1)};
-    tensor_write(&b->cpu, &packed->cpu, host[0]); /* what lies between the pieces */
-    tensor_write(&b->gpu, &packed->gpu, host[0]);
-    Pair *w = pair_matrix(b, rows, cols, 8), *y = pair_matrix(b, rows, cols, 16);
-    BOTH(b, quantize, (&b->cpu, &packed->cpu, &q, &w->cpu), (&b->gpu, &packed->gpu, &q, &w->gpu));
+    BOTH(b, quantize, (&b->cpu, &packed->cpu, q, &w->cpu), (&b->gpu, &packed->gpu, q, &w->gpu));
     tensor_read(&b->cpu, &packed->cpu, host[0]);
     tensor_read(&b->gpu, &packed->gpu, host[1]);
     for (size_t i = 0; i < bytes; i++)
@@ -92,6 +83,45 @@ static void quantised(Pairs *b, QuantType type, int64_t block, bool nested, int6
             break;
         }
     free(host[0]), free(host[1]);
+}
+
+/* The packed bytes of n parts, the same on both sides: encoded, or drawn where nothing encodes them. */
+static Pair *encoded(Pairs *b, const char *what, QuantPart *q, int n)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < n; i++)
+        quant_place(&q[i], &bytes);
+    int64_t n_bytes = (int64_t)bytes;
+    Pair *packed = pair_make(b, DT_U8, DT_U8, 1, &n_bytes, 0);
+    uint8_t *host = xcalloc(bytes, 1); /* zeros between the pieces */
+    for (int i = 0; i < n && quant_is_group(q[0].type); i++)
+        groups_draw(host, &q[i], 100 * (uint64_t)i);
+    tensor_write(&b->cpu, &packed->cpu, host);
+    tensor_write(&b->gpu, &packed->gpu, host);
+    free(host);
+    for (int i = 0; i < n && !quant_is_group(q[0].type); i++)
+        encode(b, what, packed, &q[i]);
+    return packed;
+}
+
+/* more: 4 bits with nested scales, groups with columns in an order of their own. */
+static QuantPart part_of(QuantType type, int64_t block, bool more, int64_t rows, int64_t cols)
+{
+    QuantPart q = {.type = type, .rows = rows, .cols = cols, .block = block};
+    q.nested = more && quant_is_4bit(type);
+    q.ordered = more && quant_is_group(type);
+    return q;
+}
+
+/* The same bytes on both sides, the same values, and products of a few rows. */
+static void quantised(Pairs *b, QuantType type, int64_t block, bool more, int64_t rows,
+                      int64_t cols)
+{
+    char what[120];
+    snprintf(what, sizeof what, "%s%s %lld %lldx%lld", quant_type_name(type),
+             more ? " nested or ordered" : "", (long long)block, (long long)rows, (long long)cols);
+    QuantPart q = part_of(type, block, more, rows, cols);
+    Pair *packed = encoded(b, what, &q, 1), *y = pair_matrix(b, rows, cols, 16);
     BOTH(b, dequantize, (&b->cpu, &y->cpu, &packed->cpu, &q, 1),
          (&b->gpu, &y->gpu, &packed->gpu, &q, 1));
     pair_same(b, what, y, BF16 / 2);
@@ -121,28 +151,18 @@ static void quantised(Pairs *b, QuantType type, int64_t block, bool nested, int6
 }
 
 /* The three parts of a fused matrix in one call; the second of 4 bits has a table of its own. */
-static void fused(Pairs *b, QuantType type, bool nested, int64_t times, int64_t cols)
+static void fused(Pairs *b, QuantType type, bool more, int64_t times, int64_t cols)
 {
     const int64_t rows[3] = {64 * times, 32 * times, 48 * times}, all = 144 * times;
     QuantPart q[3];
-    size_t bytes = 0;
-    for (int i = 0; i < 3; i++) {
-        q[i] = (QuantPart){
-            .type = type, .rows = rows[i], .cols = cols, .block = QUANT_BLOCK, .nested = nested};
-        quant_place(&q[i], &bytes);
-    }
     char what[80];
     snprintf(what, sizeof what, "%s%s, three parts of %lld columns", quant_type_name(type),
-             nested ? " nested" : "", (long long)cols);
-    int64_t n_bytes = (int64_t)bytes;
-    Pair *packed = pair_make(b, DT_U8, DT_U8, 1, &n_bytes, 0);
-    for (int i = 0; i < 3; i++) {
-        Pair *w = pair_matrix(b, rows[i], cols, 0);
-        BOTH(b, quantize, (&b->cpu, &packed->cpu, &q[i], &w->cpu),
-             (&b->gpu, &packed->gpu, &q[i], &w->gpu));
-    }
+             more ? " nested or ordered" : "", (long long)cols);
+    for (int i = 0; i < 3; i++)
+        q[i] = part_of(type, QUANT_BLOCK, more, rows[i], cols);
+    Pair *packed = encoded(b, what, q, 3);
     if (quant_is_4bit(type)) {
-        uint8_t *host = xmalloc(bytes);
+        uint8_t *host = xmalloc(tensor_bytes(&packed->cpu));
         tensor_read(&b->cpu, &packed->cpu, host);
         float *table = (float *)(void *)(host + q[1].tables);
         for (int i = 0; i < 16; i++)
@@ -179,10 +199,14 @@ Test(parity_products, quantised_matrices)
                                         {48, 64},  {272, 192},   {16, 4096}, {48, 14336},
                                         {16, 256}, {64, 2304},   {32, 11008}};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
-        for (int type = QUANT_NF4; type <= QUANT_FP8; type++) {
-            quantised(&b, type, QUANT_BLOCK, false, shapes[i][0], shapes[i][1]);
-            if (type <= QUANT_FP4)
-                quantised(&b, type, QUANT_BLOCK, true, shapes[i][0], shapes[i][1]);
+        for (int type = QUANT_NF4; type < QUANT_N; type++)
+            for (int more = 0; more < 2; more++)
+                quantised(&b, type, QUANT_BLOCK, more, shapes[i][0], shapes[i][1]);
+    for (int type = QUANT_GROUP4; type <= QUANT_GROUP8; type++)
+        for (int ordered = 0; ordered < 2; ordered++) {
+            quantised(&b, type, 32, ordered, 48, 1024);
+            quantised(&b, type, 128, ordered, 272, 11008);
+            quantised(&b, type, 4096, ordered, 40, 4096); /* one group a row */
         }
     for (int64_t block = QUANT_LEAST_BLOCK; block <= QUANT_MOST_BLOCK; block *= 2) {
         quantised(&b, QUANT_NF4, block, true, 48, 1024);
@@ -194,10 +218,10 @@ Test(parity_products, quantised_matrices)
     fused(&b, QUANT_NF4, true, 64, 256); /* whose groups are of parts with other tables */
     fused(&b, QUANT_FP4, false, 64, 2560);
     static const int64_t cols[] = {64, 128, 164, 192, 264, 1024, 1280, 4096, 8256};
-    for (int type = QUANT_NF4; type <= QUANT_FP8; type++)
+    for (int type = QUANT_NF4; type < QUANT_N; type++)
         for (size_t i = 0; i < sizeof cols / sizeof cols[0]; i++) {
             fused(&b, type, false, 1, cols[i]);
-            fused(&b, type, type <= QUANT_FP4, 1, cols[i]);
+            fused(&b, type, true, 1, cols[i]);
         }
     cr_assert_eq(b.n_failed, 0);
     pairs_close(&b);
