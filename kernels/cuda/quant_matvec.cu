@@ -17,7 +17,75 @@ template <typename T> __device__ inline void read8(float out[8], const T *x)
     }
 }
 
-/* n <= N rows of x. */
+/* A lane's eights of a row that are on their way at a time, a warp's width apart. */
+template <QuantType TYPE, int LOADS> struct Eights {
+    typename Codes8<TYPE>::Word w[LOADS];
+    RawScale s[LOADS];
+};
+
+/* Those from the row's `first` on; for what lies beyond its end, its first one. */
+template <QuantType TYPE, int LOADS>
+__device__ static inline void eights_ask(Eights<TYPE, LOADS> *x, const QuantView &v, uint32_t row,
+                                         uint32_t first, uint32_t per_row)
+{
+#pragma unroll
+    for (int i = 0; i < LOADS; i++) {
+        const uint32_t own = first + i * WARP < per_row ? first + i * WARP : 0;
+        x->w[i] = codes8<TYPE>(v, row * per_row + own);
+        x->s[i] = scale8_read<TYPE>(v, row, own, row * per_row + own);
+    }
+}
+
+/* A row times n <= N rows of x.  Its first eights are on their way while the kernel before this one ends. */
+template <typename T, QuantType TYPE, int N>
+__device__ static inline void row_by_eights(float (&sum)[N], const T *x, int64_t ldx, int n,
+                                            const QuantViews &q, int part, uint32_t row,
+                                            AlignedTables *tables)
+{
+    enum { LOADS = N == 1 ? 8 : 4 };
+    const uint32_t per_row = (uint32_t)q.part[part].cols / 8, lane = threadIdx.x % WARP;
+    Eights<TYPE, LOADS> e;
+    eights_ask(&e, q.part[part], row, lane, per_row);
+    load_tables<TYPE>(tables, q);
+    early_wait();
+    for (uint32_t first = lane; first < per_row; first += LOADS * WARP) {
+        if (first > lane) eights_ask(&e, q.part[part], row, first, per_row);
+#pragma unroll
+        for (int i = 0; i < LOADS; i++) {
+            if (first + i * WARP >= per_row) break;
+            float w[8];
+            const float scale = raw8<TYPE>(w, e.w[i], e.s[i], tables[part], q.part[part].is_nested);
+#pragma unroll
+            for (int t = 0; t < N; t++) {
+                if (t >= n) break;
+                float xs[8], dot = 0;
+                read8<T>(xs, x + t * ldx + (first + i * WARP) * 8);
+#pragma unroll
+                for (int j = 0; j < 8; j++)
+                    dot += xs[j] * w[j];
+                sum[t] += scaled<TYPE>(dot, scale);
+            }
+        }
+    }
+}
+
+/* The same for widths and addresses that eights do not fit. */
+template <typename T, QuantType TYPE, int N>
+__device__ static inline void row_by_elements(float (&sum)[N], const T *x, int64_t ldx, int n,
+                                              const QuantViews &q, int part, int64_t row,
+                                              AlignedTables *tables)
+{
+    load_tables<TYPE>(tables, q);
+    early_wait();
+    for (int64_t col = threadIdx.x % WARP; col < q.part[part].cols; col += WARP) {
+        float w = value_at<TYPE>(q.part[part], tables[part], row, col);
+#pragma unroll
+        for (int t = 0; t < N; t++)
+            if (t < n) sum[t] += to_f32(x[t * ldx + col]) * w;
+    }
+}
+
+/* n <= N rows of x.  Warps beyond the last row stay for the tables, and take it once more. */
 template <typename T, QuantType TYPE, int N, bool EIGHTS>
 __global__ void __launch_bounds__(THREADS)
     matvec_kernel(T *y, int64_t ldy, const T *add, int64_t ld_add, const T *x, int64_t ldx, int n,
@@ -25,47 +93,19 @@ __global__ void __launch_bounds__(THREADS)
 {
     __shared__ AlignedTables tables[QUANT_MAX_PARTS];
     early_go();
-    load_tables<TYPE>(tables, q);
-    early_wait();
-    int64_t row = blockIdx.x * (int64_t)WARPS + threadIdx.x / WARP;
-    int lane = threadIdx.x % WARP;
-    if (row >= q.first[q.n]) return;
-    int k = part_of(q, row);
-    const QuantView &v = q.part[k];
-    int64_t own = row - q.first[k];
+    const int64_t row = blockIdx.x * (int64_t)WARPS + threadIdx.x / WARP, last = q.first[q.n] - 1;
+    const int64_t taken = row < last ? row : last;
+    const int part = part_of(q, taken);
+    const int64_t own = taken - q.first[part];
     float sum[N] = {};
-    if (EIGHTS) {
-        const uint32_t per_row = (uint32_t)v.cols / 8;
-#pragma unroll 4
-        for (int64_t col = 8 * lane; col < v.cols; col += 8 * WARP) {
-            float w[8];
-            const uint32_t eight = (uint32_t)col / 8, at = (uint32_t)own * per_row + eight;
-            float scale =
-                raw8<TYPE>(w, codes8<TYPE>(v, at), scale8_read<TYPE>(v, (uint32_t)own, eight, at),
-                           tables[k], v.is_nested);
-#pragma unroll
-            for (int t = 0; t < N; t++) {
-                if (t >= n) break;
-                float xs[8], dot = 0;
-                read8<T>(xs, x + t * ldx + col);
-#pragma unroll
-                for (int i = 0; i < 8; i++)
-                    dot += xs[i] * w[i];
-                sum[t] += scaled<TYPE>(dot, scale);
-            }
-        }
-    } else {
-        for (int64_t col = lane; col < v.cols; col += WARP) {
-            float w = value_at<TYPE>(v, tables[k], own, col);
-#pragma unroll
-            for (int t = 0; t < N; t++)
-                if (t < n) sum[t] += to_f32(x[t * ldx + col]) * w;
-        }
-    }
+    if (EIGHTS)
+        row_by_eights<T, TYPE>(sum, x, ldx, n, q, part, (uint32_t)own, tables);
+    else
+        row_by_elements<T, TYPE>(sum, x, ldx, n, q, part, own, tables);
 #pragma unroll
     for (int t = 0; t < N; t++) {
         float s = warp_sum(sum[t]);
-        if (lane != 0 || t >= n) continue;
+        if (threadIdx.x % WARP != 0 || t >= n || row > last) continue;
         if (add) s += to_f32(add[t * ld_add + row]);
         y[t * ldy + row] = from_f32<T>(s);
     }
