@@ -138,6 +138,10 @@ static void matvec_alike(Device *d, const Matvec &m)
         matvec_mma(d, &m);
         return;
     }
+    if (matvec_tiles_fit(&m)) {
+        matvec_tiles(d, &m);
+        return;
+    }
     DISPATCH(&m.x, T, {
         if (matvec_n(&m) == 1)
             matvec<T, 1>(d, m);

@@ -23,3 +23,7 @@ template <typename T> static inline const T *matvec_add(const Matvec *m)
 /* nf4 and fp4 in bf16 on tensor cores (quant_matvec_mma.cu). */
 bool matvec_mma_fits(const Device *d, const Matvec *m);
 void matvec_mma(Device *d, const Matvec *m);
+
+/* Two rows or more of x and all types, in bf16 on tensor cores, where the matrix's rows are in sixteens (quant_matvec_tiles.cu). */
+bool matvec_tiles_fit(const Matvec *m);
+void matvec_tiles(Device *d, const Matvec *m);
