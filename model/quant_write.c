@@ -274,21 +274,6 @@ static Status edit_config(const char *dir, const QuantOpts *o, Err *err)
     return s;
 }
 
-/* Not below the model, whose files are copied; *made: was not there. */
-static Status check_out(const char *from, const char *out, bool *made, Err *err)
-{
-    char **names;
-    int n;
-    if (path_lies_in(out, from))
-        return err_set(err, E_INPUT, "--out: %s lies inside the model %s; name a folder elsewhere",
-                       out, from);
-    *made = !path_exists(out);
-    if (*made) return dir_make(out, err);
-    TRY(dir_list(&names, &n, out, err));
-    dir_list_free(names, n);
-    return n == 0 ? OK : err_set(err, E_INPUT, "--out: %s is not empty; name a new folder", out);
-}
-
 /* What a folder that was empty has got, after a failure: so the same command can be given again. */
 static void take_back(const char *out, bool made)
 {
@@ -318,8 +303,8 @@ static Status write_all(Writer *w, const char *from, const char *out, Log *log, 
     /* of what is copied, too: a reader of the new folder would be told too late */
     TRY(model_check_weights(&w->m, from, err));
     list_tensors(w);
-    bool made = false;
-    TRY(check_out(from, out, &made, err));
+    bool made = !path_exists(out);
+    TRY(dir_make(out, err));
     Status s = write_files(w, from, out, log, err);
     if (s != OK) take_back(out, made);
     return s;
@@ -329,6 +314,7 @@ Status quant_write_folder(const char *from, const char *out, const QuantOpts *o,
                           Log *log, QuantReport *report, Err *err)
 {
     LlamaConfig cfg;
+    TRY(dir_check_new(out, from, err));
     TRY(llama_config_load(&cfg, from, err));
     if (cfg.quant.method)
         return err_set(err, E_INPUT, "%s: is quantised already (%s)", from,

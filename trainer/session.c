@@ -228,16 +228,9 @@ static Status open_trace(Session *s, Problems *p)
     TrainConfig *c = s->cfg;
     if (!c->trace) return OK;
     Err err = {0};
-    Status status = dir_make(c->trace, &err);
-    char **names = NULL;
-    int n = 0;
-    if (status == OK) status = dir_list(&names, &n, c->trace, &err);
+    Status status = dir_check_new(c->trace, NULL, &err);
+    if (status == OK) status = dir_make(c->trace, &err);
     if (status != OK) config_problem(c, p, "runtime.trace", "%s", err.line);
-    if (status == OK) dir_list_free(names, n);
-    if (status == OK && n > 0) {
-        config_problem(c, p, "runtime.trace", "%s is not empty; name a new folder", c->trace);
-        status = E_INPUT;
-    }
     if (status == OK) s->trace = trace_new(c->trace);
     return status;
 }
