@@ -199,8 +199,8 @@ static Status write_merged(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     free(j.out);
     free(j.blocks);
     if (s.n_bad == 0) return OK;
-    return err_set(err, E_INPUT, "%s: merged, %lld numbers are infinite or NaN in %s", t->name,
-                   (long long)s.n_bad, safe_dtype_name(t->dtype));
+    return err_set(err, E_INPUT, "%s: %s: merged, %lld numbers are infinite or NaN in %s",
+                   c->source->file, t->name, (long long)s.n_bad, safe_dtype_name(t->dtype));
 }
 
 /* --- the files ---------------------------------------------------------------------------------------------- */

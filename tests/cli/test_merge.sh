@@ -25,6 +25,9 @@ refused "out is taken" 2 '*/merged: is not empty; name a new folder' \
     merge --model "$m" --adapter "$tmp/adapter" --out "$tmp/merged"
 refused "adapter of another model" 2 '*lora_final/adapter_model.safetensors: *lora_A.weight: has shape \[8, 96\], *' \
     merge --model "$m" --adapter "$root/tests/fixtures/golden/llama3-tiny/lora_final" --out "$tmp/x"
+cp -r "$tmp/adapter" "$tmp/huge" && sed 's/"lora_alpha": 16/"lora_alpha": 1e45/' "$tmp/adapter/adapter_config.json" >"$tmp/huge/adapter_config.json"
+refused "a merge that overflows" 2 "$m/model.safetensors: model.layers.*: merged, * numbers are infinite or NaN in F32" \
+    merge --model "$m" --adapter "$tmp/huge" --out "$tmp/x"
 refused "argument" 2 "'x': this command takes no arguments; *" merge x
 [ -e "$tmp/x" ] && fail "a refused merge leaves nothing"
 finish

@@ -18,7 +18,8 @@ mkdir "$tmp/nan"
 cp "$plain"/* "$tmp/nan/" && chmod u+w "$tmp/nan/model.safetensors"
 size=$(wc -c <"$tmp/nan/model.safetensors")
 printf '\377\377' | dd of="$tmp/nan/model.safetensors" bs=1 seek=$((size - 130)) conv=notrunc 2>"$tmp/err"
-refused 'a weight that is no number' 2 "*v_proj.weight has values that are not finite, which quantising would hide*" quantize --model "$tmp/nan" --out "$tmp/x" --quiet
+refused 'a weight that is no number' 2 "$tmp/nan/model.safetensors: model.layers.0.self_attn.v_proj.weight has values that are not finite, which quantising would hide*" quantize --model "$tmp/nan" --out "$tmp/x" --quiet
+[ -e "$tmp/x" ] && fail 'a refused model leaves nothing'
 
 printf '{"input_ids": [1, 5, 9, 13, 7, 2]}\n{"input_ids": [1, 8, 3, 2]}\n' >"$tmp/rows.jsonl"
 cat >"$tmp/run.yaml" <<EOF
