@@ -96,6 +96,10 @@ refused "out is in" 2 '--out: * is the file that is read' \
     eval --baseline first-turn --data "$tmp/val.jsonl" --format samsum --out "$tmp/val.jsonl"
 refused "threads" 2 '--threads: must be 0 (all) to 4096, got -1' \
     eval --model "$m" --data "$tmp/val.jsonl" --format samsum --threads -1
+for n in 0 1 -5; do
+    refused "rows of $n tokens" 2 "--max-length: must be 2 or more, got $n" \
+        eval --model "$m" --data "$tmp/val.jsonl" --format samsum --max-length $n
+done
 refused "stem alone" 2 '--stem: has no meaning without --rouge' eval --model "$m" --data "$tmp/val.jsonl" --format samsum --stem
 refused "baseline" 2 "--baseline: 'lead-3' is none; there is first-turn" \
     eval --baseline lead-3 --data "$tmp/val.jsonl" --format samsum

@@ -8,6 +8,7 @@ done_by 'int8' quantize --model "$plain" --out "$tmp/int8" --type int8 --quiet
 done_by 'blocks of 128' quantize --model "$plain" --out "$tmp/nf4-128" --type nf4 --block 128
 said 'fewer scales' "*7 matrices as nf4 with double quantisation, 6.06 bits a weight; the rest as it was"
 refused 'a block that is none' 2 "--block: must be a power of two from 32 to 4096, is 48" quantize --model "$plain" --out "$tmp/x" --block 48
+refused 'a block of nothing' 2 "--block: must be a power of two from 32 to 4096, is 0" quantize --model "$plain" --out "$tmp/x" --block 0
 refused 'a block of rows' 2 "--block: only with nf4 and fp4" quantize --model "$plain" --out "$tmp/x" --type int8 --block 64
 refused 'a type that is none' 2 "--type: must be one of nf4, fp4, int8, is 'nf5'" quantize --model "$plain" --out "$tmp/x" --type nf5
 refused 'a quantised folder again' 2 "$tmp/nf4: is quantised already (bitsandbytes)" quantize --model "$tmp/nf4" --out "$tmp/x"
