@@ -55,10 +55,12 @@ Status err_about(Err *err, Status s, const char *key);
 typedef struct Problems {
     char **lines;
     int n;
-    int n_dropped; /* beyond the first 100 */
+    int n_rows, n_dropped; /* by problems_add_row: among the lines, and left out */
 } Problems;
 
 void problems_add(Problems *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* Of a row of data: files may have millions of them that are wrong alike, so no more than the first 100 are kept. */
+void problems_add_row(Problems *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void problems_clear(Problems *p);
 
 /* Runs the panic hook, prints, aborts. */

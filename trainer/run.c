@@ -69,9 +69,11 @@ static Schedule make_schedule(const TrainConfig *c, int64_t total)
 /* Err's line as one about the key. */
 static Status of_resume(const TrainConfig *c, Status s, Err *err)
 {
-    char where[512];
     if (s != E_INPUT) return s;
-    return err_wrap(err, s, "%s: resume", config_where(c, "resume", where, sizeof where));
+    char *where = config_where(c, "resume");
+    err_wrap(err, s, "%s: resume", where);
+    free(where);
+    return s;
 }
 
 /* The checkpoint to begin with, or NULL. */

@@ -24,6 +24,20 @@ refused 'data and model are both looked at' 2 "$tmp/bad.jsonl:1: *
 $tmp/bad.jsonl:2: *
 command line: lora.targets: *q_prj*" \
     check "$tmp/run.yaml" data.train="$tmp/bad.jsonl" lora.targets='[q_prj]'
+awk 'BEGIN { for (i = 0; i < 130; i++) print "{\"input_ids\": [1, \"x\"], \"labels\": [1, 2]}" }' >"$tmp/many.jsonl"
+run check "$tmp/run.yaml" data.train="$tmp/many.jsonl" lora.targets='[q_prj]'
+ends 'the model is told behind many rows' 2
+noted 'the model is told behind many rows' "*$tmp/many.jsonl:100: *
+command line: lora.targets: *q_prj*
+... and 30 more rows"
+awk 'BEGIN { for (i = 0; i < 120; i++) print "kee" i ": 1" }' >"$tmp/keys.yaml"
+run check "$tmp/keys.yaml"
+checks=$((checks + 1))
+[ "$(grep -c ': kee[0-9]*: unknown key' "$tmp/err")" = 120 ] || fail 'not every unknown key is told'
+deep=$tmp/$(printf '%0250d/%0250d/%0100d' 0 0 0)
+mkdir -p "$deep" && { cat "$tmp/run.yaml" && echo 'lora: {targets: [q_prj]}'; } >"$deep/run.yaml"
+refused 'the line of a config with a long name' 2 "$deep/run.yaml:4: lora.targets: LoRA target 'q_prj' matches no module; *" \
+    check --quiet "$deep/run.yaml"
 refused 'a pattern that matches nothing' 2 "command line: lora.rank_pattern: 'foo' matches no *" \
     check --quiet "$tmp/run.yaml" 'lora.rank_pattern={foo: 3}'
 refused 'a pattern that cannot be read' 2 "command line: lora.rank_pattern: *'(?:.*\\.)?(?:q_proj()'*" \
