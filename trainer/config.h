@@ -130,3 +130,5 @@ void config_explain(StrBuf *out);
  * only be resumed under the same ones.  Calls fn for each in the table's order; text is borrowed. */
 typedef void ConfigVisit(void *ud, const char *key, const char *value);
 void config_visit_math(const TrainConfig *c, ConfigVisit *fn, void *ud);
+/* Every key that config_write writes, with its value. */
+void config_visit(const TrainConfig *c, ConfigVisit *fn, void *ud);

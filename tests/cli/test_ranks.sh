@@ -96,7 +96,11 @@ fi
 
 by_hand 2 optim.lr=1 -- train --quiet "$tmp/run.yaml" output="$tmp/x"
 ends 'another config' 2
-noted 'another config' 'rank 1 of 2 has another config than rank 0; start every rank with the same one'
+noted 'another config' 'rank 1 of 2 on *: another config than rank 0: optim.lr is 1, rank 0 has *; start every rank with the same one'
+# a schedule has keys of its own, which are not what differs
+by_hand 3 optim.schedule=wsd optim.decay_ratio=0.5 -- train --quiet "$tmp/run.yaml" output="$tmp/x"
+ends 'a schedule of its own' 2
+noted 'a schedule of its own' 'rank 2 of 3 on *: another config than rank 0: optim.schedule is wsd, rank 0 has *; start every rank with the same one'
 by_hand 2 data.train="$tmp/none.jsonl" -- train --quiet "$tmp/run.yaml" output="$tmp/x"
 ends 'a file missing on one rank' 2
 noted 'a file missing on one rank' "rank 1 of 2 on *: command line: data.train: $tmp/none.jsonl is not there*"
