@@ -77,7 +77,31 @@ noted 'a run that must not go on' "command line: resume: is never, and $tmp/lost
 refused 'a checkpoint that is none' 2 "command line: resume: $tmp/elsewhere is no checkpoint: it has no manifest.json; *" \
     check --quiet "$tmp/run.yaml" output="$tmp/lost" resume="$tmp/elsewhere"
 mkdir "$tmp/elsewhere" && echo '{}' >"$tmp/elsewhere/manifest.json"
-done_by 'the same where another one is named' check --quiet "$tmp/run.yaml" output="$tmp/lost" resume="$tmp/elsewhere"
+refused 'a manifest of nothing' 2 "command line: resume: $tmp/elsewhere/manifest.json: is no manifest of a checkpoint" \
+    check --quiet "$tmp/run.yaml" output="$tmp/lost" resume="$tmp/elsewhere"
+
+# check and train say the same of a checkpoint that the run would go on from
+refused_by_both() # NAME LINE ARGS...
+{
+    what=$1 line=$2
+    shift 2
+    refused "$what: check" 2 "$line" check --quiet "$tmp/run.yaml" output="$tmp/two" "$@"
+    refused "$what: train" 2 "$line" train --quiet "$tmp/run.yaml" output="$tmp/two" "$@"
+}
+done_by 'two steps' train --quiet "$tmp/run.yaml" output="$tmp/two" train.max_steps=2 save.every=1 optim.schedule=constant
+done_by 'a checkpoint to go on from' check "$tmp/run.yaml" output="$tmp/two" train.max_steps=3 optim.schedule=constant
+said 'a checkpoint to go on from' "*a run would go on from $tmp/two/checkpoint-2, step 2 (resume: auto)
+$tmp/run.yaml: ready to train"
+cp -r "$model" "$tmp/other" && chmod -R u+w "$tmp/other"
+size=$(wc -c <"$tmp/other/model.safetensors")
+printf '\000\000\000\100' | dd of="$tmp/other/model.safetensors" bs=1 seek=$((size - 4)) conv=notrunc 2>"$tmp/err"
+refused_by_both 'another base' "command line: model.path: the base is not the one that $tmp/two/checkpoint-2 was trained on; start anew in another output folder" \
+    model.path="$tmp/other" optim.schedule=constant
+refused_by_both 'another rate' "command line: optim.lr: is 0.5, and $tmp/two/checkpoint-2 was made with *" optim.lr=0.5 optim.schedule=constant
+refused_by_both 'one before the last' "command line: resume: $tmp/two/checkpoint-1 is at step 1, and $tmp/two goes on to checkpoint-2; choose another *" \
+    resume="$tmp/two/checkpoint-1" optim.schedule=constant
+refused_by_both 'never' "command line: resume: is never, and $tmp/two holds checkpoint-2; choose another output folder, remove it, or set auto" \
+    resume=never optim.schedule=constant
 mkdir -p "$tmp/odd/checkpoint-99999999999999999999" "$tmp/odd/checkpoint-007"
 done_by 'folders that no run names so' check --quiet "$tmp/run.yaml" output="$tmp/odd"
 
