@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_PROBLEMS = 100 };
+enum { MAX_ROWS = 100 };
 
 /* vsnprintf into buf, with control characters made harmless and a cut that is visible and between
  * UTF-8 sequences. */
@@ -34,6 +34,13 @@ Status err_set(Err *err, Status s, const char *fmt, ...)
     format_line(line, sizeof line, fmt, args);
     va_end(args);
     memcpy(err->line, line, sizeof line);
+    err->key = NULL;
+    return s;
+}
+
+Status err_about(Err *err, Status s, const char *key)
+{
+    if (err && s != OK) err->key = key;
     return s;
 }
 
@@ -50,19 +57,33 @@ Status err_wrap(Err *err, Status s, const char *fmt, ...)
     return err_set(err, s, "%s: %s", prefix, old);
 }
 
+static void add_line(Problems *p, const char *fmt, va_list args)
+{
+    char line[sizeof((Err *)0)->line];
+    format_line(line, sizeof line, fmt, args);
+    p->lines = xrealloc(p->lines, (size_t)(p->n + 1) * sizeof *p->lines);
+    p->lines[p->n++] = xstrdup(line);
+}
+
 void problems_add(Problems *p, const char *fmt, ...)
 {
-    if (p->n >= MAX_PROBLEMS) {
+    va_list args;
+    va_start(args, fmt);
+    add_line(p, fmt, args);
+    va_end(args);
+}
+
+void problems_add_row(Problems *p, const char *fmt, ...)
+{
+    if (p->n_rows == MAX_ROWS) {
         p->n_dropped++;
         return;
     }
-    char line[sizeof((Err *)0)->line];
     va_list args;
     va_start(args, fmt);
-    format_line(line, sizeof line, fmt, args);
+    add_line(p, fmt, args);
     va_end(args);
-    if (!p->lines) p->lines = xcalloc(MAX_PROBLEMS, sizeof *p->lines);
-    p->lines[p->n++] = xstrdup(line);
+    p->n_rows++;
 }
 
 void problems_clear(Problems *p)

@@ -30,6 +30,8 @@ typedef enum Status { OK = 0, E_INPUT, E_FAILED } Status;
  * do".  Zero-initialise; untouched on success. */
 typedef struct Err {
     char line[1024];
+    const char
+        *key; /* of the caller's settings the one that is wrong (err_about); NULL: not said */
 } Err;
 
 /* Writes the line and returns `s`, so that a parser can say `return err_set(err, E_INPUT, ...)`.
@@ -38,6 +40,10 @@ Status err_set(Err *err, Status s, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 /* Puts "prefix: " before a line that a lower function wrote; returns `s`. */
 Status err_wrap(Err *err, Status s, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+/* Says of a line just written which setting it is about; returns `s`, and does nothing where that is OK.  `key` must outlive err;
+ * the next err_set or err_wrap forgets it. */
+Status err_about(Err *err, Status s, const char *key);
 
 #define TRY(expr)                                                                                  \
     do {                                                                                           \
@@ -49,10 +55,12 @@ Status err_wrap(Err *err, Status s, const char *fmt, ...) PRINTF_LIKE(3, 4);
 typedef struct Problems {
     char **lines;
     int n;
-    int n_dropped; /* beyond the first 100 */
+    int n_rows, n_dropped; /* by problems_add_row: among the lines, and left out */
 } Problems;
 
 void problems_add(Problems *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* Of a row of data: files may have millions of them that are wrong alike, so no more than the first 100 are kept. */
+void problems_add_row(Problems *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void problems_clear(Problems *p);
 
 /* Runs the panic hook, prints, aborts. */

@@ -191,9 +191,10 @@ int cmd_bench(int argc, char **argv)
     strbuf_clear(&about);
     if (!runs) return code;
     Ranks ranks;
+    JoinStop never = {0}; /* signals end a benchmark as they end any program */
     Problems none = {0};
     Err err = {0};
-    Status status = ranks_join(&ranks, &err);
+    Status status = ranks_join(&ranks, &never, &err);
     if (status != OK) return command_end(status, &err);
     f.hosts = &ranks.hosts;
     status = comm_agree(f.hosts, bench(&f, &err), &err);

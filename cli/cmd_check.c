@@ -17,19 +17,21 @@ static int explain(void)
     return EXIT_DONE;
 }
 
-/* What a run would go on from.  Only one that looks for it by itself ends where none is whole. */
-static Status print_resume(const TrainConfig *c, Log *log, Problems *problems)
+/* What a run would go on from, and whether it can. */
+static Status check_resume(Session *s, Log *log, Problems *problems)
 {
+    const TrainConfig *c = s->cfg;
     char *path = NULL;
+    RunState run = {0};
     Err err = {0};
-    Status s = checkpoint_find(&path, c, log, &err);
-    if (s == OK && path) printf("a run would find %s (resume: %s)\n", path, c->resume);
-    if (s == E_INPUT && str_eq(c->resume, "auto"))
-        config_problem(c, problems, "resume", "%s", err.line);
-    else
-        s = OK;
+    Status status = checkpoint_choose(&path, c, log, &err);
+    if (status != OK) config_problem(c, problems, "resume", "%s", err.line);
+    if (path) status = checkpoint_check(s, &run, path, problems);
+    if (path && status == OK)
+        printf("a run would go on from %s, step %lld (resume: %s)\n", path, (long long)run.step,
+               c->resume);
     free(path);
-    return s;
+    return status;
 }
 
 /* Data and model are opened though the other failed: all errors are told. */
@@ -40,9 +42,9 @@ static int check(TrainConfig *c, Log *log, Problems *problems)
     if (data == OK) print_data(&s, c);
     Status model = session_open_model(&s, c, log, problems);
     if (model == OK) print_model(&s);
-    session_close(&s);
     Status worst = data != OK ? data : model;
-    if (worst == OK) worst = print_resume(c, log, problems);
+    if (worst == OK) worst = check_resume(&s, log, problems);
+    session_close(&s);
     if (worst == OK) printf("%s: ready to train\n", c->file);
     return command_end_problems(worst, problems, NULL);
 }

@@ -36,9 +36,11 @@ static Status choose_device(PlanDevice *out, const TrainConfig *c, const char *g
         return OK;
     }
     if (!gpu && !str_eq(c->device, "cuda")) {
-        char where[512];
-        return err_set(err, E_INPUT, "%s: runtime.device: '%s' is no device; cpu or cuda",
-                       config_where(c, "runtime.device", where, sizeof where), c->device);
+        char *where = config_where(c, "runtime.device");
+        err_set(err, E_INPUT, "%s: runtime.device: '%s' is no device; cpu or cuda", where,
+                c->device);
+        free(where);
+        return E_INPUT;
     }
     out->gpu = gpu_find(gpu ? gpu : "h200");
     if (!out->gpu) {

@@ -99,9 +99,13 @@ int cmd_train(int argc, char **argv)
     Problems problems = {0};
     stop_listen();
     Ranks ranks;
+    JoinStop stop = {.asked = stop_requested};
     Err err = {0};
-    Status status = ranks_join(&ranks, &err);
-    if (status != OK) return command_end(status, &err);
+    Status status = ranks_join(&ranks, &stop, &err);
+    if (status != OK) {
+        code = command_end(status, &err);
+        return stop.stopped ? EXIT_AGAIN : code;
+    }
     if (ranks.hosts.rank > 0) log = (Log){.level = LOG_QUIET}; /* rank 0 speaks for all */
     status = config_args_load(&c, &args, true, &problems);
     bool loaded = status == OK;

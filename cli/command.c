@@ -34,7 +34,7 @@ int command_end_problems(Status s, Problems *p, const Err *err)
 {
     for (int i = 0; i < p->n; i++)
         fprintf(stderr, "%s\n", p->lines[i]);
-    if (p->n_dropped > 0) fprintf(stderr, "... and %d more\n", p->n_dropped);
+    if (p->n_dropped > 0) fprintf(stderr, "... and %d more rows\n", p->n_dropped);
     problems_clear(p);
     return command_end(s, err);
 }

@@ -1,11 +1,11 @@
 #include "cli/ranks.h"
 
-Status ranks_join(Ranks *r, Err *err)
+Status ranks_join(Ranks *r, JoinStop *stop, Err *err)
 {
     Launch launch;
     *r = (Ranks){0};
     TRY(launch_read(&launch, err));
-    TRY(launch_hosts(&r->hosts, &launch, err));
+    TRY(launch_hosts(&r->hosts, &launch, stop, err));
     return watch_start(&r->watch, &r->hosts, err);
 }
 

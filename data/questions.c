@@ -109,7 +109,7 @@ static void read_source(Questions *q, const DataSource *src, const Tokenizer *t,
     w.problems = xcalloc((size_t)w.n, sizeof *w.problems);
     if (w.n > 0) pool_run(pool, (w.n + TASK_ROWS - 1) / TASK_ROWS, run_task, &w);
     for (int64_t i = 0; i < w.n; i++) {
-        if (w.problems[i]) problems_add(problems, "%s", w.problems[i]);
+        if (w.problems[i]) problems_add_row(problems, "%s", w.problems[i]);
         free(w.problems[i]);
     }
     free(w.problems);

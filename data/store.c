@@ -173,7 +173,7 @@ static void append_job(Build *b, Job *job, int file)
     TokenStore *s = b->store;
     int64_t row = s->stats.rows++;
     if (job->problem) {
-        problems_add(b->problems, "%s", job->problem);
+        problems_add_row(b->problems, "%s", job->problem);
         return;
     }
     if (job->untrained) {

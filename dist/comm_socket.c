@@ -1,14 +1,15 @@
 #include "dist/comm_socket.h"
 
+#include "base/clock.h"
 #include "base/str.h"
 #include "dist/comm_sum.h"
-#include "dist/net.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { PATIENCE = 120, MAGIC = 0x6c6f7263 };
+enum { PATIENCE = 120, HELLO_PATIENCE = 10, MAGIC = 0x6c6f7263 }; /* seconds */
 
 typedef struct Hello {
     int32_t magic, rank, size;
@@ -164,40 +165,118 @@ static const CommOps socket_ops = {
 
 /* ---- joining ---------------------------------------------------------------------------------- */
 
-static Status gather_ranks(Star *s, int size, int port, Err *err)
+/* Every rank says hello to rank 0, which says GO when all are there.  STOP, by whoever was asked to, ends it for all. */
+typedef enum Word { GO = 'g', STOP = 's' } Word;
+
+static void say(int fd, Word word)
+{
+    char byte = (char)word;
+    (void)net_send(fd, &byte, 1); /* who does not hear it is gone */
+}
+
+static Status stopped(JoinStop *stop, const char *by, Err *err)
+{
+    stop->stopped = true;
+    return err_set(err, E_FAILED, "stopped by %s before all ranks had come", by);
+}
+
+/* Ranks that came say nothing until all are there, but STOP, or that they end. */
+static Status hear_ranks(const Star *s, JoinStop *stop, Err *err)
+{
+    const char *by = stop->asked ? stop->asked() : NULL;
+    if (by) return stopped(stop, by, err);
+    for (int i = 1; i < s->n; i++) {
+        char word;
+        if (s->fds[i] < 0 || !net_wait(s->fds[i], 0, NULL)) continue;
+        if (net_receive(s->fds[i], &word, 1) && word == STOP)
+            return stopped(stop, "a request to another rank", err);
+        return err_set(err, E_FAILED, "rank %d of %d ended before all ranks had come", i, s->n);
+    }
+    return OK;
+}
+
+/* One that connected, if it is of this run. */
+static Status greet(Star *s, int fd, int port, JoinStop *stop, Err *err)
+{
+    Hello h;
+    bool ours = net_wait(fd, HELLO_PATIENCE, stop->asked) && net_receive(fd, &h, sizeof h) &&
+                h.magic == MAGIC;
+    if (ours && h.size == s->n && h.rank > 0 && h.rank < s->n && s->fds[h.rank] < 0) {
+        s->fds[h.rank] = fd;
+        return OK;
+    }
+    close(fd); /* somebody else's, or a rank of another job */
+    return ours ? err_set(err, E_FAILED, "port %d: rank %d of %d came to a run of %d ranks", port,
+                          h.rank, h.size, s->n)
+                : OK;
+}
+
+/* The first that has not come; s->n: all have.  *left: how many. */
+static int first_missing(const Star *s, int *left)
+{
+    int first = s->n;
+    *left = 0;
+    for (int i = s->n - 1; i > 0; i--) {
+        if (s->fds[i] >= 0) continue;
+        first = i;
+        ++*left;
+    }
+    return first;
+}
+
+static Status gather_ranks(Star *s, int listener, int port, JoinStop *stop, Err *err)
+{
+    double until = seconds_monotonic() + PATIENCE;
+    for (int missing, left; (missing = first_missing(s, &left)) < s->n;) {
+        int fd;
+        TRY(hear_ranks(s, stop, err));
+        if (net_wait(listener, 1, stop->asked)) {
+            TRY(net_accept(&fd, listener, 1, err));
+            TRY(greet(s, fd, port, stop, err));
+            if (first_missing(s, &left) != missing) until = seconds_monotonic() + PATIENCE;
+        } else if (seconds_monotonic() > until) {
+            return err_set(
+                err, E_FAILED, "%d of %d ranks came to port %d within %d s; missing: rank %d%s",
+                s->n - left, s->n, port, (int)PATIENCE, missing, left > 1 ? " and others" : "");
+        }
+    }
+    return OK;
+}
+
+static Status join_first(Star *s, int port, JoinStop *stop, Err *err)
 {
     int listener;
     TRY(net_listen(&listener, &port, err));
-    Status status = OK;
-    for (int left = size - 1; left > 0 && status == OK;) {
-        int fd;
-        Hello h;
-        status = net_accept(&fd, listener, PATIENCE, err);
-        if (status != OK) {
-            int missing = 1;
-            while (s->fds[missing] >= 0)
-                missing++;
-            status = err_set(
-                err, E_FAILED, "%d of %d ranks came to port %d within %d s; missing: rank %d%s",
-                size - left, size, port, (int)PATIENCE, missing, left > 1 ? " and others" : "");
-            break;
-        }
-        bool ours = net_receive(fd, &h, sizeof h) && h.magic == MAGIC;
-        if (ours && h.size == size && h.rank > 0 && h.rank < size && s->fds[h.rank] < 0) {
-            s->fds[h.rank] = fd;
-            left--;
-            continue;
-        }
-        close(fd); /* somebody else's, or a rank of another job */
-        if (ours)
-            status = err_set(err, E_FAILED, "port %d: rank %d of %d came to a run of %d ranks",
-                             port, h.rank, h.size, size);
-    }
+    Status status = gather_ranks(s, listener, port, stop, err);
     close(listener);
+    for (int i = 1; i < s->n; i++)
+        if (s->fds[i] >= 0 && (status == OK || stop->stopped))
+            say(s->fds[i], status == OK ? GO : STOP);
     return status;
 }
 
-Status comm_socket(Comm *out, int rank, int size, const char *host, int port, Err *err)
+static Status join_other(Star *s, const Hello *h, const char *host, int port, JoinStop *stop,
+                         Err *err)
+{
+    char word;
+    Status status = net_connect(&s->fds[0], host, port, PATIENCE, stop->asked, err);
+    stop->stopped = status != OK && stop->asked && stop->asked();
+    TRY(status);
+    if (!net_send(s->fds[0], h, sizeof *h))
+        return err_set(err, E_FAILED, "rank 0 at %s, port %d, hung up", host, port);
+    bool told = net_wait(s->fds[0], INFINITY, stop->asked) || net_wait(s->fds[0], 0, NULL);
+    if (!told) { /* GO that is here already counts: the run answers the request */
+        say(s->fds[0], STOP);
+        return stopped(stop, stop->asked(), err);
+    }
+    if (!net_receive(s->fds[0], &word, 1))
+        return err_set(err, E_FAILED, "rank 0 at %s, port %d, ended before all ranks had come",
+                       host, port);
+    return word == GO ? OK : stopped(stop, "a request to another rank", err);
+}
+
+Status comm_socket(Comm *out, int rank, int size, const char *host, int port, JoinStop *stop,
+                   Err *err)
 {
     Star *s = xcalloc(1, sizeof *s);
     s->n = rank == 0 ? size : 1;
@@ -205,15 +284,9 @@ Status comm_socket(Comm *out, int rank, int size, const char *host, int port, Er
     for (int i = 0; i < s->n; i++)
         s->fds[i] = -1;
     *out = (Comm){.rank = rank, .size = size, .ops = &socket_ops, .impl = s};
-    Status status;
-    if (rank == 0) {
-        status = gather_ranks(s, size, port, err);
-    } else {
-        Hello h = {MAGIC, rank, size};
-        status = net_connect(&s->fds[0], host, port, PATIENCE, err);
-        if (status == OK && !net_send(s->fds[0], &h, sizeof h))
-            status = err_set(err, E_FAILED, "rank 0 at %s, port %d, hung up", host, port);
-    }
+    const Hello hello = {MAGIC, rank, size};
+    Status status =
+        rank == 0 ? join_first(s, port, stop, err) : join_other(s, &hello, host, port, stop, err);
     if (status != OK) comm_close(out);
     return status;
 }

@@ -3,6 +3,15 @@
 #pragma once
 
 #include "dist/comm.h"
+#include "dist/net.h"
 
-/* All ranks; waits for the others up to two minutes.  local_rank and local_size are left 0. */
-Status comm_socket(Comm *out, int rank, int size, const char *host, int port, Err *err) MUST_CHECK;
+/* A wait that may be asked to end: asked NULL is never.  stopped: it was, here or on a rank that said so. */
+typedef struct JoinStop {
+    NetStop *asked;
+    bool stopped;
+} JoinStop;
+
+/* All ranks; waits for the others up to two minutes, or until one is asked to stop (E_FAILED on all that wait).  local_rank and
+ * local_size are left 0. */
+Status comm_socket(Comm *out, int rank, int size, const char *host, int port, JoinStop *stop,
+                   Err *err) MUST_CHECK;

@@ -3,7 +3,6 @@
 #include "base/str.h"
 #include "dist/comm_mpi.h"
 #include "dist/comm_nccl.h"
-#include "dist/comm_socket.h"
 
 #include <ctype.h>
 #include <limits.h>
@@ -140,12 +139,12 @@ static void find_neighbours(Comm *c, int told)
     free(all);
 }
 
-Status launch_hosts(Comm *out, const Launch *l, Err *err)
+Status launch_hosts(Comm *out, const Launch *l, JoinStop *stop, Err *err)
 {
     *out = comm_self();
     if (l->kind == LAUNCH_MPI) return comm_mpi(out, err);
     if (l->kind == LAUNCH_ALONE) return OK;
-    TRY(comm_socket(out, l->rank, l->size, l->host, l->port, err));
+    TRY(comm_socket(out, l->rank, l->size, l->host, l->port, stop, err));
     find_neighbours(out, l->local_rank);
     return OK;
 }

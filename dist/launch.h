@@ -5,7 +5,7 @@
  * a program in it that nobody launched runs alone, whatever SLURM_NTASKS says. */
 #pragma once
 
-#include "dist/comm.h"
+#include "dist/comm_socket.h"
 
 typedef enum LaunchKind { LAUNCH_ALONE, LAUNCH_MPI, LAUNCH_SOCKET } LaunchKind;
 
@@ -22,8 +22,8 @@ Status launch_read(Launch *out, Err *err) MUST_CHECK;
 /* The first host of a Slurm node list, "gpu[03-05,9],login" -> "gpu03". */
 void launch_first_host(char *out, size_t size, const char *list);
 
-/* Joins the others: a Comm of host memory. */
-Status launch_hosts(Comm *out, const Launch *l, Err *err) MUST_CHECK;
+/* Joins the others: a Comm of host memory.  stop: as comm_socket's; MPI's ranks are its launcher's to end. */
+Status launch_hosts(Comm *out, const Launch *l, JoinStop *stop, Err *err) MUST_CHECK;
 /* Which of the host's devices this rank takes: the only visible one, else the one of its local rank.  E_INPUT when
  * there are more ranks than devices. */
 Status launch_ordinal(int *out, const Comm *hosts, const Backend *b, Err *err) MUST_CHECK;

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -13,7 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { BACKLOG = 1024, RETRY_MS = 100 };
+enum { BACKLOG = 1024, RETRY_MS = 100, LOOK_MS = 1000 };
 
 /* Small messages go at once, and a peer whose host is gone is noticed. */
 static void tune(int fd)
@@ -43,7 +44,42 @@ Status net_listen(int *out, int *port, Err *err)
     return OK;
 }
 
-static int try_connect(const char *host, int port, char *why, size_t n)
+/* Signals end a poll, whatever their handlers ask for; LOOK_MS is for one that comes just before it. */
+static bool wait_for(int fd, short events, double until, NetStop *stop)
+{
+    struct pollfd p = {.fd = fd, .events = events};
+    do {
+        double left = (until - seconds_monotonic()) * 1000;
+        int ms = left < 0 ? 0 : left < LOOK_MS ? (int)left + 1 : LOOK_MS;
+        if (stop && stop()) return false;
+        if (poll(&p, 1, ms) > 0) return true;
+    } while (seconds_monotonic() < until);
+    return false;
+}
+
+bool net_wait(int fd, double seconds, NetStop *stop)
+{
+    return wait_for(fd, POLLIN, seconds_monotonic() + seconds, stop);
+}
+
+/* A host that swallows what is sent to it keeps a plain connect() for minutes. */
+static bool connect_by(int fd, const struct addrinfo *a, double until, NetStop *stop)
+{
+    int flags = fcntl(fd, F_GETFL), error = 0;
+    socklen_t len = sizeof error;
+    fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    if (connect(fd, a->ai_addr, a->ai_addrlen) != 0 && errno != EINPROGRESS) return false;
+    if (!wait_for(fd, POLLOUT, until, stop)) {
+        errno = ETIMEDOUT;
+        return false;
+    }
+    getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len);
+    fcntl(fd, F_SETFL, flags);
+    errno = error;
+    return error == 0;
+}
+
+static int try_connect(const char *host, int port, double until, NetStop *stop, char *why, size_t n)
 {
     struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *list;
     char service[16];
@@ -56,7 +92,7 @@ static int try_connect(const char *host, int port, char *why, size_t n)
     int fd = -1;
     for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
         fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
-        if (fd >= 0 && connect(fd, a->ai_addr, a->ai_addrlen) == 0) break;
+        if (fd >= 0 && connect_by(fd, a, until, stop)) break;
         snprintf(why, n, "%s", strerror(errno));
         if (fd >= 0) close(fd);
         fd = -1;
@@ -65,16 +101,19 @@ static int try_connect(const char *host, int port, char *why, size_t n)
     return fd;
 }
 
-Status net_connect(int *out, const char *host, int port, double seconds, Err *err)
+Status net_connect(int *out, const char *host, int port, double seconds, NetStop *stop, Err *err)
 {
     double until = seconds_monotonic() + seconds;
     char why[256] = "";
     do {
-        *out = try_connect(host, port, why, sizeof why);
+        *out = try_connect(host, port, until, stop, why, sizeof why);
         if (*out >= 0) {
             tune(*out);
             return OK;
         }
+        if (stop && stop())
+            return err_set(err, E_FAILED, "stopped by %s before rank 0 at %s, port %d, answered",
+                           stop(), host, port);
         poll(NULL, 0, RETRY_MS);
     } while (seconds_monotonic() < until);
     return err_set(err, E_FAILED, "rank 0 at %s, port %d, does not answer in %.0f s: %s", host,
@@ -83,10 +122,8 @@ Status net_connect(int *out, const char *host, int port, double seconds, Err *er
 
 Status net_accept(int *out, int listener, double seconds, Err *err)
 {
-    struct pollfd p = {.fd = listener, .events = POLLIN};
     double until = seconds_monotonic() + seconds;
-    for (double left = seconds; left > 0; left = until - seconds_monotonic()) {
-        if (poll(&p, 1, (int)(left * 1000)) <= 0) continue;
+    while (wait_for(listener, POLLIN, until, NULL)) {
         *out = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
         if (*out < 0) continue;
         tune(*out);

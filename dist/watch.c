@@ -291,7 +291,7 @@ static Status connect_peers(Watch *w, Err *err)
         close(listener);
     } else {
         const char *host = str_eq(all[0].host, w->host) ? "127.0.0.1" : all[0].host;
-        s = net_connect(&w->peers[0].fd, host, all[0].port, PATIENCE, err);
+        s = net_connect(&w->peers[0].fd, host, all[0].port, PATIENCE, NULL, err);
         if (s == OK) send_to(w, w->peers[0].fd, HELLO, NULL);
     }
     free(all);

@@ -207,7 +207,34 @@ int64_t checkpoint_highest(const TrainConfig *c)
     return highest;
 }
 
-Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *problems)
+Status checkpoint_choose(char **path, const TrainConfig *c, Log *log, Err *err)
+{
+    *path = NULL;
+    if (str_eq(c->resume, "auto")) return checkpoint_find(path, c, log, err);
+    int64_t highest = checkpoint_highest(c);
+    if (!str_eq(c->resume, "never"))
+        *path = xstrdup(c->resume);
+    else if (highest >= 0)
+        return err_set(err, E_INPUT,
+                       "is never, and %s holds checkpoint-%lld; choose another output folder, "
+                       "remove it, or set auto",
+                       c->output, (long long)highest);
+    return OK;
+}
+
+/* What is found by itself is the newest; later ones are damaged, and set aside. */
+static void check_beyond(const TrainConfig *c, const RunState *run, const char *path,
+                         Problems *problems)
+{
+    int64_t highest = checkpoint_highest(c);
+    if (str_eq(c->resume, "auto") || highest <= run->step) return;
+    config_problem(c, problems, "resume",
+                   "%s is at step %lld, and %s goes on to checkpoint-%lld; choose another output "
+                   "folder or remove what lies beyond",
+                   path, (long long)run->step, c->output, (long long)highest);
+}
+
+Status checkpoint_check(Session *s, RunState *run, const char *path, Problems *problems)
 {
     Json *manifest = NULL;
     Err err = {0};
@@ -216,15 +243,20 @@ Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *pr
     status = comm_agree(s->hosts, status, &err);
     if (status == OK) {
         manifest_compare(s, manifest, path, problems);
-        if (problems->n > before) {
-            json_free(manifest);
-            return E_INPUT;
-        }
-        status = manifest_run(run, manifest, path, &err);
+        if (problems->n == before) status = manifest_run(run, manifest, path, &err);
+        if (problems->n == before && status == OK) check_beyond(s->cfg, run, path, problems);
     }
-    if (status == OK) status = state_file_read(s, path, STATE_ALL, &err);
     if (status != OK) config_problem(s->cfg, problems, "resume", "%s", err.line);
     json_free(manifest);
+    return status == OK && problems->n > before ? E_INPUT : status;
+}
+
+Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *problems)
+{
+    Err err = {0};
+    TRY(checkpoint_check(s, run, path, problems));
+    Status status = state_file_read(s, path, STATE_ALL, &err);
+    if (status != OK) config_problem(s->cfg, problems, "resume", "%s", err.line);
     return status;
 }
 

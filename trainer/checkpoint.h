@@ -49,8 +49,13 @@ Status checkpoint_set_aside(const TrainConfig *c, int64_t step, Log *log, Err *e
 /* The highest N of OUTPUT/checkpoint-N, whole or not; -1: none. */
 int64_t checkpoint_highest(const TrainConfig *c);
 
-/* All ranks.  Verifies, then restores master copies, m, v and *run.  A config that computes something else is refused, key by
- * key. */
+/* What a run goes on from by its `resume`, in fresh memory; *path NULL: it begins anew.  E_INPUT about that key.  For the rank that
+ * leads. */
+Status checkpoint_choose(char **path, const TrainConfig *c, Log *log, Err *err) MUST_CHECK;
+/* All ranks.  Whether the run can go on from it, as far as its manifest and checksums tell: a config that computes something else, other
+ * data or another base is refused, key by key, and one that is named where OUTPUT has later ones.  *run: where it stands. */
+Status checkpoint_check(Session *s, RunState *run, const char *path, Problems *problems) MUST_CHECK;
+/* All ranks.  Checks, then restores master copies, m, v and *run. */
 Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *problems) MUST_CHECK;
 /* The master copies alone.  All ranks. */
 Status checkpoint_load_weights(Session *s, const char *path, Err *err) MUST_CHECK;

@@ -156,25 +156,23 @@ bool config_is_set(const TrainConfig *c, const char *key)
     return c->lines[i] != 0;
 }
 
-const char *config_where(const TrainConfig *c, const char *key, char *buf, size_t n)
+char *config_where(const TrainConfig *c, const char *key)
 {
     int i = config_field_index(key);
     int line = i >= 0 ? c->lines[i] : 0;
-    if (line > 0)
-        snprintf(buf, n, "%s:%d", c->file, line);
-    else
-        snprintf(buf, n, "%s", line < 0 ? "command line" : c->file);
-    return buf;
+    return line > 0 ? str_format("%s:%d", c->file, line)
+                    : xstrdup(line < 0 ? "command line" : c->file);
 }
 
 void config_problem(const TrainConfig *c, Problems *p, const char *key, const char *fmt, ...)
 {
-    char text[1024], at[512];
+    char text[sizeof((Err *)0)->line], *at = config_where(c, key);
     va_list args;
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    problems_add(p, "%s: %s: %s", config_where(c, key, at, sizeof at), key, text);
+    problems_add(p, "%s: %s: %s", at, key, text);
+    free(at);
 }
 
 size_t config_memory_bytes(const TrainConfig *c)

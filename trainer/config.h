@@ -107,9 +107,9 @@ Status config_parse(TrainConfig *out, const char *text, size_t len, const char *
                     const char *const *overrides, int n_overrides, Problems *problems) MUST_CHECK;
 void config_clear(TrainConfig *c);
 
-/* Whether the file or the command line sets a key, and where: "c.yaml:7" or "command line" into buf. */
+/* Whether the file or the command line sets a key, and where: "c.yaml:7" or "command line", which the caller frees. */
 bool config_is_set(const TrainConfig *c, const char *key);
-const char *config_where(const TrainConfig *c, const char *key, char *buf, size_t n);
+char *config_where(const TrainConfig *c, const char *key);
 /* Adds "where: key: ...". */
 void config_problem(const TrainConfig *c, Problems *p, const char *key, const char *fmt, ...)
     PRINTF_LIKE(4, 5);
@@ -130,3 +130,5 @@ void config_explain(StrBuf *out);
  * only be resumed under the same ones.  Calls fn for each in the table's order; text is borrowed. */
 typedef void ConfigVisit(void *ud, const char *key, const char *value);
 void config_visit_math(const TrainConfig *c, ConfigVisit *fn, void *ud);
+/* Every key that config_write writes, with its value. */
+void config_visit(const TrainConfig *c, ConfigVisit *fn, void *ud);

@@ -148,22 +148,40 @@ static int open_sections(StrBuf *out, const char *last, const char *key)
     return depth;
 }
 
-void config_write(StrBuf *out, const TrainConfig *c)
+void config_visit(const TrainConfig *c, ConfigVisit *fn, void *ud)
 {
-    const char *last = "";
+    StrBuf value = {0};
     for (int i = 0; i < n_config_fields; i++) {
         const ConfigField *f = &config_fields[i];
         if (is_idle(c, f->key)) continue;
-        int depth = open_sections(out, last, f->key);
-        const char *dot = strrchr(f->key, '.');
-        strbuf_printf(out, "%*s%s: ", 2 * depth, "", dot ? dot + 1 : f->key);
+        strbuf_reset(&value);
         if (str_eq(f->key, "data.cache") && !c->data.cache_dir)
-            strbuf_puts(out, "off");
+            strbuf_puts(&value, "off");
         else
-            config_write_value(out, f, c);
-        strbuf_putc(out, '\n');
-        last = f->key;
+            config_write_value(&value, f, c);
+        fn(ud, f->key, value.data);
     }
+    strbuf_clear(&value);
+}
+
+typedef struct YamlText {
+    StrBuf *out;
+    const char *last; /* key */
+} YamlText;
+
+static void write_key(void *ud, const char *key, const char *value)
+{
+    YamlText *t = ud;
+    int depth = open_sections(t->out, t->last, key);
+    const char *dot = strrchr(key, '.');
+    strbuf_printf(t->out, "%*s%s: %s\n", 2 * depth, "", dot ? dot + 1 : key, value);
+    t->last = key;
+}
+
+void config_write(StrBuf *out, const TrainConfig *c)
+{
+    YamlText t = {.out = out, .last = ""};
+    config_visit(c, write_key, &t);
 }
 
 /* More steps change no step before them when the rate does not look at the end. */

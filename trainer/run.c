@@ -69,29 +69,18 @@ static Schedule make_schedule(const TrainConfig *c, int64_t total)
 /* Err's line as one about the key. */
 static Status of_resume(const TrainConfig *c, Status s, Err *err)
 {
-    char where[512];
     if (s != E_INPUT) return s;
-    return err_wrap(err, s, "%s: resume", config_where(c, "resume", where, sizeof where));
+    char *where = config_where(c, "resume");
+    err_wrap(err, s, "%s: resume", where);
+    free(where);
+    return s;
 }
 
 /* The checkpoint to begin with, or NULL. */
 static Status find_start(Run *r, char **path, Err *err)
 {
-    const TrainConfig *c = r->c;
-    TRY(checkpoint_clean(c, err));
-    if (str_eq(c->resume, "auto"))
-        return of_resume(c, checkpoint_find(path, c, r->s->log, err), err);
-    int64_t highest = checkpoint_highest(c);
-    if (!str_eq(c->resume, "never"))
-        *path = xstrdup(c->resume);
-    else if (highest >= 0)
-        return of_resume(c,
-                         err_set(err, E_INPUT,
-                                 "is never, and %s holds checkpoint-%lld; choose another output "
-                                 "folder, remove it, or set auto",
-                                 c->output, (long long)highest),
-                         err);
-    return OK;
+    TRY(checkpoint_clean(r->c, err));
+    return of_resume(r->c, checkpoint_choose(path, r->c, r->s->log, err), err);
 }
 
 /* Rank 0 looks, so that all go on from the same one. */
@@ -118,17 +107,7 @@ static Status resume(Run *r, Problems *problems, Err *err)
     TRY(choose_start(r, &path, err));
     if (!path) return OK;
     Status s = checkpoint_load(r->s, &r->state, path, problems);
-    bool named = !str_eq(r->c->resume, "auto");
-    int64_t highest = checkpoint_highest(r->c);
-    if (s == OK && named && highest > r->state.step) {
-        config_problem(
-            r->c, problems, "resume",
-            "%s is at step %lld, and %s goes on to checkpoint-%lld; choose another output "
-            "folder or remove what lies beyond",
-            path, (long long)r->state.step, r->c->output, (long long)highest);
-        s = E_INPUT;
-    }
-    if (s == OK && !named) s = set_aside(r, err);
+    if (s == OK && str_eq(r->c->resume, "auto")) s = set_aside(r, err);
     if (s == OK) {
         r->saved = r->state.step;
         log_info(r->s->log, "continuing from %s, step %lld of %lld", path, (long long)r->state.step,
@@ -305,6 +284,9 @@ static Status evaluate(Run *r, bool *improved, Err *err)
     shards_begin_pass(&r->s->shards, false);
     Status s = perplexity_of(&p, &r->s->model, r->s->eval, &r->c->data, &opts, err);
     shards_end_pass(&r->s->shards);
+    char blame[512];
+    if (s == E_FAILED && stepper_blame_weights(r->stepper, blame, sizeof blame))
+        err_set(err, s, "%s", blame);
     if (s != OK) return err_wrap(err, s, "evaluation after step %lld", (long long)st->step);
     if (p.given_up) {
         *improved = false;

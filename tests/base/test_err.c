@@ -50,6 +50,18 @@ Test(err, a_long_line_is_cut_between_characters)
     cr_assert(str_ends(err.line, "..."));
 }
 
+Test(err, a_line_says_which_setting_it_is_about)
+{
+    Err err = {0};
+    cr_assert_eq(err_about(&err, OK, "rank"), OK);
+    cr_assert_null(err.key);
+    cr_assert_eq(err_about(&err, err_set(&err, E_INPUT, "must be above 0"), "rank"), E_INPUT);
+    cr_assert_str_eq(err.key, "rank");
+    err_set(&err, E_INPUT, "another");
+    cr_assert_null(err.key);
+    cr_assert_eq(err_about(NULL, E_FAILED, "rank"), E_FAILED);
+}
+
 static Status fails_late(int *steps)
 {
     TRY(OK);
@@ -66,14 +78,19 @@ Test(err, try_returns_the_first_failure)
     cr_assert_eq(steps, 1);
 }
 
-Test(err, problems_are_kept_up_to_a_hundred)
+Test(err, a_hundred_rows_are_kept_and_every_other_problem)
 {
     Problems p = {0};
+    problems_add(&p, "key %d", -1);
     for (int i = 0; i < 120; i++)
-        problems_add(&p, "line %d", i);
-    cr_assert_eq(p.n, 100);
+        problems_add_row(&p, "row %d", i);
+    for (int i = 0; i < 150; i++)
+        problems_add(&p, "key %d", i);
+    cr_assert_eq(p.n, 251);
     cr_assert_eq(p.n_dropped, 20);
-    cr_assert_str_eq(p.lines[99], "line 99");
+    cr_assert_str_eq(p.lines[0], "key -1");
+    cr_assert_str_eq(p.lines[100], "row 99");
+    cr_assert_str_eq(p.lines[250], "key 149");
     problems_clear(&p);
     cr_assert_eq(p.n, 0);
     cr_assert_null(p.lines);

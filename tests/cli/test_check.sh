@@ -24,8 +24,28 @@ refused 'data and model are both looked at' 2 "$tmp/bad.jsonl:1: *
 $tmp/bad.jsonl:2: *
 command line: lora.targets: *q_prj*" \
     check "$tmp/run.yaml" data.train="$tmp/bad.jsonl" lora.targets='[q_prj]'
+awk 'BEGIN { for (i = 0; i < 130; i++) print "{\"input_ids\": [1, \"x\"], \"labels\": [1, 2]}" }' >"$tmp/many.jsonl"
+run check "$tmp/run.yaml" data.train="$tmp/many.jsonl" lora.targets='[q_prj]'
+ends 'the model is told behind many rows' 2
+noted 'the model is told behind many rows' "*$tmp/many.jsonl:100: *
+command line: lora.targets: *q_prj*
+... and 30 more rows"
+awk 'BEGIN { for (i = 0; i < 120; i++) print "kee" i ": 1" }' >"$tmp/keys.yaml"
+run check "$tmp/keys.yaml"
+checks=$((checks + 1))
+[ "$(grep -c ': kee[0-9]*: unknown key' "$tmp/err")" = 120 ] || fail 'not every unknown key is told'
+deep=$tmp/$(printf '%0250d/%0250d/%0100d' 0 0 0)
+mkdir -p "$deep" && { cat "$tmp/run.yaml" && echo 'lora: {targets: [q_prj]}'; } >"$deep/run.yaml"
+refused 'the line of a config with a long name' 2 "$deep/run.yaml:4: lora.targets: LoRA target 'q_prj' matches no module; *" \
+    check --quiet "$deep/run.yaml"
 refused 'a pattern that matches nothing' 2 "command line: lora.rank_pattern: 'foo' matches no *" \
     check --quiet "$tmp/run.yaml" 'lora.rank_pattern={foo: 3}'
+refused 'a pattern that cannot be read' 2 "command line: lora.rank_pattern: *'(?:.*\\.)?(?:q_proj()'*" \
+    check --quiet "$tmp/run.yaml" 'lora.rank_pattern={"q_proj(": 3}'
+refused 'a rank beyond the most' 2 "command line: lora.rank: LoRA rank of model.layers.0.*.q_proj: must be an integer from 1 to 32768, found 40000" \
+    check --quiet "$tmp/run.yaml" lora.rank=40000
+refused 'a module to train whole that is not there' 2 "command line: lora.save_modules: 'foo' matches no module *" \
+    check --quiet "$tmp/run.yaml" 'lora.save_modules=[foo]'
 refused 'a layer that is not there' 2 "command line: lora.layers: LoRA layer 5: the model has none of this number" \
     check --quiet "$tmp/run.yaml" 'lora.layers=[5]'
 refused 'too little memory' 2 "command line: runtime.memory: the run needs * GiB and cpu has *" \
@@ -57,7 +77,31 @@ noted 'a run that must not go on' "command line: resume: is never, and $tmp/lost
 refused 'a checkpoint that is none' 2 "command line: resume: $tmp/elsewhere is no checkpoint: it has no manifest.json; *" \
     check --quiet "$tmp/run.yaml" output="$tmp/lost" resume="$tmp/elsewhere"
 mkdir "$tmp/elsewhere" && echo '{}' >"$tmp/elsewhere/manifest.json"
-done_by 'the same where another one is named' check --quiet "$tmp/run.yaml" output="$tmp/lost" resume="$tmp/elsewhere"
+refused 'a manifest of nothing' 2 "command line: resume: $tmp/elsewhere/manifest.json: is no manifest of a checkpoint" \
+    check --quiet "$tmp/run.yaml" output="$tmp/lost" resume="$tmp/elsewhere"
+
+# check and train say the same of a checkpoint that the run would go on from
+refused_by_both() # NAME LINE ARGS...
+{
+    what=$1 line=$2
+    shift 2
+    refused "$what: check" 2 "$line" check --quiet "$tmp/run.yaml" output="$tmp/two" "$@"
+    refused "$what: train" 2 "$line" train --quiet "$tmp/run.yaml" output="$tmp/two" "$@"
+}
+done_by 'two steps' train --quiet "$tmp/run.yaml" output="$tmp/two" train.max_steps=2 save.every=1 optim.schedule=constant
+done_by 'a checkpoint to go on from' check "$tmp/run.yaml" output="$tmp/two" train.max_steps=3 optim.schedule=constant
+said 'a checkpoint to go on from' "*a run would go on from $tmp/two/checkpoint-2, step 2 (resume: auto)
+$tmp/run.yaml: ready to train"
+cp -r "$model" "$tmp/other" && chmod -R u+w "$tmp/other"
+size=$(wc -c <"$tmp/other/model.safetensors")
+printf '\000\000\000\100' | dd of="$tmp/other/model.safetensors" bs=1 seek=$((size - 4)) conv=notrunc 2>"$tmp/err"
+refused_by_both 'another base' "command line: model.path: the base is not the one that $tmp/two/checkpoint-2 was trained on; start anew in another output folder" \
+    model.path="$tmp/other" optim.schedule=constant
+refused_by_both 'another rate' "command line: optim.lr: is 0.5, and $tmp/two/checkpoint-2 was made with *" optim.lr=0.5 optim.schedule=constant
+refused_by_both 'one before the last' "command line: resume: $tmp/two/checkpoint-1 is at step 1, and $tmp/two goes on to checkpoint-2; choose another *" \
+    resume="$tmp/two/checkpoint-1" optim.schedule=constant
+refused_by_both 'never' "command line: resume: is never, and $tmp/two holds checkpoint-2; choose another output folder, remove it, or set auto" \
+    resume=never optim.schedule=constant
 mkdir -p "$tmp/odd/checkpoint-99999999999999999999" "$tmp/odd/checkpoint-007"
 done_by 'folders that no run names so' check --quiet "$tmp/run.yaml" output="$tmp/odd"
 

@@ -96,7 +96,11 @@ fi
 
 by_hand 2 optim.lr=1 -- train --quiet "$tmp/run.yaml" output="$tmp/x"
 ends 'another config' 2
-noted 'another config' 'rank 1 of 2 has another config than rank 0; start every rank with the same one'
+noted 'another config' 'rank 1 of 2 on *: another config than rank 0: optim.lr is 1, rank 0 has *; start every rank with the same one'
+# a schedule has keys of its own, which are not what differs
+by_hand 3 optim.schedule=wsd optim.decay_ratio=0.5 -- train --quiet "$tmp/run.yaml" output="$tmp/x"
+ends 'a schedule of its own' 2
+noted 'a schedule of its own' 'rank 2 of 3 on *: another config than rank 0: optim.schedule is wsd, rank 0 has *; start every rank with the same one'
 by_hand 2 data.train="$tmp/none.jsonl" -- train --quiet "$tmp/run.yaml" output="$tmp/x"
 ends 'a file missing on one rank' 2
 noted 'a file missing on one rank' "rank 1 of 2 on *: command line: data.train: $tmp/none.jsonl is not there*"
@@ -160,6 +164,45 @@ told() # NAME PATTERN
     *) fail "$1: said otherwise than '$2': $(cat "$tmp/told")" ;;
     esac
 }
+
+# ---- asked to stop while the others are waited for ------------------------------------------------
+
+# alone SIZE RANK: that rank of so many, which some other never joins; added to $pids
+alone()
+{
+    WORLD_SIZE=$1 RANK=$2 LOCAL_RANK=$2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + $$ % 10000 + checks)) \
+        "$lorac" train "$tmp/run.yaml" output="$tmp/none" >"$tmp/out$2" 2>"$tmp/err$2" </dev/null &
+    pids="$pids $!"
+}
+
+for signal in TERM USR1; do
+    for r in 0 1; do
+        pids= && rm -f "$tmp"/err[0-9]
+        alone 2 $r
+        sleep 0.5
+        kill -$signal $!
+        ended "rank $r of 2 alone" 75
+        told "rank $r of 2 alone" "stopped by SIG$signal before *"
+    done
+done
+for r in 0 1; do # of three, the last never comes; the other of the two is told
+    pids= && rm -f "$tmp"/err[0-9]
+    alone 3 $((1 - r))
+    alone 3 $r
+    sleep 1
+    kill -TERM $!
+    ended "two of three, rank $r is asked" 75
+    told "two of three, rank $r is asked" "*stopped by SIGTERM before all ranks had come*"
+    told "two of three, rank $r is asked" "*stopped by a request to another rank before all ranks had come*"
+done
+pids= && rm -f "$tmp"/err[0-9]
+alone 3 1
+gone=$!
+alone 3 0
+sleep 1
+kill -9 $gone
+ended 'a rank that ends while all wait' 1
+told 'a rank that ends while all wait' 'rank 1 of 3 ended before all ranks had come'
 
 started 3 output="$tmp/k1" parallel.zero=3
 kill -9 "$(pid_of 1)" # rank 2

@@ -94,7 +94,7 @@ int main(int argc, char **argv)
     Comm hosts;
     Err err = {0};
     Status s = launch_read(&launch, &err);
-    if (s == OK) s = launch_hosts(&hosts, &launch, &err);
+    if (s == OK) s = launch_hosts(&hosts, &launch, &(JoinStop){0}, &err);
     if (s != OK) {
         fprintf(stderr, "%s\n", err.line);
         return 1;

@@ -243,9 +243,10 @@ Test(config, overrides)
     cr_assert_str_eq(c.output, "elsewhere");
     cr_assert_eq(c.data.n_eval, 1);
     cr_assert_str_eq(c.data.eval[0].path, "held.jsonl");
-    char at[64];
-    cr_assert_str_eq(config_where(&c, "optim.lr", at, sizeof at), "command line");
-    cr_assert_str_eq(config_where(&c, "model.path", at, sizeof at), "c.yaml:1");
+    char *lr = config_where(&c, "optim.lr"), *model = config_where(&c, "model.path");
+    cr_assert_str_eq(lr, "command line");
+    cr_assert_str_eq(model, "c.yaml:1");
+    free(lr), free(model);
     config_clear(&c);
 
     const char *const wrong[] = {
