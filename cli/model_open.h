@@ -45,9 +45,11 @@ typedef struct OpenModel {
 /* The files that are needed before a prompt can be encoded.  The tokenizer is the caller's to free; t NULL: none is
  * read. */
 Status model_read_config(LlamaConfig *cfg, Tokenizer **t, const ModelFlags *f, Err *err) MUST_CHECK;
-/* Loads weights and adapter; positions: the longest sequence that will be run. */
+/* Whether the base is kept in 4 or 8 bits, as its folder or --quantize has it. */
+bool model_is_quantised(const ModelFlags *f, const LlamaConfig *cfg);
+/* Loads weights and adapter; positions: the longest sequence that will be run; when_full: see device_when_full. */
 Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int64_t positions,
-                  Log *log, Err *err) MUST_CHECK;
+                  const char *when_full, Log *log, Err *err) MUST_CHECK;
 void model_close(OpenModel *m);
 
 /* The longest sequence that the model can run. */

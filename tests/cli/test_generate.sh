@@ -117,6 +117,11 @@ echo '{' >"$tmp/chat.json"
 refused "chat is no JSON" 2 '*chat.json:*' generate --model "$m" --chat "$tmp/chat.json"
 refused "two prefixes" 2 '--prompt-template: not together with --template' \
     generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --template raw --prompt-template x
+cp -r "$m" "$tmp/long"
+sed -i 's/"max_position_embeddings": [0-9]*/"max_position_embeddings": 200000000/' "$tmp/long/config.json"
+i=0 && while [ $i -lt 500 ]; do sed -n 1p "$tmp/rows.jsonl" && i=$((i + 1)); done >"$tmp/many.jsonl"
+out_of_memory "many long sequences" 'a smaller --batch or a smaller --max-new-tokens' \
+    generate --model "$tmp/long" --data "$tmp/many.jsonl" --format samsum --max-new-tokens 50000 --batch 500
 rm "$tmp/model/model.safetensors"
 refused "no weights" 2 '*model.safetensors*' generate --model "$m" --prompt x
 
