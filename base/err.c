@@ -10,9 +10,9 @@
 
 enum { MAX_ROWS = 100 };
 
-/* vsnprintf into buf, with control characters made harmless and a cut that is visible and between
- * UTF-8 sequences. */
-static void format_line(char *buf, size_t size, const char *fmt, va_list args)
+/* vsnprintf into buf, with control characters but those of `keep` made harmless and a cut that is visible and
+ * between UTF-8 sequences. */
+static void format_text(char *buf, size_t size, const char *keep, const char *fmt, va_list args)
 {
     int n = vsnprintf(buf, size, fmt, args);
     if (n < 0) snprintf(buf, size, "(a message that could not be formatted: %s)", fmt);
@@ -22,7 +22,12 @@ static void format_line(char *buf, size_t size, const char *fmt, va_list args)
             cut--;
         memcpy(buf + cut, "...", 4);
     }
-    str_make_printable(buf, strlen(buf), "");
+    str_make_printable(buf, strlen(buf), keep);
+}
+
+static void format_line(char *buf, size_t size, const char *fmt, va_list args)
+{
+    format_text(buf, size, "", fmt, args);
 }
 
 Status err_set(Err *err, Status s, const char *fmt, ...)
@@ -105,14 +110,17 @@ void panic_set_hook(PanicHook *hook, void *ud)
     panic_state.ud = ud;
 }
 
-/* `what`: "" or the assertion that did not hold. */
-NO_RETURN static void panic_with(const char *file, int line, const char *what, const char *fmt,
-                                 va_list args)
+typedef enum Ending { PANIC, GIVE_UP } Ending;
+
+/* `what`: "" or the assertion that did not hold.  Only a panic is worth a core. */
+NO_RETURN static void end_with(Ending how, const char *file, int line, const char *what,
+                               const char *fmt, va_list args)
 {
     char message[2048];
-    int at = snprintf(message, sizeof message, "%s:%d: %s", file, line, what);
+    const char *name = how == PANIC ? "panic: " : "", *keep = how == PANIC ? "" : "\n";
+    int at = snprintf(message, sizeof message, "%s%s:%d: %s", name, file, line, what);
     if (at < 0 || at > 1024) at = 0;
-    format_line(message + at, sizeof message - (size_t)at, fmt, args);
+    format_text(message + at, sizeof message - (size_t)at, keep, fmt, args);
 
     /* Cleared first: the hook may panic. */
     PanicHook *hook = panic_state.hook;
@@ -121,16 +129,24 @@ NO_RETURN static void panic_with(const char *file, int line, const char *what, c
     if (hook)
         hook(panic_state.ud, message);
     else
-        fprintf(stderr, "lorac: panic: %s\n", message);
+        fprintf(stderr, "lorac: %s\n", message);
     fflush(stderr);
-    abort();
+    if (how == PANIC) abort();
+    _Exit(EXIT_FAILURE);
 }
 
 void panic_at(const char *file, int line, const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
-    panic_with(file, line, "", fmt, args);
+    end_with(PANIC, file, line, "", fmt, args);
+}
+
+void give_up_at(const char *file, int line, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    end_with(GIVE_UP, file, line, "", fmt, args);
 }
 
 void assert_failed_at(const char *file, int line, const char *cond, const char *fmt, ...)
@@ -139,5 +155,5 @@ void assert_failed_at(const char *file, int line, const char *cond, const char *
     snprintf(what, sizeof what, "assertion %s: ", cond);
     va_list args;
     va_start(args, fmt);
-    panic_with(file, line, what, fmt, args);
+    end_with(PANIC, file, line, what, fmt, args);
 }

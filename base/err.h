@@ -1,6 +1,7 @@
 /* Whose failure is it?  The user's gets a Status and one line in an Err, passed up to cli/, which
  * prints it and exits.  The programmer's gets ASSERT: values, file, line, abort.  The machine's gets
- * panic(): the call, the hook of dist/watch.c (so that no other rank waits), abort. */
+ * panic(): the call, the hook of dist/watch.c (so that no other rank waits), abort; where it has too little
+ * memory, which is nobody's bug, give_up(): the same with exit code 1 and no core. */
 #pragma once
 
 #include <stdarg.h>
@@ -68,12 +69,15 @@ NO_RETURN void panic_at(const char *file, int line, const char *fmt, ...) PRINTF
 /* The same for ASSERT.  The condition is an argument of its own: it may hold a '%'. */
 NO_RETURN void assert_failed_at(const char *file, int line, const char *cond, const char *fmt, ...)
     PRINTF_LIKE(4, 5);
+/* The same for what the machine has too little of: the text may have several lines, and the exit code is 1. */
+NO_RETURN void give_up_at(const char *file, int line, const char *fmt, ...) PRINTF_LIKE(3, 4);
 typedef void PanicHook(void *ud, const char *message);
-/* Prints the message in place of panic's own "lorac: panic: MESSAGE".  One per process: set by dist/watch.c, which must end the
+/* Prints the message ("panic: FILE:LINE: ..."; of give_up without "panic: ") in place of the own "lorac: MESSAGE".  One per process: set by dist/watch.c, which must end the
  * other ranks. */
 void panic_set_hook(PanicHook *hook, void *ud);
 
-#define panic(...) panic_at(__FILE__, __LINE__, __VA_ARGS__)
+#define panic(...)   panic_at(__FILE__, __LINE__, __VA_ARGS__)
+#define give_up(...) give_up_at(__FILE__, __LINE__, __VA_ARGS__)
 
 /* Stays on in release builds; the message carries the values. */
 #define ASSERT(cond, ...)                                                                          \

@@ -9,21 +9,21 @@
 void *xmalloc(size_t n)
 {
     void *p = malloc(n ? n : 1);
-    if (!p) panic("out of host memory: malloc of %zu bytes", n);
+    if (!p) give_up("out of host memory: malloc of %zu bytes", n);
     return p;
 }
 
 void *xcalloc(size_t n, size_t size)
 {
     void *p = n && size ? calloc(n, size) : calloc(1, 1);
-    if (!p) panic("out of host memory: calloc of %zu times %zu bytes", n, size);
+    if (!p) give_up("out of host memory: calloc of %zu times %zu bytes", n, size);
     return p;
 }
 
 void *xrealloc(void *p, size_t n)
 {
     void *q = realloc(p, n ? n : 1);
-    if (!q) panic("out of host memory: realloc to %zu bytes", n);
+    if (!q) give_up("out of host memory: realloc to %zu bytes", n);
     return q;
 }
 

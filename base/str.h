@@ -3,7 +3,7 @@
 
 #include "base/err.h"
 
-/* As malloc and family, but panic when memory runs out.  n == 0 gives a pointer that can be freed. */
+/* As malloc and family, but give_up when memory runs out.  n == 0 gives a pointer that can be freed. */
 void *xmalloc(size_t n);
 void *xcalloc(size_t n, size_t size);
 void *xrealloc(void *p, size_t n);

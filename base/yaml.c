@@ -279,7 +279,7 @@ static Status syntax_error(Reader *r)
 {
     const yaml_parser_t *p = &r->parser;
     const char *problem = p->problem ? p->problem : "no valid YAML";
-    if (p->error == YAML_MEMORY_ERROR) panic("out of host memory in libyaml");
+    if (p->error == YAML_MEMORY_ERROR) give_up("out of host memory in libyaml");
     if (p->error == YAML_READER_ERROR) {
         int line = 1;
         for (size_t i = 0; i < r->len && i < p->problem_offset; i++)
@@ -337,7 +337,7 @@ Status yaml_parse(YamlNode **out, const char *text, size_t len, const char *name
         return err_set(err, E_INPUT, "%s: %zu bytes of YAML, at most %d are read", name, len,
                        MAX_BYTES);
     Reader r = {.file = name, .text = text, .len = len, .err = err};
-    if (!yaml_parser_initialize(&r.parser)) panic("out of host memory in libyaml");
+    if (!yaml_parser_initialize(&r.parser)) give_up("out of host memory in libyaml");
     yaml_parser_set_input_string(&r.parser, (const unsigned char *)text, len);
     r.keys = xcalloc(1, sizeof *r.keys);
     r.keys->kind = YAML_LIST;

@@ -25,8 +25,11 @@ static const char about[] =
 Status generate_job_open(GenerateJob *job, int64_t longest, Err *err)
 {
     int64_t positions = longest + job->opts.max_new_tokens, context = model_context(&job->cfg);
+    char settings[ADVICE_MAX];
+    gen_flags_when_full(settings, &job->opts, job->data.data ? job->opts.batch : 1,
+                        model_is_quantised(&job->model, &job->cfg));
     return model_open(&job->open, &job->model, &job->cfg, positions < context ? positions : context,
-                      &job->log, err);
+                      settings, &job->log, err);
 }
 
 typedef struct Stream {

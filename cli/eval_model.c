@@ -107,9 +107,29 @@ static Status measure_loss(Work *w, Err *err)
     return OK;
 }
 
+/* For the loss.  A shorter row makes a pass smaller where one is longer than what goes together. */
+static const char *loss_when_full(char *out, const Work *w)
+{
+    const EvalJob *job = w->job;
+    const bool by_config = job->has_cfg;
+    const int64_t longest = job->opts.max_length,
+                  together = by_config ? job->cfg.eval_tokens : PERPLEXITY_TOKENS;
+    const Advice all[] = {
+        {by_config && together > longest, "a smaller eval.tokens"},
+        {by_config, "a smaller data.max_length"},
+        {!by_config && longest > together, "a smaller --max-length"},
+        {!model_is_quantised(&job->model, &w->cfg), "--quantize nf4"},
+        {true, "a device with more memory"},
+    };
+    return ADVICE_TEXT(out, all);
+}
+
 static Status measure_rouge(Work *w, Err *err)
 {
     const Questions *q = &w->questions;
+    char settings[ADVICE_MAX];
+    bool quantised = model_is_quantised(&w->job->model, &w->cfg);
+    device_when_full(&w->open.dev, gen_flags_when_full(settings, &w->gen, w->gen.batch, quantised));
     Generation *answers = xcalloc((size_t)q->n, sizeof *answers);
     Status s =
         answers_generate(answers, q, &w->open.llama, w->t, &w->gen, NULL, NULL, &w->job->log, err);
@@ -153,7 +173,9 @@ static Status run(Work *w, Err *err)
             eval_result_add(&job->result, q->file, q->line)->reference = xstrdup(q->answer);
         }
     }
-    TRY(model_open(&w->open, &job->model, &w->cfg, positions, &job->log, err));
+    char settings[ADVICE_MAX];
+    TRY(model_open(&w->open, &job->model, &w->cfg, positions, loss_when_full(settings, w),
+                   &job->log, err));
     TRY(measure_loss(w, err));
     return job->rouge ? measure_rouge(w, err) : OK;
 }

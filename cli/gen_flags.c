@@ -49,3 +49,14 @@ Status gen_flags_apply(GenerateOpts *o, const GenFlags *f, Err *err)
     if (f->seed != OPT_UNSET_INT) s->seed = (uint64_t)f->seed;
     return sampler_check(s, err);
 }
+
+const char *gen_flags_when_full(char *out, const GenerateOpts *o, int64_t batch, bool quantised)
+{
+    const Advice all[] = {
+        {batch > 1, "a smaller --batch"},
+        {o->max_new_tokens > 1, "a smaller --max-new-tokens"},
+        {!quantised, "--quantize nf4"},
+        {true, "a device with more memory"},
+    };
+    return ADVICE_TEXT(out, all);
+}

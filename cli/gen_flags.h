@@ -1,6 +1,7 @@
 /* The flags that decide how text is generated: `generate` and `eval --rouge`. */
 #pragma once
 
+#include "base/advice.h"
 #include "base/opts.h"
 #include "infer/generate.h"
 
@@ -31,3 +32,5 @@ GenFlags gen_flags_defaults(void);
 
 /* Checks ranges.  o->stop borrows from f. */
 Status gen_flags_apply(GenerateOpts *o, const GenFlags *f, Err *err) MUST_CHECK;
+/* What to set where `batch` sequences do not fit the device (device_when_full), into out[ADVICE_MAX], which is returned. */
+const char *gen_flags_when_full(char *out, const GenerateOpts *o, int64_t batch, bool quantised);

@@ -35,14 +35,13 @@ static void print_help(FILE *to)
             "\n");
     for (const Command *c = commands; c->name; c++)
         fprintf(to, "  %-10s %s\n", c->name, c->help);
-    fprintf(
-        to,
-        "\n"
-        "  --help     this text; lorac COMMAND --help tells a command's options\n"
-        "  --version  the version and what was built in\n"
-        "\n"
-        "Exit codes: 0 done, 1 failed, 2 wrong usage, config or input, 75 stopped on request: run "
-        "again to go on.\n");
+    fprintf(to, "\n"
+                "  --help     this text; lorac COMMAND --help tells a command's options\n"
+                "  --version  the version and what was built in\n"
+                "\n"
+                "Exit codes: 0 done, 1 failed or out of memory, 2 wrong usage, config or input, 75 "
+                "stopped on request: run "
+                "again to go on.\n");
 }
 
 static void print_version(void)

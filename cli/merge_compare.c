@@ -42,7 +42,7 @@ static Status logits_of(float **out, int64_t *vocab, const ModelFlags *f, int64_
     LlamaConfig cfg;
     OpenModel m = {0};
     TRY(model_read_config(&cfg, NULL, f, err));
-    Status s = model_open(&m, f, &cfg, n, log, err);
+    Status s = model_open(&m, f, &cfg, n, "a smaller --sample", log, err);
     if (s == OK) {
         int32_t *ids = xmalloc((size_t)n * sizeof *ids);
         for (int64_t i = 0; i < n; i++)

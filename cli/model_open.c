@@ -45,6 +45,11 @@ Status model_read_config(LlamaConfig *cfg, Tokenizer **t, const ModelFlags *f, E
     return s;
 }
 
+bool model_is_quantised(const ModelFlags *f, const LlamaConfig *cfg)
+{
+    return f->quantize || cfg->quant.method != QUANT_METHOD_NONE;
+}
+
 static Status attach(OpenModel *m, const char *dir, Err *err)
 {
     LoraOpts opts = {0};
@@ -83,7 +88,7 @@ static Status quantize(OpenModel *m, const ModelFlags *f, Err *err)
 }
 
 Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int64_t positions,
-                  Log *log, Err *err)
+                  const char *when_full, Log *log, Err *err)
 {
     const char *device = f->device ? f->device : "cpu";
     const Backend *backend = backend_find(device);
@@ -94,6 +99,7 @@ Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int
     TRY(flag_precision(&compute, f->precision, device, err));
     DeviceOpts opts = {.threads = (int)f->threads};
     TRY(device_open(&m->dev, backend, &opts, compute, err));
+    device_when_full(&m->dev, when_full);
     llama_init(&m->llama, cfg, &m->dev, positions);
     m->has_llama = true;
     TRY(quantize(m, f, err));

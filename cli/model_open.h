@@ -45,9 +45,11 @@ typedef struct OpenModel {
 /* The files that are needed before a prompt can be encoded.  The tokenizer is the caller's to free; t NULL: none is
  * read. */
 Status model_read_config(LlamaConfig *cfg, Tokenizer **t, const ModelFlags *f, Err *err) MUST_CHECK;
-/* Loads weights and adapter; positions: the longest sequence that will be run. */
+/* Whether the base is kept in 4 or 8 bits, as its folder or --quantize has it. */
+bool model_is_quantised(const ModelFlags *f, const LlamaConfig *cfg);
+/* Loads weights and adapter; positions: the longest sequence that will be run; when_full: see device_when_full. */
 Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int64_t positions,
-                  Log *log, Err *err) MUST_CHECK;
+                  const char *when_full, Log *log, Err *err) MUST_CHECK;
 /* What a run of the model came to: where that is E_FAILED, a loss or logits that are not finite, and a file of weights holds such
  * numbers itself, E_INPUT that names it instead; else the line says that no file does. */
 Status model_blame(const OpenModel *m, const ModelFlags *f, Status s, Err *err) MUST_CHECK;

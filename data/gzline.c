@@ -50,7 +50,7 @@ Status source_open(ByteSource **out, const char *path, Err *err)
     s->gzip = s->n_in >= 2 && s->in[0] == 0x1f && s->in[1] == 0x8b;
     /* 15 bits of window, 16: a gzip header and its checksum, nothing else. */
     if (status == OK && s->gzip && inflateInit2(&s->z, 15 + 16) != Z_OK)
-        panic("inflateInit2: out of memory");
+        give_up("inflateInit2: out of memory");
     if (status != OK) {
         s->gzip = false;
         source_close(s);
@@ -114,7 +114,7 @@ static Status read_gzip(ByteSource *s, char *buf, size_t cap, size_t *n, Err *er
         if (rc == Z_STREAM_END)
             s->in_member = false;
         else if (rc == Z_MEM_ERROR)
-            panic("inflate: out of memory");
+            give_up("inflate: out of memory");
         else if (rc != Z_OK && rc != Z_BUF_ERROR)
             return err_set(err, E_INPUT, "%s: the gzip data is damaged (%s)", s->path,
                            s->z.msg ? s->z.msg : "unknown form");

@@ -22,7 +22,7 @@ struct RegexScratch {
 
 static void *got(void *p)
 {
-    if (!p) panic("PCRE2: out of memory");
+    if (!p) give_up("PCRE2: out of memory");
     return p;
 }
 

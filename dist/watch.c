@@ -115,7 +115,7 @@ NO_RETURN static void end_all(Watch *w)
     leave();
 }
 
-/* The process is about to abort; the others must not wait for it. */
+/* The process is about to end; the others must not wait for it. */
 static void tell_panic(void *ud, const char *message)
 {
     Watch *w = ud;
@@ -124,8 +124,8 @@ static void tell_panic(void *ud, const char *message)
     const CommCall *call = waits_in(w, &seconds);
     if (call)
         snprintf(where, sizeof where, ", %s%s%s", call->op, call->of[0] ? " of " : "", call->of);
-    fprintf(stderr, "lorac: panic on rank %d of %d on %s, step %lld%s: %s\n", w->hosts->rank,
-            w->hosts->size, w->host, (long long)step_now(w), where, message);
+    fprintf(stderr, "lorac: rank %d of %d on %s, step %lld%s: %s\n", w->hosts->rank, w->hosts->size,
+            w->host, (long long)step_now(w), where, message);
     if (w->hosts->rank == 0) end_all(w);
     send_to(w, w->peers[0].fd, TOLD, NULL);
     poll(NULL, 0, 1000 * REPORT_SECONDS); /* rank 0 ends this process with the others */

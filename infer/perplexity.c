@@ -160,7 +160,7 @@ Status perplexity_of(Perplexity *out, Llama *m, const Dataset *d, const DataOpts
     Pass pass = {0};
     feed_init(&pass.feed, m->dev);
 
-    int64_t budget = opts->tokens_per_pass > 0 ? opts->tokens_per_pass : 4096;
+    int64_t budget = opts->tokens_per_pass > 0 ? opts->tokens_per_pass : PERPLEXITY_TOKENS;
     int64_t together = budget / loader_max(loader, 0, 1).n_tokens;
     if (together < 1) together = 1;
     int64_t n_rows = loader_rows(loader, 0);

@@ -15,9 +15,11 @@ typedef struct Perplexity {
 } Perplexity;
 void perplexity_clear(Perplexity *p);
 
+enum { PERPLEXITY_TOKENS = 4096 };
+
 typedef struct PerplexityOpts {
     int64_t
-        tokens_per_pass; /* rows go together up to this many tokens; 0: 4096.  One row at least */
+        tokens_per_pass; /* rows go together up to this many tokens; 0: PERPLEXITY_TOKENS.  One row at least */
     /* rows; may be NULL.  false: give up */
     bool (*progress)(void *ud, int64_t done, int64_t total);
     void *ud;

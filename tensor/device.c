@@ -88,10 +88,12 @@ Storage *storage_new(Device *d, size_t bytes, MemCategory category)
     RegionBlock *block = region_take(d->region, bytes, brief ? REGION_HIGH : REGION_LOW);
     if (!block) {
         char table[1024];
-        panic("out of memory on %s: %zu bytes for %s do not fit (largest free block %zu of %zu)\n%s"
-              "try a smaller batch.micro, or train.recompute: full",
-              d->backend->name, bytes, mem_category_name(category), region_largest_free(d->region),
-              d->region_bytes, device_memory_table(d, table, sizeof table));
+        give_up("out of memory on %s: %zu bytes for %s do not fit (largest free block %zu of %zu)\n"
+                "%stry %s",
+                d->backend->name, bytes, mem_category_name(category),
+                region_largest_free(d->region), d->region_bytes,
+                device_memory_table(d, table, sizeof table),
+                d->when_full[0] ? d->when_full : "a machine with more memory");
     }
     Storage *s = d->free_storages;
     if (s)
@@ -245,6 +247,11 @@ bool device_happened(const Device *d, int64_t event)
 void device_wait(const Device *d, int64_t event)
 {
     if (event > 0 && d->backend->wait) d->backend->wait(d, (int)(event % DEVICE_EVENTS));
+}
+
+void device_when_full(Device *d, const char *settings)
+{
+    snprintf(d->when_full, sizeof d->when_full, "%s", settings);
 }
 
 void device_reset_peak(Device *d)

@@ -120,6 +120,7 @@ struct Device {
     int spare_sms;         /* cuda: processors that products leave to what moves data beside them */
     int64_t n_events;      /* recorded so far */
     size_t moved[MOVED_N]; /* bytes that came from and went to host memory (tensor/transfer.h) */
+    char when_full[160];   /* device_when_full */
 };
 
 /* Opens with the region reserved; kernels/backend.c finds a Backend by name.  When that fails, d is empty, and closing it nothing. */
@@ -133,7 +134,7 @@ static inline void device_range(Device *d, const char *name)
     if (d->backend->range) d->backend->range(d, name);
 }
 
-/* A block of the region with one owner; panics with the memory table when the region is full.  bytes 0 is
+/* A block of the region with one owner; ends the process with the memory table when the region is full (give_up).  bytes 0 is
  * fine.  Contents are undefined. */
 Storage *storage_new(Device *d, size_t bytes, MemCategory category);
 void storage_ref(Storage *s);
@@ -167,6 +168,10 @@ void device_await(Device *d, const Device *of, int64_t event);
 bool device_happened(const Device *d, int64_t event);
 /* The calling thread goes on when the event has happened. */
 void device_wait(const Device *d, int64_t event);
+
+/* What a user may set who runs out of memory: "a smaller batch, or ...", in the words of the command that opened the
+ * device; it comes behind the memory table.  Copied. */
+void device_when_full(Device *d, const char *settings);
 
 /* Forgets the peaks: from now on they are of what comes. */
 void device_reset_peak(Device *d);

@@ -7,6 +7,7 @@
 #include "tensor/region.h"
 #include "trainer/bench_impl.h"
 #include "trainer/floor.h"
+#include "trainer/when_full.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -366,6 +367,8 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
         out->region_bytes = device.region_bytes = out->planned_extent;
         status = comm_agree(hosts, device_open(&b.dev, backend, &device, opts->compute, err), err);
     }
+    char settings[ADVICE_MAX];
+    if (status == OK) device_when_full(&b.dev, when_full_bench(settings, &fitted, b.mix.level));
     if (status == OK)
         status = comm_agree(
             hosts, host_home_open(&b.home, &b.dev, opts->offload, &out->host, opts->threads, err),

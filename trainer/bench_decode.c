@@ -1,6 +1,7 @@
 /* Prompts in pieces, then one token after the other. */
 #include "trainer/bench_decode.h"
 
+#include "base/advice.h"
 #include "base/clock.h"
 #include "base/str.h"
 #include "infer/feed.h"
@@ -160,17 +161,27 @@ static size_t plan(Bench *b, const Device *real, Err *err)
     return need;
 }
 
+static const char *when_full(char *out, const DecodeBenchOpts *o)
+{
+    const Advice all[] = {
+        {o->batch > 1, "a smaller --batch"},    {o->prompt > 1, "a smaller --prompt"},
+        {o->new_tokens > 1, "a smaller --new"}, {o->quant.type == QUANT_NONE, "--quantize nf4"},
+        {true, "a device with more memory"},
+    };
+    return ADVICE_TEXT(out, all);
+}
+
 static Status run(Bench *b, Err *err)
 {
+    char settings[ADVICE_MAX];
+    device_when_full(&b->dev, when_full(settings, b->opts));
     b->out->copy_bandwidth = bench_copy_bandwidth(&b->dev);
     size_t need = plan(b, &b->dev, err);
     if (need == 0) return E_INPUT;
     const double gib = 1 << 30;
     if (need > b->dev.region_bytes)
-        return err_set(err, E_INPUT,
-                       "decoding needs %.2f GiB and there are %.2f; take a smaller --batch or "
-                       "--prompt, or --quantize",
-                       (double)need / gib, (double)b->dev.region_bytes / gib);
+        return err_set(err, E_INPUT, "decoding needs %.2f GiB and there are %.2f; take %s",
+                       (double)need / gib, (double)b->dev.region_bytes / gib, settings);
     TRY(open_model(b, err));
     device_reset_peak(&b->dev);
     read_prompts(b);

@@ -12,6 +12,7 @@
 #include "trainer/pissa.h"
 #include "trainer/plan.h"
 #include "trainer/step.h"
+#include "trainer/when_full.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -289,6 +290,8 @@ Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *prob
     TRY(open_device(s, problems));
     status = s->train ? plan_for_device(s, problems) : plan_home(s);
     TRY(session_agree(s, status, problems));
+    char settings[ADVICE_MAX];
+    device_when_full(&s->dev, when_full_train(settings, cfg, s->hosts->size));
     TRY(open_home(s, problems));
     TRY(open_comm(s, problems));
     status = build_model(s, problems);

@@ -114,6 +114,24 @@ Test(err, panic_aborts, .signal = SIGABRT)
     panic("nothing can be done about %s", "this");
 }
 
+static void expect_lines(void *ud, const char *message)
+{
+    (void)ud;
+    const char *at = strstr(message, "test_err.c:");
+    bool plain =
+        at && !strstr(message, "panic") && str_ends(message, ": too little:\n  of ?\n  of b");
+    if (!plain) {
+        fprintf(stderr, "%s\n", message);
+        _Exit(2);
+    }
+}
+
+Test(err, giving_up_keeps_its_lines_and_is_exit_code_1, .exit_code = 1)
+{
+    panic_set_hook(expect_lines, NULL);
+    give_up("too little:\n  of %s\n  of b", "\x1b");
+}
+
 static void hook_that_panics(void *ud, const char *message)
 {
     panic("again");

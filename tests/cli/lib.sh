@@ -59,6 +59,28 @@ refused()
     esac
 }
 
+# out_of_memory NAME 'WHAT TO TRY' ARGS...: in two GB of address space (with AddressSanitizer, which takes more, in the one GB that a
+# device has then) it must end with the table and exit code 1
+out_of_memory()
+{
+    what=$1 line=$2
+    shift 2
+    limit=2000000
+    (ulimit -v $limit && "$lorac" --version) >/dev/null 2>&1 || limit=unlimited
+    (
+        ulimit -v $limit
+        OPENBLAS_NUM_THREADS=1 exec "$lorac" "$@" --threads 1
+    ) >"$tmp/out" 2>"$tmp/err" </dev/null
+    rc=$?
+    checks=$((checks + 1))
+    [ $rc = 1 ] || { fail "$what: exit code $rc instead of 1" && show; }
+    noted "$what" "*lorac: */device.c:[0-9]*: out of memory on cpu: [0-9]* bytes for activations do not fit *
+  memory, MiB *
+  weights *
+  total *
+try $line"
+}
+
 # said NAME 'PATTERN': standard output of the last run must match it
 said()
 {

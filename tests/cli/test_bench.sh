@@ -63,7 +63,7 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     refused "a flag of decoding" 2 "--batch: has no meaning without --decode" bench --model tiny --batch 2 $fast
     refused "a base of no kind" 2 "--quantize: must be one of none, nf4, fp4, int8, fp8, is 'int3'" bench --model tiny --quantize int3 $decode
     refused "no sequence" 2 "--batch: must be from 1 to 4096, is 0" bench --model tiny --batch 0 $decode
-    refused "a cache that does not fit" 2 "decoding needs *take a smaller --batch or --prompt, or --quantize" bench --model tiny --memory 0.01 --batch 64 --decode --device cpu --prompt 900 --new 3
+    refused "a cache that does not fit" 2 "decoding needs *take a smaller --batch or a smaller --prompt" bench --model tiny --memory 0.01 --batch 64 --decode --device cpu --prompt 900 --new 3
     for flag in "seconds 1" "steps 1" "zero 1" "prefetch 1" "ctas 0" "spare 0" "dropout 0"; do
         refused "a number of steps" 2 "--${flag% *}: has no meaning with --decode" bench --model tiny --$flag $decode
     done

@@ -145,4 +145,13 @@ same "the model's file is as it was" "$tmp/own/config.json" "$tmp/own.json"
 echo '{"input_ids": [1, 2, 3], "labels": [-100, 2, 1000000]}' >"$tmp/labels.jsonl"
 refused "a label that is no token" 2 "$tmp/labels.jsonl:1: labels?2?: 1000000 is *" \
     eval --model "$root/tests/fixtures/models/llama2-d64" --data "$tmp/labels.jsonl" --format tokens
+cp -r "$m" "$tmp/long"
+sed -i 's/"max_position_embeddings": [0-9]*/"max_position_embeddings": 200000000/' "$tmp/long/config.json"
+i=0 && while [ $i -lt 500 ]; do sed -n 1p "$tmp/val.jsonl" && i=$((i + 1)); done >"$tmp/many.jsonl"
+out_of_memory "many long answers" 'a smaller --batch or a smaller --max-new-tokens' \
+    eval --model "$tmp/long" --data "$tmp/many.jsonl" --format samsum --rouge --max-new-tokens 50000 --batch 500
+for i in 1 2 3 4 5 6 7 8 9 10 11 12; do cat "$tmp/many.jsonl"; done >"$tmp/more.jsonl"
+sed -e "s|val.jsonl|more.jsonl|; s|eval: .*batches.jsonl|eval: $tmp/more.jsonl|; s|format: tokens|format: samsum|; s|max_length: 64|max_length: 512|" \
+    "$tmp/c.yaml" >"$tmp/many.yaml"
+out_of_memory "many rows at once" 'a smaller eval.tokens or a smaller data.max_length' eval --config "$tmp/many.yaml" eval.tokens=1000000
 finish

@@ -123,6 +123,11 @@ refused "a weight is NaN" 2 "$tmp/nan/model.safetensors: weight model.* holds 1 
     generate --model "$tmp/nan" --prompt x
 refused "a weight is NaN, for rows" 2 "*$tmp/nan/model.safetensors: weight model.* holds 1 values that are not finite; *" \
     generate --quiet --model "$tmp/nan" --data "$tmp/rows.jsonl" --format samsum --out "$tmp/none.jsonl"
+cp -r "$m" "$tmp/long"
+sed -i 's/"max_position_embeddings": [0-9]*/"max_position_embeddings": 200000000/' "$tmp/long/config.json"
+i=0 && while [ $i -lt 500 ]; do sed -n 1p "$tmp/rows.jsonl" && i=$((i + 1)); done >"$tmp/many.jsonl"
+out_of_memory "many long sequences" 'a smaller --batch or a smaller --max-new-tokens' \
+    generate --model "$tmp/long" --data "$tmp/many.jsonl" --format samsum --max-new-tokens 50000 --batch 500
 rm "$tmp/model/model.safetensors"
 refused "no weights" 2 '*model.safetensors*' generate --model "$m" --prompt x
 

@@ -7,6 +7,7 @@
 #include "tests/support/tmp.h"
 #include "trainer/plan.h"
 #include "trainer/run.h"
+#include "trainer/when_full.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
@@ -318,4 +319,39 @@ Test(plan, refuses_a_run_that_does_not_fit)
     config_clear(&c);
     problems_clear(&p);
     tmp_dir_remove(dir);
+}
+
+/* Out of memory while it trains: what is left to set, the least change first. */
+Test(plan, what_to_set_is_not_what_is_at_its_end)
+{
+    static const struct {
+        const char *keys;
+        int ranks;
+        const char *settings;
+    } runs[] = {
+        {"batch: {global: 4}\n", 1, "a smaller batch.micro or train.recompute: full"},
+        {"batch: {global: 4, micro: 1}\n", 1,
+         "train.recompute: full or parallel.offload: optimizer+params"},
+        {"batch: {global: 1}\ntrain: {recompute: full}\n", 1,
+         "parallel.offload: optimizer+params or a smaller data.max_length"},
+        {"batch: {global: 1}\ntrain: {recompute: full}\n", 2,
+         "parallel.zero: 3 or parallel.offload: optimizer+params"},
+        {"batch: {global: 1}\ntrain: {recompute: full, recompute_layers: [0]}\n", 1,
+         "train.recompute: full without train.recompute_layers or parallel.offload: "
+         "optimizer+params"},
+        {"batch: {global: 1}\ntrain: {recompute: full}\nparallel: {zero: 3, offload: "
+         "optimizer+params}\n",
+         2, "a smaller data.max_length or a device with more memory"},
+    };
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        char text[512], settings[ADVICE_MAX];
+        TrainConfig c;
+        Problems p = {0};
+        snprintf(text, sizeof text,
+                 "model: {path: m}\noutput: o\ndata: {train: t, format: tokens}\n%s", runs[i].keys);
+        cr_assert_eq(config_parse(&c, text, strlen(text), "full.yaml", NULL, 0, &p), OK, "%s",
+                     p.n > 0 ? p.lines[0] : "");
+        cr_expect_str_eq(when_full_train(settings, &c, runs[i].ranks), runs[i].settings);
+        config_clear(&c);
+    }
 }
