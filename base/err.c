@@ -34,6 +34,13 @@ Status err_set(Err *err, Status s, const char *fmt, ...)
     format_line(line, sizeof line, fmt, args);
     va_end(args);
     memcpy(err->line, line, sizeof line);
+    err->key = NULL;
+    return s;
+}
+
+Status err_about(Err *err, Status s, const char *key)
+{
+    if (err && s != OK) err->key = key;
     return s;
 }
 

@@ -30,6 +30,8 @@ typedef enum Status { OK = 0, E_INPUT, E_FAILED } Status;
  * do".  Zero-initialise; untouched on success. */
 typedef struct Err {
     char line[1024];
+    const char
+        *key; /* of the caller's settings the one that is wrong (err_about); NULL: not said */
 } Err;
 
 /* Writes the line and returns `s`, so that a parser can say `return err_set(err, E_INPUT, ...)`.
@@ -38,6 +40,10 @@ Status err_set(Err *err, Status s, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 /* Puts "prefix: " before a line that a lower function wrote; returns `s`. */
 Status err_wrap(Err *err, Status s, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+/* Says of a line just written which setting it is about; returns `s`, and does nothing where that is OK.  `key` must outlive err;
+ * the next err_set or err_wrap forgets it. */
+Status err_about(Err *err, Status s, const char *key);
 
 #define TRY(expr)                                                                                  \
     do {                                                                                           \

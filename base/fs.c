@@ -133,6 +133,14 @@ char *path_join(const char *dir, const char *name)
     return str_format("%s%s%s", dir, str_ends(dir, "/") ? "" : "/", name);
 }
 
+char *path_trim(const char *path)
+{
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    return xstrndup(path, n);
+}
+
 const char *path_base(const char *path)
 {
     const char *slash = strrchr(path, '/');
@@ -230,6 +238,29 @@ void dir_list_free(char **names, int n)
     for (int i = 0; i < n; i++)
         free(names[i]);
     free(names);
+}
+
+/* Whether a folder that is there holds nothing. */
+static Status check_empty(const char *path, Err *err)
+{
+    char **names;
+    int n;
+    TRY(dir_list(&names, &n, path, err));
+    dir_list_free(names, n);
+    return n == 0 ? OK : err_set(err, E_INPUT, "%s: is not empty; name a new folder", path);
+}
+
+Status dir_check_new(const char *path, const char *source, Err *err)
+{
+    if (!*path) return err_set(err, E_INPUT, "the folder to write has no name");
+    char *file = path_in_the_way(path);
+    Status s = file ? err_set(err, E_INPUT, "%s: is a file; name a new folder", file) : OK;
+    free(file);
+    TRY(s);
+    if (source && path_lies_in(path, source))
+        return err_set(err, E_INPUT, "%s: lies inside %s, which is read; name a folder elsewhere",
+                       path, source);
+    return path_exists(path) ? check_empty(path, err) : OK;
 }
 
 Status dir_remove(const char *path, Err *err)

@@ -29,6 +29,8 @@ bool path_exists(const char *path);
 bool path_is_dir(const char *path);
 /* "dir/name" in fresh memory; name absolute: a copy of name. */
 char *path_join(const char *dir, const char *name);
+/* Without slashes at its end, but for "/" itself; the caller frees. */
+char *path_trim(const char *path);
 const char *path_base(const char *path); /* the part after the last '/' */
 
 /* What lies at `path` or above it and is no folder, so that dir_make cannot make it; NULL: nothing.  The caller frees. */
@@ -43,6 +45,9 @@ Status dir_make_anew(const char *path, Err *err) MUST_CHECK; /* empty, whatever 
 /* Names (not paths) in a folder, sorted, without "." and "..".  Free with dir_list_free. */
 Status dir_list(char ***names, int *n, const char *path, Err *err) MUST_CHECK;
 void dir_list_free(char **names, int n);
+/* May a command write its output to the folder `path`: is it new or empty, and outside the folder `source` (or NULL), whose files it
+ * copies?  E_INPUT says why not. */
+Status dir_check_new(const char *path, const char *source, Err *err) MUST_CHECK;
 Status dir_remove(const char *path,
                   Err *err) MUST_CHECK;                 /* with everything in it; absent is fine */
 Status dir_sync(const char *path, Err *err) MUST_CHECK; /* fsync of the folder itself */

@@ -4,7 +4,6 @@
 #include "base/str.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,7 +43,8 @@ static Status store(const Opt *o, const char *value, Err *err)
         break;
     case OPT_INT: {
         long long v = strtoll(value, &end, 10);
-        if (end == value || *end || errno == ERANGE || strchr(" \t\n\v\f\r", *value))
+        if (end == value || *end || errno == ERANGE || v == OPT_UNSET_INT ||
+            strchr(" \t\n\v\f\r", *value))
             return err_set(err, E_INPUT, "--%s: needs an integer, got '%s'", o->name, value);
         *(int64_t *)o->out = v;
         break;

@@ -4,7 +4,12 @@
 
 #include "base/err.h"
 
+#include <math.h>
 #include <stdio.h>
+
+/* What no command line can say: values of flags before they are given, where every other value means something. */
+#define OPT_UNSET_INT    INT64_MIN
+#define OPT_UNSET_NUMBER (-INFINITY)
 
 typedef enum OptKind { OPT_FLAG, OPT_STRING, OPT_INT, OPT_NUMBER, OPT_STRINGS } OptKind;
 

@@ -10,25 +10,25 @@
 
 enum { MAX_LENGTHS = 1 << 22, MAX_LENGTH = 1 << 24, MATRIX_SEQ = 350, MATRIX_MICRO = 32 };
 
-static const int64_t UNSET = INT64_MIN; /* a default that depends on other flags */
-
 BenchFlags bench_flags_defaults(void)
 {
     return (BenchFlags){.targets = "all-linear",
-                        .zero = 1,
-                        .prefetch = 1,
-                        .ctas = -1,
-                        .spare = -1,
-                        .scratches = UNSET,
-                        .batch = UNSET,
-                        .prompt = UNSET,
-                        .new_tokens = UNSET,
+                        .zero = OPT_UNSET_INT,
+                        .prefetch = OPT_UNSET_INT,
+                        .ctas = OPT_UNSET_INT,
+                        .spare = OPT_UNSET_INT,
+                        .scratches = OPT_UNSET_INT,
+                        .quant_block = OPT_UNSET_INT,
+                        .batch = OPT_UNSET_INT,
+                        .prompt = OPT_UNSET_INT,
+                        .new_tokens = OPT_UNSET_INT,
                         .device = backend_find("cuda") ? "cuda" : "cpu",
                         .rank = 16,
-                        .seq = UNSET,
-                        .micro = UNSET,
-                        .steps = 3,
-                        .seconds = 10};
+                        .seq = OPT_UNSET_INT,
+                        .micro = OPT_UNSET_INT,
+                        .steps = OPT_UNSET_INT,
+                        .seconds = OPT_UNSET_NUMBER,
+                        .dropout = OPT_UNSET_NUMBER};
 }
 
 void bench_flags_clear(BenchFlags *f)
@@ -43,13 +43,13 @@ static Status check_way(const BenchFlags *f, Err *err)
     const bool step = !f->decode, decodes = f->decode;
     const FlagUse flags[] = {
         {"method", f->method, step},
-        {"seq", f->seq != UNSET, step},
-        {"micro", f->micro != UNSET, step},
+        {"seq", f->seq != OPT_UNSET_INT, step},
+        {"micro", f->micro != OPT_UNSET_INT, step},
         {"rows", f->rows, step},
         {"lengths", f->lengths, step},
         {"recompute", f->recompute, step},
         {"attention", f->attention, step},
-        {"scratches", f->scratches != UNSET, step},
+        {"scratches", f->scratches != OPT_UNSET_INT, step},
         {"embedding", f->embedding, step},
         {"states", f->states, step},
         {"largest", f->largest, step},
@@ -59,22 +59,28 @@ static Status check_way(const BenchFlags *f, Err *err)
         {"update", f->update, step},
         {"reduce", f->reduce, step},
         {"offload", f->offload, step},
-        {"dropout", f->dropout != 0, step},
+        {"dropout", f->dropout != OPT_UNSET_NUMBER, step},
+        {"seconds", f->seconds != OPT_UNSET_NUMBER, step},
+        {"steps", f->steps != OPT_UNSET_INT, step},
+        {"zero", f->zero != OPT_UNSET_INT, step},
+        {"prefetch", f->prefetch != OPT_UNSET_INT, step},
+        {"ctas", f->ctas != OPT_UNSET_INT, step},
+        {"spare", f->spare != OPT_UNSET_INT, step},
         {"deterministic", f->deterministic, step},
         {"exact", f->exact, step},
         {"kernels", f->kernels, step},
         {"profile", f->profile, step},
         {"matrix", f->matrix, step},
-        {"batch", f->batch != UNSET, decodes},
-        {"prompt", f->prompt != UNSET, decodes},
-        {"new", f->new_tokens != UNSET, decodes},
+        {"batch", f->batch != OPT_UNSET_INT, decodes},
+        {"prompt", f->prompt != OPT_UNSET_INT, decodes},
+        {"new", f->new_tokens != OPT_UNSET_INT, decodes},
         {"unmerged", f->unmerged, decodes},
         {"no-graph", f->no_graph, decodes},
         {"no-early", f->no_early, decodes},
     };
     TRY(CHECK_USE(flags, f->decode ? "with --decode" : "without --decode", err));
     bool quantised = f->matrix || (f->method && str_eq(f->method, "qlora"));
-    if (!quantised && (f->scratches != UNSET || f->decode_ahead))
+    if (!quantised && (f->scratches != OPT_UNSET_INT || f->decode_ahead))
         return err_set(err, E_INPUT, "--%s: only with --method qlora",
                        f->decode_ahead ? "decode-ahead" : "scratches");
     if (f->decode_ahead && f->scratches == 1)
@@ -96,11 +102,18 @@ static void fill_defaults(BenchFlags *f)
     } numbers[] = {{&f->seq, f->matrix ? MATRIX_SEQ : 4096},
                    {&f->micro, f->matrix ? MATRIX_MICRO : 1},
                    {&f->scratches, BENCH_SCRATCHES},
+                   {&f->steps, 3},
+                   {&f->zero, 1},
+                   {&f->prefetch, 1},
+                   {&f->ctas, -1},
+                   {&f->spare, -1},
                    {&f->batch, 1},
                    {&f->prompt, 512},
                    {&f->new_tokens, 128}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        if (*numbers[i].flag == UNSET) *numbers[i].flag = numbers[i].value;
+        if (*numbers[i].flag == OPT_UNSET_INT) *numbers[i].flag = numbers[i].value;
+    if (f->seconds == OPT_UNSET_NUMBER) f->seconds = 10;
+    if (f->dropout == OPT_UNSET_NUMBER) f->dropout = 0;
 }
 
 Status bench_flags_check(BenchFlags *f, Err *err)
@@ -185,9 +198,9 @@ static Status read_gradients(BenchOpts *o, const BenchFlags *f, bool full, bool 
 static Status read_quant(QuantOpts *q, const BenchFlags *f, Err *err)
 {
     q->nested = quant_is_4bit(q->type) && !f->single_quant;
+    if (f->quant_block == OPT_UNSET_INT) return OK;
     q->block = f->quant_block;
-    if (!f->quant_block || (quant_is_4bit(q->type) && quant_block_is_known(f->quant_block)))
-        return OK;
+    if (quant_is_4bit(q->type) && quant_block_is_known(f->quant_block)) return OK;
     return err_set(err, E_INPUT,
                    "--quant-block: with nf4 and fp4, a power of two from %d to %d; is %lld",
                    (int)QUANT_LEAST_BLOCK, (int)QUANT_MOST_BLOCK, (long long)f->quant_block);
@@ -207,7 +220,7 @@ static Status read_base(BenchOpts *o, const BenchFlags *f, Err *err)
         o->quant.type = (QuantType)(QUANT_NF4 + quant);
         return OK;
     }
-    if (f->quantize || f->single_quant || f->quant_block)
+    if (f->quantize || f->single_quant || f->quant_block != OPT_UNSET_INT)
         return err_set(err, E_INPUT, "--%s: only with --method qlora",
                        f->quantize       ? "quantize"
                        : f->single_quant ? "single-quant"

@@ -51,7 +51,7 @@ static Status open_data(EvalJob *job, Err *err)
 {
     static const char *const overlong[] = {"error", "truncate", "split"};
     job->opts = (DataOpts){.packing = PACK_BEST_FIT,
-                           .max_length = job->max_length,
+                           .max_length = job->max_length == OPT_UNSET_INT ? 0 : job->max_length,
                            .allow_untrained = job->allow_untrained};
     TRY(data_flags_train_on(&job->opts.train_on, job->train_on, err));
     for (int i = 0; i < 3 && job->overlong; i++) {
@@ -92,7 +92,7 @@ static Status check_flags(const EvalJob *job, Err *err)
         {"prompt-template", d->prompt, !by_config, "beside --config"},
         {"system", d->system, !by_config, "beside --config"},
         {"field", d->fields.n > 0, !by_config, "beside --config"},
-        {"max-length", job->max_length != 0, !by_config, "beside --config"},
+        {"max-length", job->max_length != OPT_UNSET_INT, !by_config, "beside --config"},
         {"overlong", job->overlong, !by_config, "beside --config"},
         {"allow-untrained", job->allow_untrained, !by_config, "beside --config"},
         {"train-on", job->train_on, !by_config, "beside --config"},
@@ -104,7 +104,7 @@ static Status check_flags(const EvalJob *job, Err *err)
         {"quantize", job->model.quantize, runs, "beside --baseline"},
         {"int8-outliers", job->model.outliers != 0, runs, "beside --baseline"},
         {"threads", job->model.threads != 0, runs, "beside --baseline"},
-        {"max-length", job->max_length != 0, runs, "beside --baseline"},
+        {"max-length", job->max_length != OPT_UNSET_INT, runs, "beside --baseline"},
         {"overlong", job->overlong, runs, "beside --baseline"},
         {"train-on", job->train_on, runs, "beside --baseline"},
         {"allow-untrained", job->allow_untrained, runs, "beside --baseline"},
@@ -127,7 +127,7 @@ static Status check_flags(const EvalJob *job, Err *err)
     TRY(CHECK_USE(flags, NULL, err));
     if (job->out) TRY(flag_out(job->out, err));
     TRY(flag_limit(job->limit, err));
-    if (job->max_length < 0 || job->max_length == 1)
+    if (job->max_length != OPT_UNSET_INT && job->max_length < 2)
         return err_set(err, E_INPUT, "--max-length: must be 2 or more, got %lld",
                        (long long)job->max_length);
     return OK;
@@ -151,7 +151,7 @@ static Status run(EvalJob *job, Err *err)
 
 int cmd_eval(int argc, char **argv)
 {
-    EvalJob job = {.gen = gen_flags_defaults()};
+    EvalJob job = {.gen = gen_flags_defaults(), .max_length = OPT_UNSET_INT};
     LogFlags log = {0};
     const Opt opts[] = {
         MODEL_FLAGS(job.model),

@@ -50,6 +50,7 @@ Status generate_job_stream(GenerateJob *job, const TokenBuf *ids, bool continues
     Generation g = {0};
     double start = seconds_now();
     Status s = generate(&g, &job->open.llama, job->t, &prompt, 1, &job->opts, &hooks, err);
+    s = model_blame(&job->open, &job->model, s, err);
     if (s == OK && (stream.broken || putchar('\n') == EOF || fflush(stdout)))
         s = err_set(err, E_FAILED, "cannot write to standard output");
     if (s == OK) {

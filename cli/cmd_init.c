@@ -9,6 +9,8 @@
 
 #include <stdlib.h>
 
+enum { MAX_SHARD_MIB = 1 << 30 }; /* a pebibyte */
+
 typedef struct InitFlags {
     const char *preset, *config, *tokenizer, *dtype;
     int64_t seed, vocab, max_shard_mib;
@@ -33,7 +35,7 @@ static Status fit_tokenizer(LlamaConfig *cfg, const InitFlags *f, Err *err)
     TRY(tokenizer_load(&t, f->tokenizer, err));
     int size = tokenizer_vocab_size(t);
     Status s = OK;
-    if (f->vocab == 0 && f->preset)
+    if (f->vocab == OPT_UNSET_INT && f->preset)
         cfg->vocab_size = size;
     else if (cfg->vocab_size < size)
         s = err_set(err, E_INPUT, "%s: has %d tokens, the model %lld; they do not fit together",
@@ -55,7 +57,7 @@ static Status read_shape(LlamaConfig *cfg, const InitFlags *f, Err *err)
         TRY(flag_shape(cfg, "preset", f->preset, err));
     else
         TRY(llama_config_load(cfg, f->config, err));
-    if (f->vocab != 0) {
+    if (f->vocab != OPT_UNSET_INT) {
         TRY(flag_range("vocab", f->vocab, 1, INT32_MAX, err));
         cfg->vocab_size = f->vocab;
         int most = cfg->bos_id;
@@ -105,9 +107,8 @@ static Status init(const InitFlags *f, const char *dir, Err *err)
         free(in_the_way);
         return s;
     }
-    if (f->max_shard_mib < 1)
-        return err_set(err, E_INPUT, "--max-shard: must be above 0, is %lld",
-                       (long long)f->max_shard_mib);
+    TRY(flag_range("max-shard", f->max_shard_mib, 1, MAX_SHARD_MIB, err));
+    TRY(flag_range("seed", f->seed, 0, INT64_MAX, err));
     TRY(read_dtype(&dtype, f->dtype, err));
     TRY(read_shape(&cfg, f, err));
     TRY(write_folder(&cfg, f, dtype, dir, err));
@@ -119,7 +120,7 @@ static Status init(const InitFlags *f, const char *dir, Err *err)
 
 int cmd_init(int argc, char **argv)
 {
-    InitFlags f = {.dtype = "fp32", .seed = 42, .max_shard_mib = 5 << 10};
+    InitFlags f = {.dtype = "fp32", .seed = 42, .vocab = OPT_UNSET_INT, .max_shard_mib = 5 << 10};
     const Opt opts[] = {
         {"preset", OPT_STRING, &f.preset, "NAME", "a named shape"},
         {"config", OPT_STRING, &f.config, "FILE", "a config.json, or a folder that has one"},

@@ -98,7 +98,9 @@ static void print_json(StrBuf *b, const MergeReport *r, const Compared *k)
 /* What a quantised model decodes to, merged; the plain folder between is removed. */
 static Status merge_decoded(const Flags *f, Pool *pool, Log *log, MergeReport *report, Err *err)
 {
-    char *base = str_format("%s.base", f->out);
+    /* merge_adapter looks when the decoded model is there, and does not know the quantised one */
+    TRY(dir_check_new(f->out, f->model, err));
+    char *place = path_trim(f->out), *base = str_format("%s.base", place);
     Device d;
     DeviceOpts opts = {.threads = (int)f->threads};
     Status s = path_exists(base) ? err_set(err, E_INPUT, "%s is in the way; remove it", base) : OK;
@@ -112,6 +114,7 @@ static Status merge_decoded(const Flags *f, Pool *pool, Log *log, MergeReport *r
         if (s == OK) s = removed;
     }
     free(base);
+    free(place);
     return s;
 }
 

@@ -43,12 +43,12 @@ static Status run(const Flags *f, Err *err)
     o.nested = quant_is_4bit(o.type) && !f->single;
     if (f->single && !quant_is_4bit(o.type))
         return err_set(err, E_INPUT, "--single: only with nf4 and fp4");
-    if (f->block && !quant_is_4bit(o.type))
+    if (f->block != OPT_UNSET_INT && !quant_is_4bit(o.type))
         return err_set(err, E_INPUT, "--block: only with nf4 and fp4");
-    if (f->block && !quant_block_is_known(f->block))
+    if (f->block != OPT_UNSET_INT && !quant_block_is_known(f->block))
         return err_set(err, E_INPUT, "--block: must be a power of two from %d to %d, is %lld",
                        (int)QUANT_LEAST_BLOCK, (int)QUANT_MOST_BLOCK, (long long)f->block);
-    o.block = f->block;
+    if (f->block != OPT_UNSET_INT) o.block = f->block;
     Log log = {.to = stderr, .level = f->quiet ? LOG_WARN : LOG_INFO};
     Device d;
     QuantReport r;
@@ -66,7 +66,7 @@ static Status run(const Flags *f, Err *err)
 
 int cmd_quantize(int argc, char **argv)
 {
-    Flags f = {.type = "nf4"};
+    Flags f = {.type = "nf4", .block = OPT_UNSET_INT};
     const Opt opts[] = {
         {"model", OPT_STRING, &f.model, "DIR", "the model's folder"},
         {"out", OPT_STRING, &f.out, "DIR", "the folder to write; must not exist, or be empty"},

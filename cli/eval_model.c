@@ -85,7 +85,8 @@ static Status measure_loss(Work *w, Err *err)
     PerplexityOpts opts = {.progress = on_progress, .ud = &job->log};
     if (job->has_cfg) opts.tokens_per_pass = job->cfg.eval_tokens;
     Perplexity p;
-    TRY(perplexity_of(&p, &w->open.llama, w->eval, &job->opts, &opts, err));
+    Status s = perplexity_of(&p, &w->open.llama, w->eval, &job->opts, &opts, err);
+    TRY(model_blame(&w->open, &job->model, s, err));
     r->has_loss = true;
     r->loss = p.loss;
     r->perplexity = p.perplexity;
@@ -112,6 +113,7 @@ static Status measure_rouge(Work *w, Err *err)
     Generation *answers = xcalloc((size_t)q->n, sizeof *answers);
     Status s =
         answers_generate(answers, q, &w->open.llama, w->t, &w->gen, NULL, NULL, &w->job->log, err);
+    s = model_blame(&w->open, &w->job->model, s, err);
     for (int64_t i = 0; i < q->n; i++) {
         EvalRow *row = &w->job->result.rows[i];
         if (s == OK) row->prediction = xstrdup(answers[i].text);

@@ -1,30 +1,24 @@
 #include "cli/gen_flags.h"
 
-#include <math.h>
-
-/* What a command line cannot say: the flag was not given. */
-static const int64_t unset_int = INT64_MIN;
-#define UNSET (-INFINITY)
-
 GenFlags gen_flags_defaults(void)
 {
     GenerateOpts o = generate_defaults();
     return (GenFlags){.max_new_tokens = o.max_new_tokens,
                       .batch = o.batch,
-                      .top_k = unset_int,
-                      .seed = unset_int,
-                      .top_p = UNSET,
-                      .min_p = UNSET,
+                      .top_k = OPT_UNSET_INT,
+                      .seed = OPT_UNSET_INT,
+                      .top_p = OPT_UNSET_NUMBER,
+                      .min_p = OPT_UNSET_NUMBER,
                       .repetition_penalty = o.sampler.repetition_penalty};
 }
 
 static Status needs_temperature(const GenFlags *f, Err *err)
 {
-    const char *name = f->top_k != unset_int  ? "top-k"
-                       : f->top_p != UNSET    ? "top-p"
-                       : f->min_p != UNSET    ? "min-p"
-                       : f->seed != unset_int ? "seed"
-                                              : NULL;
+    const char *name = f->top_k != OPT_UNSET_INT      ? "top-k"
+                       : f->top_p != OPT_UNSET_NUMBER ? "top-p"
+                       : f->min_p != OPT_UNSET_NUMBER ? "min-p"
+                       : f->seed != OPT_UNSET_INT     ? "seed"
+                                                      : NULL;
     if (!name || f->temperature != 0) return OK;
     return err_set(err, E_INPUT,
                    "--%s: changes nothing while the choice is greedy; give --temperature above 0",
@@ -49,9 +43,9 @@ Status gen_flags_apply(GenerateOpts *o, const GenFlags *f, Err *err)
     SamplerOpts *s = &o->sampler;
     s->temperature = f->temperature;
     s->repetition_penalty = f->repetition_penalty;
-    if (f->top_k != unset_int) s->top_k = f->top_k;
-    if (f->top_p != UNSET) s->top_p = f->top_p;
-    if (f->min_p != UNSET) s->min_p = f->min_p;
-    if (f->seed != unset_int) s->seed = (uint64_t)f->seed;
+    if (f->top_k != OPT_UNSET_INT) s->top_k = f->top_k;
+    if (f->top_p != OPT_UNSET_NUMBER) s->top_p = f->top_p;
+    if (f->min_p != OPT_UNSET_NUMBER) s->min_p = f->min_p;
+    if (f->seed != OPT_UNSET_INT) s->seed = (uint64_t)f->seed;
     return sampler_check(s, err);
 }

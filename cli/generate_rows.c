@@ -50,6 +50,7 @@ static Status answer(GenerateJob *job, const Questions *q, RowWriter *w, Err *er
     Generation *answers = xcalloc((size_t)q->n, sizeof *answers);
     Status s = answers_generate(answers, q, &job->open.llama, job->t, &job->opts, write_row, w,
                                 &job->log, err);
+    s = model_blame(&job->open, &job->model, s, err);
     for (int64_t i = 0; i < q->n; i++)
         generation_clear(&answers[i]);
     free(answers);

@@ -3,6 +3,7 @@
 #include "base/fs.h"
 #include "cli/flags.h"
 #include "model/hf_files.h"
+#include "model/inspect.h"
 
 int64_t model_context(const LlamaConfig *cfg)
 {
@@ -104,6 +105,16 @@ Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int
     if (report.not_finite) return quant_not_finite(f->model, report.not_finite, err);
     if (f->adapter) TRY(lora_load(&m->lora, &m->llama, f->adapter, err));
     return OK;
+}
+
+Status model_blame(const OpenModel *m, const ModelFlags *f, Status s, Err *err)
+{
+    const char *const folders[] = {f->model, f->adapter};
+    for (int i = 0; i < 2 && s == E_FAILED; i++)
+        if (folders[i]) TRY(inspect_finite(folders[i], m->dev.pool, err));
+    if (s == E_FAILED)
+        err_set(err, s, "%s, though every weight is: numbers overflow on the way", err->line);
+    return s;
 }
 
 void model_close(OpenModel *m)

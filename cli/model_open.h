@@ -48,6 +48,9 @@ Status model_read_config(LlamaConfig *cfg, Tokenizer **t, const ModelFlags *f, E
 /* Loads weights and adapter; positions: the longest sequence that will be run. */
 Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int64_t positions,
                   Log *log, Err *err) MUST_CHECK;
+/* What a run of the model came to: where that is E_FAILED, a loss or logits that are not finite, and a file of weights holds such
+ * numbers itself, E_INPUT that names it instead; else the line says that no file does. */
+Status model_blame(const OpenModel *m, const ModelFlags *f, Status s, Err *err) MUST_CHECK;
 void model_close(OpenModel *m);
 
 /* The longest sequence that the model can run. */

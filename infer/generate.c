@@ -346,9 +346,7 @@ static Status pick(Run *r, Err *err)
                                             vocab, s->ids, s->n, p->key, (uint64_t)(s->n - p->n));
             row++;
             if (id < 0)
-                return err_set(err, E_FAILED,
-                               "prompt %lld, token %lld: the logits are not finite; look for NaN "
-                               "with 'lorac inspect'",
+                return err_set(err, E_FAILED, "prompt %lld, token %lld: the logits are not finite",
                                (long long)s->index + 1, (long long)(s->n - p->n) + 1);
             if (append(r, s, id)) continue;
         }

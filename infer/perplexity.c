@@ -93,10 +93,8 @@ static Status pass_add(Pass *p, Perplexity *out, const Dataset *d, const DocId *
         ASSERT(doc, "sample %lld is not in the data set", (long long)key.id);
         if (!isfinite(p->loss[k])) {
             Document at = dataset_document(d, doc->at);
-            return err_set(err, E_FAILED,
-                           "%s:%lld: the loss is not finite; look for NaN in the model with 'lorac "
-                           "inspect'",
-                           at.file, (long long)at.line);
+            return err_set(err, E_FAILED, "%s:%lld: the loss is not finite", at.file,
+                           (long long)at.line);
         }
         out->doc_loss[doc->at] += (double)p->loss[k];
         out->doc_trained[doc->at]++;

@@ -158,14 +158,38 @@ Status inspect_weights(Inspection *out, const char *path, Pool *pool, Err *err)
     return OK;
 }
 
+static void info_clear(TensorInfo *t)
+{
+    free(t->name);
+    free(t->shape);
+}
+
 void inspection_clear(Inspection *r)
 {
-    for (int i = 0; i < r->n; i++) {
-        free(r->items[i].name);
-        free(r->items[i].shape);
-    }
+    for (int i = 0; i < r->n; i++)
+        info_clear(&r->items[i]);
     free(r->items);
     *r = (Inspection){0};
+}
+
+Status inspect_finite(const char *path, Pool *pool, Err *err)
+{
+    WeightFiles f;
+    TRY(weight_files_open(&f, path, err));
+    Status s = OK;
+    for (int i = 0; i < f.n && s == OK; i++) {
+        const SafeTensor *tensor = f.items[i].tensor;
+        TensorInfo t;
+        describe(&t, tensor->name, tensor, pool);
+        if (t.n_nan + t.n_inf > 0)
+            s = err_set(err, E_INPUT,
+                        "%s: weight %s holds %lld values that are not finite; the file is damaged "
+                        "or its training went wrong: take an earlier one",
+                        tensor->file, t.name, (long long)(t.n_nan + t.n_inf));
+        info_clear(&t);
+    }
+    weight_files_close(&f);
+    return s;
 }
 
 /* --- two tensors ------------------------------------------------------------------------------------------ */

@@ -36,6 +36,8 @@ typedef struct Inspection {
 /* path: a safetensors file, an index, a model folder, an adapter folder or a trace.  pool may be NULL. */
 Status inspect_weights(Inspection *out, const char *path, Pool *pool, Err *err) MUST_CHECK;
 void inspection_clear(Inspection *r);
+/* E_INPUT with file and name of the first tensor below path that holds NaN or infinity. */
+Status inspect_finite(const char *path, Pool *pool, Err *err) MUST_CHECK;
 
 typedef enum DiffKind { DIFF_NONE, DIFF_VALUES, DIFF_SHAPE, DIFF_ONLY_A, DIFF_ONLY_B } DiffKind;
 

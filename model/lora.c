@@ -114,6 +114,7 @@ static void lora_free(Lora *x)
 static Status attach_linear(LoraSet *s, Llama *m, FusedLinear *l, const LoraPlan *plan, Err *err)
 {
     int n_whole = 0;
+    Status status = OK;
     for (int i = 0; i < l->n_slices; i++) {
         const LoraModule *x = lora_plan_find(plan, l->modules[i]);
         n_whole += x->role == ROLE_WHOLE;
@@ -122,16 +123,15 @@ static Status attach_linear(LoraSet *s, Llama *m, FusedLinear *l, const LoraPlan
         s->items[s->n++] = l->lora[i];
     }
     if (n_whole > 0 && n_whole < l->n_slices)
-        return err_set(
-            err, E_INPUT,
-            "save_modules: %s to %s are one matrix in memory; train all of them whole, or "
-            "give them adapters",
-            l->modules[0], l->modules[l->n_slices - 1]);
-    if (n_whole > 0 && l->w.t.quant)
-        return err_set(err, E_INPUT,
-                       "save_modules: %s is quantised and cannot be trained whole; give it an "
-                       "adapter",
-                       l->modules[0]);
+        status = err_set(err, E_INPUT,
+                         "%s to %s are one matrix in memory; train all of them whole, or give "
+                         "them adapters",
+                         l->modules[0], l->modules[l->n_slices - 1]);
+    else if (n_whole > 0 && l->w.t.quant)
+        status =
+            err_set(err, E_INPUT, "%s is quantised and cannot be trained whole; give it an adapter",
+                    l->modules[0]);
+    TRY(err_about(err, status, "save_modules"));
     if (n_whole > 0) {
         param_set_trained(&l->w, true);
         if (l->has_bias) param_set_trained(&l->bias, true);
@@ -144,12 +144,14 @@ static Status attach_linear(LoraSet *s, Llama *m, FusedLinear *l, const LoraPlan
 static Status attach_other(Llama *m, const LoraModule *x, Err *err)
 {
     if (x->role == ROLE_NONE || x->is_linear) return OK;
-    if (x->role == ROLE_ADAPTER)
-        return err_set(
-            err, E_INPUT,
-            "%s: adapters on the embedding and the head are not supported here; train it "
-            "whole (save_modules), or merge this adapter into its base first",
-            x->name);
+    if (x->role == ROLE_ADAPTER) {
+        Status s =
+            err_set(err, E_INPUT,
+                    "%s: adapters on the embedding and the head are not supported here; train it "
+                    "whole (save_modules), or merge this adapter into its base first",
+                    x->name);
+        return err_about(err, s, "targets");
+    }
     char *name = str_format("%s.weight", x->name);
     int slice;
     Param *p = paramset_find(&m->params, name, &slice);

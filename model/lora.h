@@ -61,7 +61,7 @@ typedef struct LoraSet {
 /* Creates adapters (without storage) on the modules that opts name, adds their Params to m->params (right
  * after their module's) and marks them and save_modules trained; a tied head is untied where only a save_module
  * makes it differ.  Before llama_alloc and model_load_weights.  A target, layer or module that matches nothing is
- * E_INPUT by name; then nothing was attached. */
+ * E_INPUT by name, and err->key is the option's name below `lora` in a config; then nothing was attached. */
 Status lora_attach(LoraSet *out, Llama *m, const LoraOpts *opts, Err *err) MUST_CHECK;
 void lora_detach(LoraSet *s, Llama *m);
 /* PEFT's initialisation: A uniform in +-1/sqrt(in) (or gaussian), B zero; a pure function of seed and name. */

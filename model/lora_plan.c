@@ -31,11 +31,11 @@ static Status pattern_find(const LoraPattern *list, int n, const char *module, i
     return OK;
 }
 
-static Status pattern_value(const LoraPattern *list, int n, const char *module, double def,
-                            double *out, Err *err)
+static Status pattern_value(const LoraPattern *list, int n, const char *key, const char *module,
+                            double def, double *out, Err *err)
 {
     int i;
-    TRY(pattern_find(list, n, module, &i, err));
+    TRY(err_about(err, pattern_find(list, n, module, &i, err), key));
     *out = i < 0 ? def : list[i].value;
     return OK;
 }
@@ -43,13 +43,20 @@ static Status pattern_value(const LoraPattern *list, int n, const char *module, 
 Status lora_module_size(const LoraOpts *o, const char *module, int64_t *rank, double *alpha,
                         Err *err)
 {
+    const double rank_else = (double)o->rank, alpha_else = o->alpha;
     double r;
-    TRY(pattern_value(o->ranks, o->n_ranks, module, (double)o->rank, &r, err));
-    TRY(pattern_value(o->alphas, o->n_alphas, module, o->alpha, alpha, err));
-    if (!(r >= 1 && r <= MAX_RANK && r == floor(r)))
-        return err_set(err, E_INPUT, "LoRA rank of %s: must be an integer from 1 to %d, found %g",
-                       module, (int)MAX_RANK, r);
-    if (!isfinite(*alpha)) return err_set(err, E_INPUT, "LoRA alpha of %s: must be finite", module);
+    TRY(pattern_value(o->ranks, o->n_ranks, "rank_pattern", module, rank_else, &r, err));
+    TRY(pattern_value(o->alphas, o->n_alphas, "alpha_pattern", module, alpha_else, alpha, err));
+    Status s = OK;
+    if (!(r >= 1 && r <= MAX_RANK && r == floor(r))) {
+        s = err_set(err, E_INPUT, "LoRA rank of %s: must be an integer from 1 to %d, found %g",
+                    module, (int)MAX_RANK, r);
+        return err_about(err, s, r == rank_else ? "rank" : "rank_pattern");
+    }
+    if (!isfinite(*alpha)) {
+        s = err_set(err, E_INPUT, "LoRA alpha of %s: must be finite", module);
+        return err_about(err, s, isfinite(alpha_else) ? "alpha_pattern" : "alpha");
+    }
     *rank = (int64_t)r;
     return OK;
 }
@@ -89,8 +96,10 @@ static Status matcher_init(Matcher *k, const LoraOpts *o, Err *err)
 {
     *k = (Matcher){.opts = o};
     k->all_linear = o->n_targets == 1 && strcasecmp(o->targets[0], "all-linear") == 0;
-    if (o->target_pattern) TRY(pattern_compile(&k->target, o->target_pattern, err));
-    if (o->exclude_pattern) TRY(pattern_compile(&k->exclude, o->exclude_pattern, err));
+    if (o->target_pattern)
+        TRY(err_about(err, pattern_compile(&k->target, o->target_pattern, err), "targets"));
+    if (o->exclude_pattern)
+        TRY(err_about(err, pattern_compile(&k->exclude, o->exclude_pattern, err), "exclude"));
     k->target_used = xcalloc((size_t)o->n_targets, sizeof(bool));
     k->save_used = xcalloc((size_t)o->n_save_modules, sizeof(bool));
     k->layer_used = xcalloc((size_t)o->n_layers, sizeof(bool));
@@ -179,11 +188,13 @@ static void list_modules(LoraPlan *p, const LlamaConfig *c)
 static Status assign(LoraModule *x, Matcher *k, Err *err)
 {
     bool whole = is_saved(k, x->name), target = is_target(k, x);
-    if (whole && target)
-        return err_set(err, E_INPUT,
-                       "%s: would carry an adapter and be trained whole; name it in one of the two "
-                       "lists",
-                       x->name);
+    if (whole && target) {
+        Status s = err_set(err, E_INPUT,
+                           "%s: would carry an adapter and be trained whole; name it in one of the "
+                           "two lists",
+                           x->name);
+        return err_about(err, s, "save_modules");
+    }
     if (whole) x->role = ROLE_WHOLE;
     if (!target) return OK;
     x->role = ROLE_ADAPTER;
@@ -191,8 +202,7 @@ static Status assign(LoraModule *x, Matcher *k, Err *err)
 }
 
 /* Each is the first that matches some adapter. */
-static Status check_patterns(const LoraPlan *p, const char *key, const LoraPattern *list, int n,
-                             Err *err)
+static Status check_patterns(const LoraPlan *p, const LoraPattern *list, int n, Err *err)
 {
     bool *used = xcalloc((size_t)n + 1, sizeof *used);
     Status s = OK;
@@ -204,42 +214,69 @@ static Status check_patterns(const LoraPlan *p, const char *key, const LoraPatte
     for (int i = 0; i < n && s == OK; i++)
         if (!used[i])
             s = err_set(err, E_INPUT,
-                        "%s: '%s' matches no adapter's module, or only such as an earlier pattern "
+                        "'%s' matches no adapter's module, or only such as an earlier pattern "
                         "matches",
-                        key, list[i].key);
+                        list[i].key);
     free(used);
     return s;
 }
 
-static Status check_used(const LoraPlan *p, const Matcher *k, const LlamaConfig *cfg, Err *err)
+static Status check_targets(const Matcher *k, Err *err)
 {
     const LoraOpts *o = k->opts;
-    int n_adapters = 0;
-    for (int i = 0; i < p->n; i++)
-        n_adapters += p->items[i].role == ROLE_ADAPTER;
-    for (int i = 0; i < o->n_targets && !o->lenient; i++)
+    for (int i = 0; i < o->n_targets; i++)
         if (!k->all_linear && !k->target_used[i])
             return err_set(err, E_INPUT,
                            "LoRA target '%s' matches no module; there are q_proj, k_proj, v_proj, "
                            "o_proj, gate_proj, up_proj and down_proj",
                            o->targets[i]);
-    for (int i = 0; i < o->n_layers && !o->lenient; i++)
+    return OK;
+}
+
+static Status check_layers(const Matcher *k, const LlamaConfig *cfg, Err *err)
+{
+    const LoraOpts *o = k->opts;
+    for (int i = 0; i < o->n_layers; i++)
         if (!k->layer_used[i])
             return err_set(err, E_INPUT, "LoRA layer %lld: %s", (long long)o->layers[i],
                            o->layers[i] < 0 || o->layers[i] >= cfg->n_layers
                                ? "the model has none of this number"
                                : "holds no target");
-    for (int i = 0; i < o->n_save_modules; i++)
+    return OK;
+}
+
+static Status check_saved(const Matcher *k, Err *err)
+{
+    for (int i = 0; i < k->opts->n_save_modules; i++)
         if (!k->save_used[i])
             return err_set(err, E_INPUT,
-                           "save_modules: '%s' matches no module; there are embed_tokens, lm_head, "
-                           "norm, input_layernorm, post_attention_layernorm and the projections",
-                           o->save_modules[i]);
+                           "'%s' matches no module that could be trained whole; there are "
+                           "embed_tokens, lm_head, norm, input_layernorm, "
+                           "post_attention_layernorm and the projections",
+                           k->opts->save_modules[i]);
+    return OK;
+}
+
+static Status check_some(const LoraPlan *p, Err *err)
+{
+    for (int i = 0; i < p->n; i++)
+        if (p->items[i].role == ROLE_ADAPTER) return OK;
+    return err_set(err, E_INPUT, "LoRA targets match no module of the model");
+}
+
+static Status check_used(const LoraPlan *p, const Matcher *k, const LlamaConfig *cfg, Err *err)
+{
+    const LoraOpts *o = k->opts;
     if (!o->lenient) {
-        TRY(check_patterns(p, "rank_pattern", o->ranks, o->n_ranks, err));
-        TRY(check_patterns(p, "alpha_pattern", o->alphas, o->n_alphas, err));
+        TRY(err_about(err, check_targets(k, err), "targets"));
+        TRY(err_about(err, check_layers(k, cfg, err), "layers"));
     }
-    return n_adapters ? OK : err_set(err, E_INPUT, "LoRA targets match no module of the model");
+    TRY(err_about(err, check_saved(k, err), "save_modules"));
+    if (!o->lenient) {
+        TRY(err_about(err, check_patterns(p, o->ranks, o->n_ranks, err), "rank_pattern"));
+        TRY(err_about(err, check_patterns(p, o->alphas, o->n_alphas, err), "alpha_pattern"));
+    }
+    return err_about(err, check_some(p, err), "targets");
 }
 
 Status lora_plan(LoraPlan *out, const LlamaConfig *cfg, const LoraOpts *opts, Err *err)

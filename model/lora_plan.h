@@ -22,7 +22,8 @@ typedef struct LoraPlan {
     int n;
 } LoraPlan;
 
-/* Refuses by name what lora_attach refuses: names that match nothing, modules named twice, ranks out of range. */
+/* Refuses by name what lora_attach refuses, and with its err->key: names that match nothing, modules named twice, ranks out of
+ * range. */
 Status lora_plan(LoraPlan *out, const LlamaConfig *cfg, const LoraOpts *opts, Err *err) MUST_CHECK;
 void lora_plan_clear(LoraPlan *p);
 const LoraModule *lora_plan_find(const LoraPlan *p, const char *module);

@@ -199,8 +199,8 @@ static Status write_merged(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     free(j.out);
     free(j.blocks);
     if (s.n_bad == 0) return OK;
-    return err_set(err, E_INPUT, "%s: merged, %lld numbers are infinite or NaN in %s", t->name,
-                   (long long)s.n_bad, safe_dtype_name(t->dtype));
+    return err_set(err, E_INPUT, "%s: %s: merged, %lld numbers are infinite or NaN in %s",
+                   c->source->file, t->name, (long long)s.n_bad, safe_dtype_name(t->dtype));
 }
 
 /* --- the files ---------------------------------------------------------------------------------------------- */
@@ -299,32 +299,13 @@ static Status write_folder(Merge *m, const SafeTensors *base, const char *dir, c
 
 /* --- the whole ---------------------------------------------------------------------------------------------- */
 
-/* Output must be new or empty, and not below the base, whose files are copied. */
-static Status check_out(const char *base, const char *out, Err *err)
+/* Folders that killed merges to the same place left beside it. */
+static void sweep_beside(const char *place)
 {
-    if (path_exists(out)) {
-        char **names;
-        int n;
-        if (!path_is_dir(out)) return err_set(err, E_INPUT, "%s: exists and is no folder", out);
-        TRY(dir_list(&names, &n, out, err));
-        dir_list_free(names, n);
-        if (n > 0)
-            return err_set(err, E_INPUT, "%s: the output folder exists and is not empty", out);
-    }
-    return path_lies_in(out, base)
-               ? err_set(err, E_INPUT, "%s: the output folder lies inside the base %s", out, base)
-               : OK;
-}
-
-/* Folders that killed merges to the same place left: beside `tmp`, whose first n bytes are that place. */
-static void sweep_beside(const char *tmp, size_t n)
-{
-    const char *name = path_base(tmp);
-    char *place = xstrndup(name, n - (size_t)(name - tmp));
-    char *dir = name == tmp ? xstrdup(".") : xstrndup(tmp, (size_t)(name - tmp));
-    dir_sweep(dir, place);
+    const char *name = path_base(place);
+    char *dir = name == place ? xstrdup(".") : xstrndup(place, (size_t)(name - place));
+    dir_sweep(dir, name);
     free(dir);
-    free(place);
 }
 
 static Status merge_into(const char *base_dir, const char *out, const MergePlan *plan,
@@ -332,15 +313,13 @@ static Status merge_into(const char *base_dir, const char *out, const MergePlan 
                          Err *err)
 {
     Merge m = {.plan = plan, .pool = pool, .report = report};
-    size_t len = strlen(out);
-    while (len > 1 && out[len - 1] == '/')
-        len--;
-    char *tmp = str_format("%.*s.tmp.%ld", (int)len, out, (long)getpid());
-    sweep_beside(tmp, len);
+    char *place = path_trim(out), *tmp = str_format("%s.tmp.%ld", place, (long)getpid());
+    sweep_beside(place);
     Status s = write_folder(&m, base, base_dir, tmp, log, err);
     if (s == OK) s = file_rename(tmp, out, err);
     if (s != OK) (void)!dir_remove(tmp, NULL);
     free(tmp);
+    free(place);
     report->n_tensors = safetensors_count(base);
     report->untied = plan->untied;
     report->delta_norm = sqrt(m.delta2);
@@ -353,7 +332,7 @@ Status merge_adapter(const char *base, const char *adapter, const char *out, Poo
                      MergeReport *report, Err *err)
 {
     *report = (MergeReport){.measure_again = report->measure_again};
-    TRY(check_out(base, out, err));
+    TRY(dir_check_new(out, base, err));
     LlamaConfig cfg;
     LoraOpts opts;
     TRY(llama_config_load(&cfg, base, err));

@@ -38,7 +38,6 @@ typedef struct Writer {
     Device *dev;
     Llama m;
     SafeTensors *from;
-    const char *dir; /* that it is of */
     QuantOpts opts;
     SafeTensor *tensors;
     int n, cap;
@@ -63,11 +62,11 @@ static const char *class_name(const char *weight)
     return weight + from;
 }
 
-static Status add_error(Writer *w, const char *name, const float *x, const float *y, Err *err)
+static Status add_error(Writer *w, const SafeTensor *t, const float *x, const float *y, Err *err)
 {
     QuantReport *r = w->report;
     int64_t n = quant_numel(&w->part);
-    const char *kind = class_name(name);
+    const char *kind = class_name(t->name);
     int len = (int)strcspn(kind, "."), k = 0;
     while (k < r->n_classes && strncmp(r->classes[k].name, kind, (size_t)len) != 0)
         k++;
@@ -82,7 +81,7 @@ static Status add_error(Writer *w, const char *name, const float *x, const float
         square += (double)x[i] * (double)x[i];
         lost += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
     }
-    if (!isfinite(square)) return quant_not_finite(w->dir, name, err);
+    if (!isfinite(square)) return quant_not_finite(t->file, t->name, err);
     w->square[k] += square;
     w->lost[k] += lost;
     c->error = w->square[k] > 0 ? sqrt(w->lost[k] / w->square[k]) : 0;
@@ -103,8 +102,7 @@ static Status encode(Writer *w, const Piece *x, Err *err)
     bool first = x->kind == WEIGHT;
     Status s = OK;
     if (w->p == x->p && w->slice == x->slice && !first) return OK;
-    const char *name = x->p->slices[x->slice].name;
-    const SafeTensor *t = safetensors_find(w->from, name);
+    const SafeTensor *t = safetensors_find(w->from, x->p->slices[x->slice].name);
     w->p = x->p;
     w->slice = x->slice;
     w->part = x->p->t.quant->parts[x->slice];
@@ -124,7 +122,7 @@ static Status encode(Writer *w, const Piece *x, Err *err)
         float *decoded = xmalloc((size_t)quant_numel(&w->part) * sizeof *decoded);
         w->dev->k->dequantize(w->dev, &values, &packed, &w->part, 1);
         tensor_read(w->dev, &values, decoded);
-        s = add_error(w, name, host, decoded, err);
+        s = add_error(w, t, host, decoded, err);
         free(decoded);
     }
     free(host);
@@ -274,21 +272,6 @@ static Status edit_config(const char *dir, const QuantOpts *o, Err *err)
     return s;
 }
 
-/* Not below the model, whose files are copied; *made: was not there. */
-static Status check_out(const char *from, const char *out, bool *made, Err *err)
-{
-    char **names;
-    int n;
-    if (path_lies_in(out, from))
-        return err_set(err, E_INPUT, "--out: %s lies inside the model %s; name a folder elsewhere",
-                       out, from);
-    *made = !path_exists(out);
-    if (*made) return dir_make(out, err);
-    TRY(dir_list(&names, &n, out, err));
-    dir_list_free(names, n);
-    return n == 0 ? OK : err_set(err, E_INPUT, "--out: %s is not empty; name a new folder", out);
-}
-
 /* What a folder that was empty has got, after a failure: so the same command can be given again. */
 static void take_back(const char *out, bool made)
 {
@@ -318,8 +301,8 @@ static Status write_all(Writer *w, const char *from, const char *out, Log *log, 
     /* of what is copied, too: a reader of the new folder would be told too late */
     TRY(model_check_weights(&w->m, from, err));
     list_tensors(w);
-    bool made = false;
-    TRY(check_out(from, out, &made, err));
+    bool made = !path_exists(out);
+    TRY(dir_make(out, err));
     Status s = write_files(w, from, out, log, err);
     if (s != OK) take_back(out, made);
     return s;
@@ -329,12 +312,13 @@ Status quant_write_folder(const char *from, const char *out, const QuantOpts *o,
                           Log *log, QuantReport *report, Err *err)
 {
     LlamaConfig cfg;
+    TRY(dir_check_new(out, from, err));
     TRY(llama_config_load(&cfg, from, err));
     if (cfg.quant.method)
         return err_set(err, E_INPUT, "%s: is quantised already (%s)", from,
                        quant_method_name(cfg.quant.method));
     *report = (QuantReport){0};
-    Writer w = {.dev = d, .opts = *o, .report = report, .dir = from};
+    Writer w = {.dev = d, .opts = *o, .report = report};
     TRY(safetensors_open(&w.from, from, err));
     llama_init(&w.m, &cfg, d, 1);
     llama_quantize(&w.m, o);

@@ -85,7 +85,7 @@ int safetensors_unlisted(const SafeTensors *s);
 /* ---- writing ---------------------------------------------------------------------------------- */
 
 /* Writes the t->bytes of a tensor whose data is NULL with file_out_write, in as many pieces as it
- * likes; called in the file's order, once a tensor. */
+ * likes; called in the file's order, once a tensor.  Its error line is told as it is, without the path that was to be written. */
 typedef Status SafeSource(void *ud, const SafeTensor *t, FileOut *f, Err *err);
 
 /* The N bytes of JSON and padding behind the length field, as the reference writes them: larger dtypes

@@ -135,13 +135,16 @@ static Status write_tensor(FileOut *f, const SafeTensor *t, SafeSource *source, 
     return OK;
 }
 
-static Status write_body(FileOut *f, const SafeTensor *tensors, int n, const char *const *meta,
-                         SafeSource *source, void *ud, Err *err)
+static Status write_body(FileOut *f, const char *path, const SafeTensor *tensors, int n,
+                         const char *const *meta, SafeSource *source, void *ud, Err *err)
 {
     StrBuf header = {0};
     int *order = xcalloc((size_t)n, sizeof *order);
     Status s = full_header(&header, order, tensors, n, meta, err);
-    if (s == OK) file_out_write(f, header.data, header.len);
+    if (s == OK)
+        file_out_write(f, header.data, header.len);
+    else
+        err_wrap(err, s, "%s", path);
     for (int k = 0; k < n && s == OK; k++)
         s = write_tensor(f, &tensors[order[k]], source, ud, err);
     free(order);
@@ -165,14 +168,13 @@ Status safetensors_write(const char *path, const SafeTensor *tensors, int n,
     FileOut f;
     Status s = file_out_open(&f, tmp, err);
     if (s == OK) {
-        s = write_body(&f, tensors, n, all, source, ud, err);
+        s = write_body(&f, path, tensors, n, all, source, ud, err);
         if (s == OK) {
             s = file_out_close(&f, err);
             if (s == OK) s = file_rename(tmp, path, err);
             if (s != OK) unlink(tmp);
         } else {
             file_out_abort(&f);
-            err_wrap(err, s, "%s", path);
         }
     }
     free(tmp);

@@ -34,7 +34,7 @@ static Status open_model(Bench *b, Err *err)
     b->has_model = true;
     llama_quantize(&b->model, &o->quant);
     if (o->lora && lora_attach(&b->lora, &b->model, o->lora, err) != OK)
-        return err_wrap(err, E_INPUT, "--targets");
+        return err_wrap(err, E_INPUT, "--%s", err->key);
     b->has_lora = o->lora;
     llama_alloc(&b->model);
     model_init_random(&b->model, SEED);

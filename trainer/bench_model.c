@@ -25,7 +25,7 @@ Status bench_open_model(Bench *b, Comm *comm, Err *err)
     llama_quantize(&b->model, &o->quant);
     if (o->method != METHOD_FULL) {
         if (lora_attach(&b->lora, &b->model, &o->lora, err) != OK)
-            return err_wrap(err, E_INPUT, "--targets");
+            return err_wrap(err, E_INPUT, "--%s", err->key);
         b->has_lora = true;
     } else {
         apply_full(&b->model);

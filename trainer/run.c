@@ -305,6 +305,9 @@ static Status evaluate(Run *r, bool *improved, Err *err)
     shards_begin_pass(&r->s->shards, false);
     Status s = perplexity_of(&p, &r->s->model, r->s->eval, &r->c->data, &opts, err);
     shards_end_pass(&r->s->shards);
+    char blame[512];
+    if (s == E_FAILED && stepper_blame_weights(r->stepper, blame, sizeof blame))
+        err_set(err, s, "%s", blame);
     if (s != OK) return err_wrap(err, s, "evaluation after step %lld", (long long)st->step);
     if (p.given_up) {
         *improved = false;

@@ -13,8 +13,8 @@
 #include "trainer/plan.h"
 #include "trainer/step.h"
 
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* ---- opening ---------------------------------------------------------------------------------- */
 
@@ -165,20 +165,6 @@ static Status open_comm(Session *s, Problems *p)
     return status;
 }
 
-/* The key that an error about adapters is of; *what: the error without the key, where it begins with it. */
-static const char *lora_key(const char **what)
-{
-    static const char *const keys[][2] = {{"rank_pattern: ", "lora.rank_pattern"},
-                                          {"alpha_pattern: ", "lora.alpha_pattern"},
-                                          {"save_modules: ", "lora.save_modules"}};
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-        if (str_starts(*what, keys[i][0])) {
-            *what += strlen(keys[i][0]);
-            return keys[i][1];
-        }
-    return str_starts(*what, "LoRA layer ") ? "lora.layers" : "lora.targets";
-}
-
 /* With lora.adapter its own settings become the config's, so that the resolved config tells them. */
 static Status attach_adapters(Session *s, Problems *p)
 {
@@ -199,8 +185,9 @@ static Status attach_adapters(Session *s, Problems *p)
     if (status == OK) status = lora_attach(&s->lora, &s->model, &opts, &err);
     lora_opts_clear(&opts);
     s->has_lora = status == OK;
-    const char *what = err.line, *key = c->lora_adapter ? "lora.adapter" : lora_key(&what);
-    if (status != OK) config_problem(c, p, key, "%s", what);
+    char key[64];
+    snprintf(key, sizeof key, "lora.%s", c->lora_adapter ? "adapter" : err.key);
+    if (status != OK) config_problem(c, p, key, "%s", err.line);
     return status;
 }
 
@@ -241,16 +228,9 @@ static Status open_trace(Session *s, Problems *p)
     TrainConfig *c = s->cfg;
     if (!c->trace) return OK;
     Err err = {0};
-    Status status = dir_make(c->trace, &err);
-    char **names = NULL;
-    int n = 0;
-    if (status == OK) status = dir_list(&names, &n, c->trace, &err);
+    Status status = dir_check_new(c->trace, NULL, &err);
+    if (status == OK) status = dir_make(c->trace, &err);
     if (status != OK) config_problem(c, p, "runtime.trace", "%s", err.line);
-    if (status == OK) dir_list_free(names, n);
-    if (status == OK && n > 0) {
-        config_problem(c, p, "runtime.trace", "%s is not empty; name a new folder", c->trace);
-        status = E_INPUT;
-    }
     if (status == OK) s->trace = trace_new(c->trace);
     return status;
 }

@@ -278,7 +278,7 @@ static int64_t count_in_slice(Stepper *s, Param *p, int slice)
     return bad;
 }
 
-static bool blame_weights(Stepper *s, char *buf, size_t n)
+bool stepper_blame_weights(Stepper *s, char *buf, size_t n)
 {
     const ParamSet *ps = &s->model->params;
     bool found = false;
@@ -336,7 +336,7 @@ const char *stepper_blame(Stepper *s, const StepResult *r, char *buf, size_t n)
 {
     Comm *ranks = s->shards->comm;
     Err found = {0};
-    if (!blame_weights(s, found.line, sizeof found.line) && isfinite(r->loss))
+    if (!stepper_blame_weights(s, found.line, sizeof found.line) && isfinite(r->loss))
         blame_gradients(s, found.line, sizeof found.line);
     Err *all = xcalloc((size_t)ranks->size, sizeof *all);
     comm_exchange(ranks, all, &found, sizeof found);

@@ -50,6 +50,8 @@ StepResult stepper_run(Stepper *s, int64_t epoch, int64_t step, double lr, int64
 /* A step over n given micro-batches on each rank instead of the loader's (which may be NULL): plans and benchmarks. */
 StepResult stepper_run_batches(Stepper *s, const HostBatch *batches, int n, double lr, int64_t t);
 
+/* The first weight that holds NaN or infinity, in a line; false: none does.  All ranks, and the same on each. */
+bool stepper_blame_weights(Stepper *s, char *buf, size_t n);
 /* After a step that was not finite: one line naming the first tensor that holds NaN or infinity: a weight,
  * the loss, or a gradient.  All ranks. */
 const char *stepper_blame(Stepper *s, const StepResult *r, char *buf, size_t n);

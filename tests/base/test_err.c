@@ -50,6 +50,18 @@ Test(err, a_long_line_is_cut_between_characters)
     cr_assert(str_ends(err.line, "..."));
 }
 
+Test(err, a_line_says_which_setting_it_is_about)
+{
+    Err err = {0};
+    cr_assert_eq(err_about(&err, OK, "rank"), OK);
+    cr_assert_null(err.key);
+    cr_assert_eq(err_about(&err, err_set(&err, E_INPUT, "must be above 0"), "rank"), E_INPUT);
+    cr_assert_str_eq(err.key, "rank");
+    err_set(&err, E_INPUT, "another");
+    cr_assert_null(err.key);
+    cr_assert_eq(err_about(NULL, E_FAILED, "rank"), E_FAILED);
+}
+
 static Status fails_late(int *steps)
 {
     TRY(OK);

@@ -292,6 +292,46 @@ Test(fs, lies_in)
     free(in), free(beside), free(link_path);
 }
 
+Test(fs, slashes_at_the_end)
+{
+    static const char *const cases[][2] = {{"a/b//", "a/b"}, {"a/b", "a/b"}, {"/a/", "/a"},
+                                           {"/", "/"},       {"//", "/"},    {"", ""}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *got = path_trim(cases[i][0]);
+        cr_expect_str_eq(got, cases[i][1]);
+        free(got);
+    }
+}
+
+Test(fs, a_folder_to_write_is_new_or_empty_and_elsewhere)
+{
+    Err err = {0};
+    put("file", "1");
+    char *full = in_dir("full"), *empty = in_dir("empty"), *inside = in_dir("full/sub");
+    char *file = in_dir("file"), *below = in_dir("file/sub"), *fresh = in_dir("new/deep");
+    cr_assert_eq(dir_make(inside, &err), OK);
+    cr_assert_eq(dir_make(empty, &err), OK);
+    const struct {
+        const char *path, *source, *says;
+    } cases[] = {{fresh, full, NULL},
+                 {empty, full, NULL},
+                 {inside, NULL, NULL},
+                 {full, empty, "full: is not empty; name a new folder"},
+                 {empty, empty, "which is read; name a folder elsewhere"},
+                 {inside, full, "which is read; name a folder elsewhere"},
+                 {file, NULL, "file: is a file; name a new folder"},
+                 {below, NULL, "file: is a file; name a new folder"},
+                 {"", NULL, "has no name"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        err.line[0] = 0;
+        cr_expect_eq(dir_check_new(cases[i].path, cases[i].source, &err),
+                     cases[i].says ? E_INPUT : OK, "case %zu: %s", i, err.line);
+        cr_expect(!cases[i].says || strstr(err.line, cases[i].says), "case %zu: %s", i, err.line);
+    }
+    cr_expect_not(path_exists(fresh), "nothing is made");
+    free(full), free(empty), free(inside), free(file), free(below), free(fresh);
+}
+
 Test(fs, copy)
 {
     Err err = {0};

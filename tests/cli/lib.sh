@@ -111,6 +111,12 @@ small_model()
     chmod -R u+w "$tmp/model" "$tmp/adapter"
 }
 
+# poison FILE: its last number, of a file in float32, becomes NaN
+poison()
+{
+    printf '\377\377\377\377' | dd of="$1" bs=1 seek=$(($(wc -c <"$1") - 4)) conv=notrunc 2>"$tmp/err"
+}
+
 # no_launcher: who started this script was no launcher of the ranks that it starts
 no_launcher()
 {

@@ -64,6 +64,12 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     refused "a base of no kind" 2 "--quantize: must be one of none, nf4, fp4, int8, fp8, is 'int3'" bench --model tiny --quantize int3 $decode
     refused "no sequence" 2 "--batch: must be from 1 to 4096, is 0" bench --model tiny --batch 0 $decode
     refused "a cache that does not fit" 2 "decoding needs *take a smaller --batch or --prompt, or --quantize" bench --model tiny --memory 0.01 --batch 64 --decode --device cpu --prompt 900 --new 3
+    for flag in "seconds 1" "steps 1" "zero 1" "prefetch 1" "ctas 0" "spare 0" "dropout 0"; do
+        refused "a number of steps" 2 "--${flag% *}: has no meaning with --decode" bench --model tiny --$flag $decode
+    done
+    refused "blocks of nothing" 2 "--quant-block: with nf4 and fp4, a power of two from 32 to 4096; is 0" bench --model tiny --method qlora --quant-block 0 $fast
+    refused "blocks without codes" 2 "--quant-block: only with --method qlora" bench --model tiny --quant-block 0 $fast
+    refused "a rank beyond the most" 2 "--rank: LoRA rank of * must be an integer from 1 to 32768, found 40000" bench --model tiny --rank 40000 $fast
     refused "no shape" 2 "lorac bench: name a shape*" bench $fast
     refused "too little memory" 2 "the step needs 0.* GiB and there are 0.06; take a smaller --micro, or --recompute auto" bench --model tiny --device cpu --seq 256 --micro 256 --recompute selective --memory 0.0625
     refused "a wrong shape" 2 "--model: there is no 'tini'; did you mean 'tiny'?" bench --model tini $fast

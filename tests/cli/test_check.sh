@@ -26,6 +26,12 @@ command line: lora.targets: *q_prj*" \
     check "$tmp/run.yaml" data.train="$tmp/bad.jsonl" lora.targets='[q_prj]'
 refused 'a pattern that matches nothing' 2 "command line: lora.rank_pattern: 'foo' matches no *" \
     check --quiet "$tmp/run.yaml" 'lora.rank_pattern={foo: 3}'
+refused 'a pattern that cannot be read' 2 "command line: lora.rank_pattern: *'(?:.*\\.)?(?:q_proj()'*" \
+    check --quiet "$tmp/run.yaml" 'lora.rank_pattern={"q_proj(": 3}'
+refused 'a rank beyond the most' 2 "command line: lora.rank: LoRA rank of model.layers.0.*.q_proj: must be an integer from 1 to 32768, found 40000" \
+    check --quiet "$tmp/run.yaml" lora.rank=40000
+refused 'a module to train whole that is not there' 2 "command line: lora.save_modules: 'foo' matches no module *" \
+    check --quiet "$tmp/run.yaml" 'lora.save_modules=[foo]'
 refused 'a layer that is not there' 2 "command line: lora.layers: LoRA layer 5: the model has none of this number" \
     check --quiet "$tmp/run.yaml" 'lora.layers=[5]'
 refused 'too little memory' 2 "command line: runtime.memory: the run needs * GiB and cpu has *" \

@@ -66,6 +66,20 @@ same "override" "$tmp/out" "$tmp/base"
 refused "config with an error" 2 "command line: data.max_lenght: unknown key; did you mean 'data.max_length'?" \
     eval --config "$tmp/c.yaml" data.max_lenght=3
 
+# --- weights that are no numbers: the file is to blame, not the row
+cp -r "$m" "$tmp/nan" && cp -r "$tmp/adapter" "$tmp/nan-adapter"
+poison "$tmp/nan/model.safetensors"
+poison "$tmp/nan-adapter/adapter_model.safetensors"
+damaged="holds 1 values that are not finite; the file is damaged or its training went wrong: take an earlier one"
+refused "a weight is NaN" 2 "$tmp/nan/model.safetensors: weight model.* $damaged" \
+    eval --model "$tmp/nan" --data "$golden/batches.jsonl" --format tokens
+refused "an adapter is NaN" 2 "$tmp/nan-adapter/adapter_model.safetensors: weight base_model.model.*lora_B.weight $damaged" \
+    eval --model "$m" --adapter "$tmp/nan-adapter" --data "$golden/batches.jsonl" --format tokens
+sed 's/"lora_alpha": 16/"lora_alpha": 1e30/' "$tmp/adapter/adapter_config.json" >"$tmp/nan-adapter/adapter_config.json"
+cp "$tmp/adapter/adapter_model.safetensors" "$tmp/nan-adapter"
+refused "finite weights that overflow" 1 "$golden/batches.jsonl:1: the loss is not finite, though every weight is: numbers overflow on the way" \
+    eval --model "$m" --adapter "$tmp/nan-adapter" --data "$golden/batches.jsonl" --format tokens
+
 # --- refusals
 refused "nothing" 2 'give one of --data and --config' eval --model "$m"
 refused "both" 2 'give one of --data and --config' eval --config "$tmp/c.yaml" --data x
@@ -82,6 +96,10 @@ refused "out is in" 2 '--out: * is the file that is read' \
     eval --baseline first-turn --data "$tmp/val.jsonl" --format samsum --out "$tmp/val.jsonl"
 refused "threads" 2 '--threads: must be 0 (all) to 4096, got -1' \
     eval --model "$m" --data "$tmp/val.jsonl" --format samsum --threads -1
+for n in 0 1 -5; do
+    refused "rows of $n tokens" 2 "--max-length: must be 2 or more, got $n" \
+        eval --model "$m" --data "$tmp/val.jsonl" --format samsum --max-length $n
+done
 refused "stem alone" 2 '--stem: has no meaning without --rouge' eval --model "$m" --data "$tmp/val.jsonl" --format samsum --stem
 refused "baseline" 2 "--baseline: 'lead-3' is none; there is first-turn" \
     eval --baseline lead-3 --data "$tmp/val.jsonl" --format samsum

@@ -117,6 +117,12 @@ echo '{' >"$tmp/chat.json"
 refused "chat is no JSON" 2 '*chat.json:*' generate --model "$m" --chat "$tmp/chat.json"
 refused "two prefixes" 2 '--prompt-template: not together with --template' \
     generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --template raw --prompt-template x
+cp -r "$m" "$tmp/nan"
+poison "$tmp/nan/model.safetensors"
+refused "a weight is NaN" 2 "$tmp/nan/model.safetensors: weight model.* holds 1 values that are not finite; *" \
+    generate --model "$tmp/nan" --prompt x
+refused "a weight is NaN, for rows" 2 "*$tmp/nan/model.safetensors: weight model.* holds 1 values that are not finite; *" \
+    generate --quiet --model "$tmp/nan" --data "$tmp/rows.jsonl" --format samsum --out "$tmp/none.jsonl"
 rm "$tmp/model/model.safetensors"
 refused "no weights" 2 '*model.safetensors*' generate --model "$m" --prompt x
 

@@ -27,6 +27,14 @@ refused 'a dtype that is none' 2 "--dtype: must be fp32, bf16 or fp16, is 'int4'
 refused 'more tokens than ids have room for' 2 '--vocab: must be from 1 to 2147483647, is 99999999999' \
     init "$tmp/huge" --preset tiny --vocab 99999999999
 
+refused 'no tokens' 2 '--vocab: must be from 1 to 2147483647, is 0' init "$tmp/none" --preset tiny --vocab 0
+refused 'less than none' 2 '--vocab: must be from 1 to 2147483647, is -1' init "$tmp/none" --preset tiny --vocab -1
+refused 'a vocabulary without end' 2 "--vocab: needs an integer, got '-9223372036854775808'" init "$tmp/none" --preset tiny --vocab -9223372036854775808
+refused 'a seed below zero' 2 '--seed: must be from 0 to 9223372036854775807, is -1' init "$tmp/none" --preset tiny --seed -1
+refused 'shards of nothing' 2 '--max-shard: must be from 1 to 1073741824, is 0' init "$tmp/none" --preset tiny --max-shard 0
+refused 'shards whose bytes cannot be counted' 2 '--max-shard: must be from 1 to 1073741824, is 99999999999999999' \
+    init "$tmp/none" --preset tiny --max-shard 99999999999999999
+[ -e "$tmp/none" ] && fail 'a refused folder was made'
 refused 'no name' 2 'the folder to write has no name' init --preset tiny ''
 refused 'less ids than its own tokens need' 2 "--vocab: must be above 2, a token that * names, is 2" init "$tmp/v" --vocab 2 \
     --config "$root/tests/fixtures/models/qwen3-d64"

@@ -21,10 +21,13 @@ refused "no model" 2 '--model: needs a folder' merge --adapter "$tmp/adapter" --
 refused "no adapter" 2 '--adapter: needs a folder' merge --model "$m" --out "$tmp/x"
 refused "no out" 2 '--out: needs a folder to write' merge --model "$m" --adapter "$tmp/adapter"
 refused "no such adapter" 2 '--adapter: /none is not a folder' merge --model "$m" --adapter /none --out "$tmp/x"
-refused "out is taken" 2 '*/merged: the output folder exists and is not empty' \
+refused "out is taken" 2 '*/merged: is not empty; name a new folder' \
     merge --model "$m" --adapter "$tmp/adapter" --out "$tmp/merged"
 refused "adapter of another model" 2 '*lora_final/adapter_model.safetensors: *lora_A.weight: has shape \[8, 96\], *' \
     merge --model "$m" --adapter "$root/tests/fixtures/golden/llama3-tiny/lora_final" --out "$tmp/x"
+cp -r "$tmp/adapter" "$tmp/huge" && sed 's/"lora_alpha": 16/"lora_alpha": 1e45/' "$tmp/adapter/adapter_config.json" >"$tmp/huge/adapter_config.json"
+refused "a merge that overflows" 2 "$m/model.safetensors: model.layers.*: merged, * numbers are infinite or NaN in F32" \
+    merge --model "$m" --adapter "$tmp/huge" --out "$tmp/x"
 refused "argument" 2 "'x': this command takes no arguments; *" merge x
 [ -e "$tmp/x" ] && fail "a refused merge leaves nothing"
 finish

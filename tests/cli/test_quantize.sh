@@ -8,17 +8,19 @@ done_by 'int8' quantize --model "$plain" --out "$tmp/int8" --type int8 --quiet
 done_by 'blocks of 128' quantize --model "$plain" --out "$tmp/nf4-128" --type nf4 --block 128
 said 'fewer scales' "*7 matrices as nf4 with double quantisation, 6.06 bits a weight; the rest as it was"
 refused 'a block that is none' 2 "--block: must be a power of two from 32 to 4096, is 48" quantize --model "$plain" --out "$tmp/x" --block 48
+refused 'a block of nothing' 2 "--block: must be a power of two from 32 to 4096, is 0" quantize --model "$plain" --out "$tmp/x" --block 0
 refused 'a block of rows' 2 "--block: only with nf4 and fp4" quantize --model "$plain" --out "$tmp/x" --type int8 --block 64
 refused 'a type that is none' 2 "--type: must be one of nf4, fp4, int8, is 'nf5'" quantize --model "$plain" --out "$tmp/x" --type nf5
 refused 'a quantised folder again' 2 "$tmp/nf4: is quantised already (bitsandbytes)" quantize --model "$tmp/nf4" --out "$tmp/x"
-refused 'a folder that is there' 2 "--out: $tmp/nf4 is not empty; name a new folder" quantize --model "$plain" --out "$tmp/nf4"
+refused 'a folder that is there' 2 "$tmp/nf4: is not empty; name a new folder" quantize --model "$plain" --out "$tmp/nf4"
 
 # codes have no NaN: the last value of v_proj, before the norm's 64, in float16
 mkdir "$tmp/nan"
 cp "$plain"/* "$tmp/nan/" && chmod u+w "$tmp/nan/model.safetensors"
 size=$(wc -c <"$tmp/nan/model.safetensors")
 printf '\377\377' | dd of="$tmp/nan/model.safetensors" bs=1 seek=$((size - 130)) conv=notrunc 2>"$tmp/err"
-refused 'a weight that is no number' 2 "*v_proj.weight has values that are not finite, which quantising would hide*" quantize --model "$tmp/nan" --out "$tmp/x" --quiet
+refused 'a weight that is no number' 2 "$tmp/nan/model.safetensors: model.layers.0.self_attn.v_proj.weight has values that are not finite, which quantising would hide*" quantize --model "$tmp/nan" --out "$tmp/x" --quiet
+[ -e "$tmp/x" ] && fail 'a refused model leaves nothing'
 
 printf '{"input_ids": [1, 5, 9, 13, 7, 2]}\n{"input_ids": [1, 8, 3, 2]}\n' >"$tmp/rows.jsonl"
 cat >"$tmp/run.yaml" <<EOF
@@ -44,14 +46,20 @@ refused 'quantising again' 2 'command line: model.quantize: the checkpoint is qu
 done_by 'merged into what the codes decode to' merge --model "$tmp/nf4" --adapter "$tmp/out2" --out "$tmp/m1"
 said 'what is kept, again, and how far off' '*7 of 11 tensors merged; *of the change survived the rounding*quantised to nf4 again, *% of it would*divergence from the unmerged model: * nats a token, over 64 drawn tokens*'
 [ -e "$tmp/m1.base" ] && fail 'left the decoded base'
+mkdir "$tmp/m4"
+done_by 'merged into a folder that is there, named with a slash' merge --model "$tmp/nf4" --adapter "$tmp/out2" --out "$tmp/m4/" --quiet
+same 'merged into a folder that is there, named with a slash' "$tmp/m1/model.safetensors" "$tmp/m4/model.safetensors"
 done_by 'merged into the original' merge --model "$tmp/nf4" --adapter "$tmp/out2" --original "$plain" --out "$tmp/m2" --json
 said 'the same as JSON' '{"tensors": 11, "merged": 7, *"survived_nf4": *"divergence": *'
 refused 'an original of a plain model' 2 "--original: $plain is not quantised; it is the original" \
     merge --model "$plain" --adapter "$tmp/out2" --original "$plain" --out "$tmp/m3"
 
 cp -r "$plain" "$tmp/own"
-refused 'an output inside the model' 2 "--out: $tmp/own/sub lies inside the model $tmp/own; name a folder elsewhere" \
+refused 'an output inside the model' 2 "$tmp/own/sub: lies inside $tmp/own, which is read; name a folder elsewhere" \
     quantize --model "$tmp/own" --out "$tmp/own/sub"
 [ -e "$tmp/own/sub" ] && fail 'made a folder inside the model'
+refused 'an output that is a file' 2 "$tmp/rows.jsonl: is a file; name a new folder" quantize --model "$plain" --out "$tmp/rows.jsonl"
+refused 'a merge inside the quantised model' 2 "$tmp/nf4/sub: lies inside $tmp/nf4, which is read; name a folder elsewhere" \
+    merge --model "$tmp/nf4" --adapter "$tmp/out2" --out "$tmp/nf4/sub"
 
 finish

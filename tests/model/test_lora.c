@@ -215,43 +215,80 @@ static void close_preset(Fixture *f)
     device_close(&f->dev);
 }
 
-static char *words[] = {(char *)(uintptr_t) "q_proj",    (char *)(uintptr_t) "qproj",
-                        (char *)(uintptr_t) "lm_head",   (char *)(uintptr_t) "embed_tokens",
-                        (char *)(uintptr_t) "k_proj",    (char *)(uintptr_t) "nothing",
-                        (char *)(uintptr_t) "all-linear"};
-enum { Q, QPROJ, HEAD, EMBED, K, NOTHING, ALL };
+static char *words[] = {(char *)(uintptr_t) "q_proj",     (char *)(uintptr_t) "qproj",
+                        (char *)(uintptr_t) "lm_head",    (char *)(uintptr_t) "embed_tokens",
+                        (char *)(uintptr_t) "k_proj",     (char *)(uintptr_t) "nothing",
+                        (char *)(uintptr_t) "all-linear", (char *)(uintptr_t) "_proj"};
+enum { Q, QPROJ, HEAD, EMBED, K, NOTHING, ALL, ENDS };
 
 Test(lora, what_cannot_be_attached_is_named)
 {
+    static LoraPattern ranks[] = {{"q_proj", 0.5}}, unread[] = {{"q_proj(", 2}};
+    static LoraPattern unused[] = {{"q_proj", 2}, {"k_proj", 2}},
+                       infinite[] = {{"q_proj", INFINITY}};
     static int64_t layer_two[] = {2}, layer_one[] = {1};
     const struct {
         LoraOpts o;
-        const char *says;
+        const char *says, *key;
     } cases[] = {
-        {{.rank = 8, .targets = &words[QPROJ], .n_targets = 1}, "LoRA target 'qproj' matches no"},
+        {{.rank = 8, .targets = &words[QPROJ], .n_targets = 1},
+         "LoRA target 'qproj' matches no",
+         "targets"},
         {{.rank = 8, .targets = &words[Q], .n_targets = 2},
-         "LoRA target 'qproj' matches no module"},
+         "LoRA target 'qproj' matches no module",
+         "targets"},
         {{.rank = 8, .targets = &words[Q], .n_targets = 1, .layers = layer_two, .n_layers = 1},
-         "LoRA layer 2: the model has none of this number"},
+         "LoRA layer 2: the model has none of this number",
+         "layers"},
         {{.rank = 8, .targets = &words[ALL], .n_targets = 1, .layers = layer_two, .n_layers = 1},
-         "LoRA layer 2: the model has none of this number"},
+         "LoRA layer 2: the model has none of this number",
+         "layers"},
         {{.rank = 8, .targets = &words[HEAD], .n_targets = 1},
-         "lm_head: adapters on the embedding"},
-        {{.rank = 8, .targets = &words[EMBED], .n_targets = 1}, "model.embed_tokens: adapters on"},
+         "lm_head: adapters on the embedding",
+         "targets"},
+        {{.rank = 8, .targets = &words[EMBED], .n_targets = 1},
+         "model.embed_tokens: adapters on",
+         "targets"},
         {{.rank = 8,
           .targets = &words[Q],
           .n_targets = 1,
           .save_modules = &words[NOTHING],
           .n_save_modules = 1},
-         "save_modules: 'nothing' matches no module"},
+         "'nothing' matches no module",
+         "save_modules"},
         {{.rank = 8,
           .targets = &words[Q],
           .n_targets = 1,
           .save_modules = &words[K],
           .n_save_modules = 1},
-         "are one matrix in memory"},
-        {{.rank = 0, .targets = &words[Q], .n_targets = 1}, "must be an integer from 1"},
-        {{.rank = 1 << 20, .targets = &words[Q], .n_targets = 1}, "must be an integer from 1"},
+         "are one matrix in memory",
+         "save_modules"},
+        {{.rank = 0, .targets = &words[Q], .n_targets = 1}, "must be an integer from 1", "rank"},
+        {{.rank = 1 << 20, .targets = &words[Q], .n_targets = 1},
+         "must be an integer from 1",
+         "rank"},
+        {{.rank = 8, .targets = &words[Q], .n_targets = 1, .ranks = ranks, .n_ranks = 1},
+         "found 0.5",
+         "rank_pattern"},
+        {{.rank = 8, .targets = &words[Q], .n_targets = 1, .ranks = unread, .n_ranks = 1},
+         "q_proj(",
+         "rank_pattern"},
+        {{.rank = 8, .targets = &words[Q], .n_targets = 1, .ranks = unused, .n_ranks = 2},
+         "'k_proj' matches no adapter's",
+         "rank_pattern"},
+        {{.rank = 8, .targets = &words[Q], .n_targets = 1, .alphas = unused, .n_alphas = 2},
+         "'k_proj' matches no adapter's",
+         "alpha_pattern"},
+        {{.rank = 8, .targets = &words[Q], .n_targets = 1, .alphas = infinite, .n_alphas = 1},
+         "must be finite",
+         "alpha_pattern"},
+        {{.rank = 8,
+          .targets = &words[Q],
+          .n_targets = 1,
+          .save_modules = &words[ENDS],
+          .n_save_modules = 1},
+         "in one of the two lists",
+         "save_modules"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Fixture f;
@@ -261,6 +298,7 @@ Test(lora, what_cannot_be_attached_is_named)
         int n = f.m.params.n;
         cr_expect_eq(lora_attach(&set, &f.m, &cases[i].o, &err), E_INPUT, "case %zu", i);
         cr_expect(strstr(err.line, cases[i].says), "case %zu: %s", i, err.line);
+        cr_expect_str_eq(err.key, cases[i].key, "case %zu: %s", i, err.line);
         cr_expect(f.m.params.n == n || !f.m.tied, "case %zu: adapters stayed", i);
         close_preset(&f);
     }

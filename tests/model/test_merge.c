@@ -298,8 +298,8 @@ Test(merge, refusals)
         const char *base, *adapter, *out, *says;
     } cases[] = {
         {llama2, lora2, full, "is not empty"},
-        {llama2, lora2, llama2, "is not empty"},
-        {llama2, lora2, file, "is no folder"},
+        {llama2, lora2, llama2, "lies inside"},
+        {llama2, lora2, file, "is a file; name a new folder"},
         {llama3, lora2, out, "has shape [8, 64], the model needs [8, 96]"},
         {llama2, tmp, out, "adapter_config.json"},
         {llama2, config_only, out, "are missing: base_model.model.lm_head.weight"},

@@ -99,6 +99,19 @@ Test(nonfinite, weight_is_named, .timeout = 200)
     }
 }
 
+Test(nonfinite, weight_is_named_by_an_evaluation, .timeout = 200)
+{
+    char *model = poisoned_model("model.norm.weight", NAN), *out = tmp_dir();
+    char *rows = source_path("tests/fixtures/models/llama2-d64/packed.jsonl");
+    char *eval = str_format("data.eval=%s", rows);
+    Training t = run(model, out, LIST(eval, "eval={every: 10, at_start: true}"));
+    expect_line(&t, "evaluation after step 0: weight model.norm.weight holds 1 values that", "");
+    training_clear(&t);
+    free(eval), free(rows);
+    tmp_dir_remove(model);
+    tmp_dir_remove(out);
+}
+
 /* What the optimizer made of an adapter is found in the step after. */
 Test(nonfinite, an_adapter_is_named, .timeout = 200)
 {
