@@ -32,8 +32,9 @@ static const char about[] =
     "or int8), and how far predictions moved.";
 
 typedef struct Flags {
-    const char *model, *adapter, *out, *original;
-    int64_t threads, sample;
+    ModelFlags model; /* and the adapter */
+    const char *out, *original;
+    int64_t sample;
     bool quiet, json;
 } Flags;
 
@@ -125,13 +126,14 @@ static Status merge_decoded(const Flags *f, const MergeAgain *again, Log *log, M
                             Err *err)
 {
     /* merge_adapter looks when the decoded model is there, and does not know the quantised one */
-    TRY(dir_check_new(f->out, f->model, err));
+    TRY(dir_check_new(f->out, f->model.model, err));
     char *place = path_trim(f->out), *base = str_format("%s.base", place);
     Device *d = again->dev;
     Status s = path_exists(base) ? err_set(err, E_INPUT, "%s is in the way; remove it", base) : OK;
     if (s == OK) {
-        s = quant_write_plain(f->model, base, d, log, err);
-        if (s == OK) s = merge_adapter(base, f->adapter, f->out, again, d->pool, log, report, err);
+        s = quant_write_plain(f->model.model, base, d, log, err);
+        if (s == OK)
+            s = merge_adapter(base, f->model.adapter, f->out, again, d->pool, log, report, err);
         Err ignored = {0};
         Status removed = dir_remove(base, s == OK ? err : &ignored);
         if (s == OK) s = removed;
@@ -141,18 +143,13 @@ static Status merge_decoded(const Flags *f, const MergeAgain *again, Log *log, M
     return s;
 }
 
-static Status merge_quantised(const Flags *f, const MergeAgain *again, Log *log,
-                              MergeReport *report, Err *err)
+/* Into the weights that the adapter is added to without quantising. */
+static Status merge_plain(const Flags *f, const MergeAgain *again, Log *log, MergeReport *report,
+                          Err *err)
 {
-    if (!f->original) return merge_decoded(f, again, log, report, err);
-    return merge_adapter(f->original, f->adapter, f->out, again, again->dev->pool, log, report,
-                         err);
-}
-
-static Status merge_plain(const Flags *f, Log *log, MergeReport *report, Err *err)
-{
-    Pool *pool = pool_new((int)f->threads);
-    Status s = merge_adapter(f->model, f->adapter, f->out, NULL, pool, log, report, err);
+    Pool *pool = pool_new((int)f->model.threads);
+    const char *base = f->original ? f->original : f->model.model;
+    Status s = merge_adapter(base, f->model.adapter, f->out, again, pool, log, report, err);
     pool_free(pool);
     return s;
 }
@@ -179,7 +176,7 @@ static Status check_folders(const Flags *f, Err *err)
 {
     const struct {
         const char *name, *value;
-    } folders[] = {{"model", f->model}, {"adapter", f->adapter}};
+    } folders[] = {{"model", f->model.model}, {"adapter", f->model.adapter}};
     for (int i = 0; i < 2; i++) {
         if (!folders[i].value)
             return err_set(err, E_INPUT, "--%s: needs a folder", folders[i].name);
@@ -190,21 +187,44 @@ static Status check_folders(const Flags *f, Err *err)
     return f->out ? OK : err_set(err, E_INPUT, "--out: needs a folder to write");
 }
 
-/* Merges, measures, and tells. */
-static Status merge(const Flags *f, const LlamaConfig *cfg, const MergeAgain *again, Err *err)
+static Status compare(Measured *k, const Flags *f, const LlamaConfig *cfg, const QuantOpts *base,
+                      Log *log, Err *err)
 {
-    Log log = {.to = stderr, .level = f->quiet ? LOG_WARN : LOG_INFO};
+    ModelFlags unmerged = f->model;
+    unmerged.quant = quant_flags_defaults();
+    unmerged.base = base;
+    int64_t most = model_context(cfg);
+    k->n = k->n < most ? k->n : most;
+    return merge_compare(&k->kl, &unmerged, f->out, k->n, log, err);
+}
+
+static Status check_original(const Flags *f, const LlamaConfig *cfg, Err *err)
+{
+    LlamaConfig original;
+    if (!f->original) return OK;
+    if (!cfg->quant.method)
+        return err_set(err, E_INPUT, "--original: %s is not quantised; it is the original",
+                       f->model.model);
+    TRY(llama_config_load(&original, f->original, err));
+    if (original.quant.method)
+        return err_set(err, E_INPUT,
+                       "--original: %s is quantised, too (%s); name the model that it was made of, "
+                       "or leave it out to merge into what the codes decode to",
+                       f->original, quant_method_name(original.quant.method));
+    return OK;
+}
+
+/* Merges, measures, and tells.  base: how the adapter's was kept. */
+static Status merge(const Flags *f, const LlamaConfig *cfg, const QuantOpts *base,
+                    const MergeAgain *again, Log *log, Err *err)
+{
+    bool decode = cfg->quant.method && !f->original;
     MergeReport report = {0};
     Measured k = {.again = again, .n = f->sample >= 0 ? f->sample : again ? SAMPLE : 0};
-    Status s =
-        again ? merge_quantised(f, again, &log, &report, err) : merge_plain(f, &log, &report, err);
-    if (s == OK && again) warn_again(&log, &report.again, &again->opts);
-    if (s == OK && k.n > 0) {
-        ModelFlags unmerged = {.model = f->model, .adapter = f->adapter, .threads = f->threads};
-        int64_t most = model_context(cfg);
-        k.n = k.n < most ? k.n : most;
-        s = merge_compare(&k.kl, &unmerged, f->out, k.n, &log, err);
-    }
+    Status s = decode ? merge_decoded(f, again, log, &report, err)
+                      : merge_plain(f, again, log, &report, err);
+    if (s == OK && again) warn_again(log, &report.again, &again->opts);
+    if (s == OK && k.n > 0) s = compare(&k, f, cfg, base, log, err);
     if (s == OK && (!f->quiet || f->json)) {
         StrBuf b = {0};
         if (f->json)
@@ -219,37 +239,39 @@ static Status merge(const Flags *f, const LlamaConfig *cfg, const MergeAgain *ag
 
 static Status run(const Flags *f, Err *err)
 {
-    TRY(flag_threads(f->threads, err));
+    TRY(flag_threads(f->model.threads, err));
     TRY(check_folders(f, err));
+    Log log = {.to = stderr, .level = f->quiet ? LOG_WARN : LOG_INFO};
     LlamaConfig cfg;
-    TRY(llama_config_load(&cfg, f->model, err));
-    bool coded = cfg.quant.method != QUANT_METHOD_NONE;
-    if (f->original && !coded)
-        return err_set(err, E_INPUT, "--original: %s is not quantised; it is the original",
-                       f->model);
-    if (!coded) return merge(f, &cfg, NULL, err);
+    QuantOpts base;
+    TRY(llama_config_load(&cfg, f->model.model, err));
+    TRY(check_original(f, &cfg, err));
+    TRY(model_base(&base, &f->model, &cfg, &log, err));
+    if (base.type == QUANT_NONE) return merge(f, &cfg, &base, NULL, &log, err);
     Device d;
-    DeviceOpts opts = {.threads = (int)f->threads};
+    DeviceOpts opts = {.threads = (int)f->model.threads};
     TRY(device_open(&d, backend_find("cpu"), &opts, DT_F32, err));
-    MergeAgain again = {.opts = quant_opts_to_write(&cfg.quant), .dev = &d};
-    Status s = merge(f, &cfg, &again, err);
+    MergeAgain again = {.opts = cfg.quant.method ? quant_opts_to_write(&cfg.quant) : base,
+                        .dev = &d};
+    Status s = merge(f, &cfg, &base, &again, &log, err);
     device_close(&d);
     return s;
 }
 
 int cmd_merge(int argc, char **argv)
 {
-    Flags f = {.sample = -1};
+    Flags f = {.model = model_flags_defaults(), .sample = -1};
     const Opt opts[] = {
-        {"model", OPT_STRING, &f.model, "DIR", "the base model's folder"},
-        {"adapter", OPT_STRING, &f.adapter, "DIR", "the adapter's folder, in PEFT's layout"},
+        {"model", OPT_STRING, &f.model.model, "DIR", "the base model's folder"},
+        {"adapter", OPT_STRING, &f.model.adapter, "DIR", "the adapter's folder, in PEFT's layout"},
         {"out", OPT_STRING, &f.out, "DIR", "the folder to write; must not exist, or be empty"},
         {"original", OPT_STRING, &f.original, "DIR",
          "of a quantised model: the unquantised one, to merge into"},
+        QUANT_FLAGS(f.model.quant),
         {"sample", OPT_INT, &f.sample, "N",
-         "tokens to compare merged and unmerged model on (default 64 for a quantised model, else "
+         "tokens to compare merged and unmerged model on (default 64 for a quantised base, else "
          "0)"},
-        THREADS_FLAG(f.threads),
+        THREADS_FLAG(f.model.threads),
         JSON_FLAG(f.json),
         {"quiet", OPT_FLAG, &f.quiet, NULL, "print nothing"},
         {0},
