@@ -19,6 +19,14 @@ static const char about[] =
     "is\n"
     "rouge_score's, as plain means over the rows.";
 
+/* The base as the config's run has it; PiSSA's, without its principal part, is in no folder. */
+static void take_base(EvalJob *job)
+{
+    if (job->cfg.method != METHOD_QLORA || job->cfg.lora.pissa) return;
+    job->base = config_quant(&job->cfg);
+    job->model.base = &job->base;
+}
+
 static Status open_config(EvalJob *job, Err *err)
 {
     TRY(config_load(&job->cfg, job->config, job->overrides, job->n_overrides, false,
@@ -36,6 +44,7 @@ static Status open_config(EvalJob *job, Err *err)
         job->model.precision = job->cfg.precision == PRECISION_BF16 ? "bf16" : "fp32";
     if (!job->model.device) job->model.device = job->cfg.device;
     if (!job->model.threads) job->model.threads = job->cfg.threads;
+    take_base(job);
     if (!job->sources && (job->rouge || job->baseline || job->limit))
         return err_set(
             err, E_INPUT,
@@ -101,7 +110,9 @@ static Status check_flags(const EvalJob *job, Err *err)
         {"tokenizer", job->model.tokenizer, runs, "beside --baseline"},
         {"device", job->model.device, runs, "beside --baseline"},
         {"precision", job->model.precision, runs, "beside --baseline"},
-        {"quantize", job->model.quantize, runs, "beside --baseline"},
+        {"quantize", job->model.quant.type, runs, "beside --baseline"},
+        {"quant-block", job->model.quant.block != OPT_UNSET_INT, runs, "beside --baseline"},
+        {"single-quant", job->model.quant.single, runs, "beside --baseline"},
         {"int8-outliers", job->model.outliers != 0, runs, "beside --baseline"},
         {"threads", job->model.threads != 0, runs, "beside --baseline"},
         {"max-length", job->max_length != OPT_UNSET_INT, runs, "beside --baseline"},
@@ -151,7 +162,8 @@ static Status run(EvalJob *job, Err *err)
 
 int cmd_eval(int argc, char **argv)
 {
-    EvalJob job = {.gen = gen_flags_defaults(), .max_length = OPT_UNSET_INT};
+    EvalJob job = {
+        .model = model_flags_defaults(), .gen = gen_flags_defaults(), .max_length = OPT_UNSET_INT};
     LogFlags log = {0};
     const Opt opts[] = {
         MODEL_FLAGS(job.model),

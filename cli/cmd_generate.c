@@ -140,7 +140,7 @@ static Status run(GenerateJob *job, Err *err)
 
 int cmd_generate(int argc, char **argv)
 {
-    GenerateJob job = {.gen = gen_flags_defaults()};
+    GenerateJob job = {.model = model_flags_defaults(), .gen = gen_flags_defaults()};
     LogFlags log = {0};
     const Opt opts[] = {
         MODEL_FLAGS(job.model),

@@ -24,6 +24,7 @@ typedef struct EvalJob {
     Problems problems;
     TrainConfig cfg;
     bool has_cfg;
+    QuantOpts base;            /* of a config with method qlora: model.base points here */
     DataSource source;         /* of --data */
     DataOpts opts;             /* borrows its sources from source or cfg */
     const DataSource *sources; /* validation files; NULL: a share of the config's training files */

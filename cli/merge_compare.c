@@ -69,7 +69,9 @@ static double log_sum(const float *x, int64_t n)
 Status merge_compare(double *kl, const ModelFlags *unmerged, const char *merged, int64_t n,
                      Log *log, Err *err)
 {
-    ModelFlags after = {.model = merged, .threads = unmerged->threads};
+    ModelFlags after = model_flags_defaults();
+    after.model = merged;
+    after.threads = unmerged->threads;
     float *p = NULL, *q = NULL;
     int64_t vocab;
     Status s = logits_of(&p, &vocab, unmerged, n, log, err);

@@ -2,8 +2,14 @@
 
 #include "base/fs.h"
 #include "cli/flags.h"
+#include "cli/run_base.h"
 #include "model/hf_files.h"
 #include "model/inspect.h"
+
+ModelFlags model_flags_defaults(void)
+{
+    return (ModelFlags){.quant = quant_flags_defaults()};
+}
 
 int64_t model_context(const LlamaConfig *cfg)
 {
@@ -47,7 +53,8 @@ Status model_read_config(LlamaConfig *cfg, Tokenizer **t, const ModelFlags *f, E
 
 bool model_is_quantised(const ModelFlags *f, const LlamaConfig *cfg)
 {
-    return f->quantize || cfg->quant.method != QUANT_METHOD_NONE;
+    bool asked = f->quant.type && !str_eq(f->quant.type, "none");
+    return asked || (f->base && f->base->type != QUANT_NONE) || cfg->quant.method;
 }
 
 static Status attach(OpenModel *m, const char *dir, Err *err)
@@ -60,21 +67,23 @@ static Status attach(OpenModel *m, const char *dir, Err *err)
     return s == OK ? OK : err_wrap(err, s, "%s", dir);
 }
 
-/* As the folder is, or as asked. */
-static Status quantize(OpenModel *m, const ModelFlags *f, Err *err)
+Status model_base(QuantOpts *out, const ModelFlags *f, const LlamaConfig *cfg, Log *log, Err *err)
 {
-    const QuantFile *file = &m->llama.cfg.quant;
-    QuantOpts o = quant_opts_of(file);
-    if (f->quantize && file->method)
-        return err_set(err, E_INPUT, "--quantize: the model is quantised already (%s)",
-                       quant_method_name(file->method));
-    if (f->quantize) {
-        static const char *const types[] = {"nf4", "fp4", "int8", "fp8", NULL};
-        int type;
-        TRY(flag_choice(&type, "quantize", f->quantize, types, err));
-        o.type = (QuantType)(QUANT_NF4 + type);
-        o.nested = quant_is_4bit(o.type);
-    }
+    const char *given = quant_flags_given(&f->quant);
+    *out = quant_opts_of(&cfg->quant);
+    if (cfg->quant.method && given)
+        return err_set(err, E_INPUT, "--%s: the model is quantised already (%s)", given,
+                       quant_method_name(cfg->quant.method));
+    if (cfg->quant.method) return OK;
+    if (given) return quant_flags_read(out, &f->quant, err);
+    if (f->base) *out = *f->base;
+    return f->base || !f->adapter ? OK : run_base_read(out, f->adapter, log, err);
+}
+
+static Status quantize(OpenModel *m, const ModelFlags *f, Log *log, Err *err)
+{
+    QuantOpts o;
+    TRY(model_base(&o, f, &m->llama.cfg, log, err));
     llama_quantize(&m->llama, &o);
     if (f->outliers == 0) return OK;
     if (!(f->outliers > 0))
@@ -102,7 +111,7 @@ Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int
     device_when_full(&m->dev, when_full);
     llama_init(&m->llama, cfg, &m->dev, positions);
     m->has_llama = true;
-    TRY(quantize(m, f, err));
+    TRY(quantize(m, f, log, err));
     if (f->adapter) TRY(attach(m, f->adapter, err));
     llama_alloc(&m->llama);
     TRY(model_load_weights(&m->llama, f->model, log, err));

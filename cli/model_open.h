@@ -2,16 +2,19 @@
 #pragma once
 
 #include "base/log.h"
-#include "base/opts.h"
+#include "cli/quant_flags.h"
 #include "data/tokenizer.h"
 #include "model/lora.h"
 
-/* Zero-initialise. */
 typedef struct ModelFlags {
-    const char *model, *adapter, *tokenizer, *device, *quantize, *precision;
+    const char *model, *adapter, *tokenizer, *device, *precision;
+    QuantFlags quant;
+    const QuantOpts
+        *base; /* how to keep it where no flag says; NULL: as the run that made the adapter */
     int64_t threads;
     double outliers; /* 0: not given */
 } ModelFlags;
+ModelFlags model_flags_defaults(void);
 
 /* Entries for a command's table of options. */
 #define MODEL_FLAGS(f)                                                                             \
@@ -20,8 +23,7 @@ typedef struct ModelFlags {
          "LoRA adapter in PEFT's layout, run beside the model without merging"},                   \
         {"tokenizer", OPT_STRING, &(f).tokenizer, "PATH",                                          \
          "folder or file of the tokenizer (default: the model folder)"},                           \
-        {"quantize", OPT_STRING, &(f).quantize, "TYPE",                                            \
-         "keep the blocks' matrices as nf4 or fp4 (with double quantisation), int8 or fp8"},       \
+        QUANT_FLAGS((f).quant),                                                                    \
         {"int8-outliers", OPT_NUMBER, &(f).outliers, "T",                                          \
          "int8: code inputs in 8 bits too, but for columns with magnitudes from T on (6)"},        \
         {"device", OPT_STRING, &(f).device, "NAME", "where to compute (default: cpu)"},            \
@@ -45,8 +47,12 @@ typedef struct OpenModel {
 /* The files that are needed before a prompt can be encoded.  The tokenizer is the caller's to free; t NULL: none is
  * read. */
 Status model_read_config(LlamaConfig *cfg, Tokenizer **t, const ModelFlags *f, Err *err) MUST_CHECK;
-/* Whether the base is kept in 4 or 8 bits, as its folder or --quantize has it. */
+/* Whether the base is kept in 4 or 8 bits, as its folder, flags or f->base have it. */
 bool model_is_quantised(const ModelFlags *f, const LlamaConfig *cfg);
+/* How the base will be kept: as its files are where they are quantised, else as flags say, f->base, or the run that made the
+ * adapter, which a note tells. */
+Status model_base(QuantOpts *out, const ModelFlags *f, const LlamaConfig *cfg, Log *log,
+                  Err *err) MUST_CHECK;
 /* Loads weights and adapter; positions: the longest sequence that will be run; when_full: see device_when_full. */
 Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int64_t positions,
                   const char *when_full, Log *log, Err *err) MUST_CHECK;

@@ -8,7 +8,6 @@
 #include "model/merge_plan.h"
 #include "model/weights.h"
 #include "tensor/convert.h"
-#include "tensor/quant.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -22,9 +21,13 @@ enum { ROWS = 64 }; /* a block's, for one thread */
 
 typedef struct Sums {
     double dot, delta2; /* <W' - W, delta>, <delta, delta> */
-    double again;       /* <Q(W') - W, delta>, Q nf4 */
     int64_t n_bad;      /* finite weights that became infinite or NaN */
 } Sums;
+
+/* Of C = Q(W') - Q(W), what the change is once both are quantised. */
+typedef struct AgainSums {
+    double dot, change2, delta2; /* <C, delta>, <C, C>, <delta, delta> */
+} AgainSums;
 
 typedef struct Job {
     const MergeChange *c;
@@ -34,22 +37,9 @@ typedef struct Job {
     const float *magnitudes;   /* DoRA: rows of W + delta get this length; or NULL */
     uint8_t *out;
     Sums *blocks;
-    bool measure_again;
+    const float *again, *before; /* Q(W') and Q(W), of a matrix whose quantising is measured */
+    AgainSums *again_blocks;
 } Job;
-
-/* A row as nf4 in blocks of 64 gives it back; the last block may be short. */
-static void coded_row(float *out, const float *x, int64_t cols)
-{
-    const float *table = quant_table(QUANT_NF4);
-    for (int64_t first = 0; first < cols; first += QUANT_BLOCK) {
-        int64_t end = first + QUANT_BLOCK < cols ? first + QUANT_BLOCK : cols;
-        float most = 1e-38f;
-        for (int64_t i = first; i < end; i++)
-            most = fmaxf(most, fabsf(x[i]));
-        for (int64_t i = first; i < end; i++)
-            out[i] = table[quant_encode4(QUANT_NF4, table, x[i] / most)] * most;
-    }
-}
 
 static void delta_row(const Job *j, int64_t row, const float *w, float *delta)
 {
@@ -91,32 +81,58 @@ static void new_row(const Job *j, int64_t row, const float *w, const float *delt
         to[i] = j->rank ? w[i] + delta[i] : w[i];
 }
 
+static void source_row(const Job *j, int64_t row, float *w)
+{
+    size_t bytes = (size_t)j->cols * dtype_bytes(j->source_dtype);
+    convert_to_f32(w, j->c->source->data + (size_t)row * bytes, j->source_dtype, j->cols);
+}
+
+static int64_t block_end(const Job *j, int64_t block)
+{
+    return (block + 1) * ROWS < j->rows ? (block + 1) * ROWS : j->rows;
+}
+
 static void merge_block(void *ud, int64_t block)
 {
     Job *j = ud;
-    float *w = xmalloc(4 * (size_t)j->cols * sizeof *w), *delta = w + j->cols,
-          *to = delta + j->cols, *again = to + j->cols;
+    float *w = xmalloc(3 * (size_t)j->cols * sizeof *w), *delta = w + j->cols,
+          *to = delta + j->cols;
     size_t row_bytes = (size_t)j->cols * dtype_bytes(j->dtype);
-    size_t source_bytes = (size_t)j->cols * dtype_bytes(j->source_dtype);
-    int64_t end = (block + 1) * ROWS < j->rows ? (block + 1) * ROWS : j->rows;
     Sums s = {0};
-    for (int64_t row = block * ROWS; row < end; row++) {
+    for (int64_t row = block * ROWS; row < block_end(j, block); row++) {
         uint8_t *out = j->out + (size_t)row * row_bytes;
-        convert_to_f32(w, j->c->source->data + (size_t)row * source_bytes, j->source_dtype,
-                       j->cols);
+        source_row(j, row, w);
         delta_row(j, row, w, delta);
         new_row(j, row, w, delta, to);
         convert_from_f32(out, j->dtype, to, j->cols);
         convert_to_f32(to, out, j->dtype, j->cols);
-        if (j->measure_again) coded_row(again, to, j->cols);
         for (int64_t i = 0; i < j->cols; i++) {
             s.dot += ((double)to[i] - (double)w[i]) * (double)delta[i];
             s.delta2 += (double)delta[i] * (double)delta[i];
-            if (j->measure_again) s.again += ((double)again[i] - (double)w[i]) * (double)delta[i];
             s.n_bad += !isfinite(to[i]) && isfinite(w[i]);
         }
     }
     j->blocks[block] = s;
+    free(w);
+}
+
+static void again_block(void *ud, int64_t block)
+{
+    Job *j = ud;
+    float *w = xmalloc(2 * (size_t)j->cols * sizeof *w), *delta = w + j->cols;
+    AgainSums s = {0};
+    for (int64_t row = block * ROWS; row < block_end(j, block); row++) {
+        const float *after = j->again + row * j->cols, *before = j->before + row * j->cols;
+        source_row(j, row, w);
+        delta_row(j, row, w, delta);
+        for (int64_t i = 0; i < j->cols; i++) {
+            double change = (double)after[i] - (double)before[i];
+            s.dot += change * (double)delta[i];
+            s.change2 += change * change;
+            s.delta2 += (double)delta[i] * (double)delta[i];
+        }
+    }
+    j->again_blocks[block] = s;
     free(w);
 }
 
@@ -133,8 +149,10 @@ static float *transpose(float *m, int64_t rows, int64_t cols)
 typedef struct Merge {
     const MergePlan *plan;
     Pool *pool;
+    const MergeAgain *again; /* NULL: not measured */
     MergeReport *report;
-    double dot, delta2, again;
+    double dot, delta2;
+    AgainSums again_sums;
 } Merge;
 
 static void report_add(Merge *m, const MergeChange *c, int64_t rank, Sums s)
@@ -144,13 +162,39 @@ static void report_add(Merge *m, const MergeChange *c, int64_t rank, Sums s)
     r->items[r->n++] = (MergedTensor){.name = xstrdup(c->name),
                                       .rank = rank,
                                       .delta_norm = sqrt(s.delta2),
-                                      .again = s.delta2 > 0 ? s.again / s.delta2 : 1,
                                       .kept = s.delta2 > 0 ? s.dot / s.delta2 : 1};
     r->n_merged += c->a != NULL;
     r->n_replaced += c->whole != NULL;
     m->dot += s.dot;
-    m->again += s.again;
     m->delta2 += s.delta2;
+}
+
+/* What a quantised model keeps in codes: the matrices of its blocks.  Their norms are vectors. */
+static bool is_quantised(const SafeTensor *t)
+{
+    return t->n_dims == 2 && str_starts(t->name, "model.layers.");
+}
+
+/* The whole matrix at once: with double quantisation all its scales share a mean. */
+static void measure_again(Merge *m, Job *j, int64_t n_blocks)
+{
+    int64_t n = j->rows * j->cols;
+    float *after = xmalloc(2 * (size_t)n * sizeof *after), *before = after + n;
+    convert_to_f32(after, j->out, j->dtype, n);
+    convert_to_f32(before, j->c->source->data, j->source_dtype, n);
+    quant_round(m->again->dev, &m->again->opts, after, j->rows, j->cols);
+    quant_round(m->again->dev, &m->again->opts, before, j->rows, j->cols);
+    j->again = after;
+    j->before = before;
+    j->again_blocks = xcalloc((size_t)n_blocks, sizeof *j->again_blocks);
+    pool_run(m->pool, n_blocks, again_block, j);
+    for (int64_t i = 0; i < n_blocks; i++) {
+        m->again_sums.dot += j->again_blocks[i].dot;
+        m->again_sums.change2 += j->again_blocks[i].change2;
+        m->again_sums.delta2 += j->again_blocks[i].delta2;
+    }
+    free(j->again_blocks);
+    free(after);
 }
 
 /* A SafeSource. */
@@ -177,7 +221,6 @@ static Status write_merged(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     j.left = b;
     j.right = a;
     j.magnitudes = magnitudes;
-    j.measure_again = m->report->measure_again;
     int64_t n_blocks = (j.rows + ROWS - 1) / ROWS;
     j.out = xmalloc(t->bytes);
     j.blocks = xcalloc((size_t)n_blocks, sizeof *j.blocks);
@@ -185,13 +228,13 @@ static Status write_merged(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     Sums s = {0};
     for (int64_t i = 0; i < n_blocks; i++) {
         s.dot += j.blocks[i].dot;
-        s.again += j.blocks[i].again;
         s.delta2 += j.blocks[i].delta2;
         s.n_bad += j.blocks[i].n_bad;
     }
     if (s.n_bad == 0) {
         file_out_write(f, j.out, t->bytes);
         if (c->a || c->whole) report_add(m, c, j.rank, s);
+        if (m->again && is_quantised(t) && s.delta2 > 0) measure_again(m, &j, n_blocks);
     }
     free(a);
     free(b);
@@ -308,11 +351,24 @@ static void sweep_beside(const char *place)
     free(dir);
 }
 
-static Status merge_into(const char *base_dir, const char *out, const MergePlan *plan,
-                         const SafeTensors *base, Pool *pool, Log *log, MergeReport *report,
-                         Err *err)
+/* survived and noise of what was measured; nothing changed: all of it survives. */
+static void report_again(MergeReport *r, AgainSums s)
 {
-    Merge m = {.plan = plan, .pool = pool, .report = report};
+    if (s.delta2 > 0) {
+        r->again.survived = s.dot / s.delta2;
+        double rest = s.change2 / s.delta2 - r->again.survived * r->again.survived;
+        r->again.noise = sqrt(fmax(rest, 0));
+    } else {
+        r->again.survived = 1;
+        r->again.noise = 0;
+    }
+}
+
+static Status merge_into(const char *base_dir, const char *out, const MergePlan *plan,
+                         const SafeTensors *base, const MergeAgain *again, Pool *pool, Log *log,
+                         MergeReport *report, Err *err)
+{
+    Merge m = {.plan = plan, .pool = pool, .again = again, .report = report};
     char *place = path_trim(out), *tmp = str_format("%s.tmp.%ld", place, (long)getpid());
     sweep_beside(place);
     Status s = write_folder(&m, base, base_dir, tmp, log, err);
@@ -324,14 +380,14 @@ static Status merge_into(const char *base_dir, const char *out, const MergePlan 
     report->untied = plan->untied;
     report->delta_norm = sqrt(m.delta2);
     report->kept = m.delta2 > 0 ? m.dot / m.delta2 : 1;
-    report->again = m.delta2 > 0 ? m.again / m.delta2 : 1;
+    report_again(report, m.again_sums);
     return s;
 }
 
-Status merge_adapter(const char *base, const char *adapter, const char *out, Pool *pool, Log *log,
-                     MergeReport *report, Err *err)
+Status merge_adapter(const char *base, const char *adapter, const char *out,
+                     const MergeAgain *again, Pool *pool, Log *log, MergeReport *report, Err *err)
 {
-    *report = (MergeReport){.measure_again = report->measure_again};
+    *report = (MergeReport){0};
     TRY(dir_check_new(out, base, err));
     LlamaConfig cfg;
     LoraOpts opts;
@@ -343,7 +399,7 @@ Status merge_adapter(const char *base, const char *adapter, const char *out, Poo
     Status s = safetensors_open(&deltas, path, err);
     if (s == OK) s = safetensors_open(&weights, base, err);
     if (s == OK) s = merge_plan(&plan, &cfg, &opts, weights, base, deltas, path, err);
-    if (s == OK) s = merge_into(base, out, &plan, weights, pool, log, report, err);
+    if (s == OK) s = merge_into(base, out, &plan, weights, again, pool, log, report, err);
     merge_plan_clear(&plan);
     safetensors_close(weights);
     safetensors_close(deltas);

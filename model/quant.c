@@ -23,17 +23,57 @@ static int64_t block_of(const QuantOpts *o, int64_t cols)
     return quant_is_group(o->type) && o->group > 0 ? o->group : cols;
 }
 
+QuantOpts quant_opts_to_write(const QuantFile *f)
+{
+    if (f->type == QUANT_GROUP8) return (QuantOpts){.type = QUANT_INT8};
+    if (f->type == QUANT_GROUP4) return (QuantOpts){.type = QUANT_NF4, .nested = true};
+    return quant_opts_of(f);
+}
+
+const char *quant_opts_text(char buf[QUANT_TEXT], const QuantOpts *o)
+{
+    const char *name = quant_type_name(o->type);
+    if (quant_is_4bit(o->type))
+        snprintf(buf, QUANT_TEXT, "%s in blocks of %lld%s", name, (long long)block_of(o, 0),
+                 o->nested ? " with double quantisation" : "");
+    else
+        snprintf(buf, QUANT_TEXT, "%s", name);
+    return buf;
+}
+
+static QuantPart part_of(const QuantOpts *o, int64_t rows, int64_t cols)
+{
+    return (QuantPart){.type = o->type,
+                       .rows = rows,
+                       .cols = cols,
+                       .block = block_of(o, cols),
+                       .nested = quant_is_4bit(o->type) && o->nested,
+                       .ordered = quant_is_group(o->type) && o->ordered};
+}
+
+void quant_round(Device *d, const QuantOpts *o, float *x, int64_t rows, int64_t cols)
+{
+    QuantPart part = part_of(o, rows, cols);
+    size_t bytes = 0;
+    quant_place(&part, &bytes);
+    int64_t n = (int64_t)bytes, shape[2] = {rows, cols};
+    Tensor values = tensor_alloc(d, DT_F32, 2, shape, MEM_WORKSPACE);
+    Tensor packed = tensor_alloc(d, DT_U8, 1, &n, MEM_WORKSPACE);
+    tensor_zero(d, &packed);
+    tensor_write(d, &values, x);
+    d->k->quantize(d, &packed, &part, &values);
+    d->k->dequantize(d, &values, &packed, &part, 1);
+    tensor_read(d, &values, x);
+    tensor_clear(&values);
+    tensor_clear(&packed);
+}
+
 static void quantize_linear(FusedLinear *l, const QuantOpts *o)
 {
     Quant *q = &l->quant;
     *q = (Quant){.n_parts = l->n_slices};
     for (int i = 0; i < l->n_slices; i++)
-        q->parts[i] = (QuantPart){.type = o->type,
-                                  .rows = l->rows[i],
-                                  .cols = l->in,
-                                  .block = block_of(o, l->in),
-                                  .nested = quant_is_4bit(o->type) && o->nested,
-                                  .ordered = quant_is_group(o->type) && o->ordered};
+        q->parts[i] = part_of(o, l->rows[i], l->in);
     param_set_quant(&l->w, q);
 }
 

@@ -17,6 +17,18 @@ typedef struct QuantOpts {
 /* What a quantised checkpoint is kept as: as it is. */
 QuantOpts quant_opts_of(const QuantFile *f);
 
+/* The nearest to that which weights can be encoded as: of groups, which are only read, nf4 or int8 as `lorac quantize` writes
+ * them. */
+QuantOpts quant_opts_to_write(const QuantFile *f);
+
+/* "nf4 in blocks of 64 with double quantisation", "int8": into buf. */
+enum { QUANT_TEXT = 64 };
+const char *quant_opts_text(char buf[QUANT_TEXT], const QuantOpts *o);
+
+/* x (rows, cols), on the host, becomes what it is after quantising; a type that can be encoded.  d: an f32 device, in whose memory
+ * the matrix is meanwhile, in f32 and as codes. */
+void quant_round(Device *d, const QuantOpts *o, float *x, int64_t rows, int64_t cols);
+
 /* Makes every matrix of the blocks a quantised one, before any has a storage and before adapters are attached.  Values
  * written to them are encoded one checkpoint tensor at a time, so that the model never exists unquantised. */
 void llama_quantize(struct Llama *m, const QuantOpts *o);

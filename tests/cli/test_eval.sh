@@ -154,4 +154,48 @@ for i in 1 2 3 4 5 6 7 8 9 10 11 12; do cat "$tmp/many.jsonl"; done >"$tmp/more.
 sed -e "s|val.jsonl|more.jsonl|; s|eval: .*batches.jsonl|eval: $tmp/more.jsonl|; s|format: tokens|format: samsum|; s|max_length: 64|max_length: 512|" \
     "$tmp/c.yaml" >"$tmp/many.yaml"
 out_of_memory "many rows at once" 'a smaller eval.tokens or a smaller data.max_length' eval --config "$tmp/many.yaml" eval.tokens=1000000
+
+# --- a base that its run quantised
+plain=$root/tests/fixtures/quant/plain
+for i in 1 2 3 4 5 6; do echo "{\"input_ids\": [1, $i, $((i + 9)), $((40 - i)), 2]}"; done >"$tmp/ids.jsonl"
+cat >"$tmp/q.yaml" <<YAML
+model: {path: $plain, quantize: fp4, quant_block: 32, double_quant: false}
+method: qlora
+lora: {rank: 4}
+data: {train: $tmp/ids.jsonl, eval: $tmp/ids.jsonl, format: tokens, max_length: 16, train_on: all}
+optim: {lr: 1e-2}
+train: {max_steps: 4}
+eval: {at_end: true}
+save: {every: 4}
+output: $tmp/q
+YAML
+done_by "a qlora run" train "$tmp/q.yaml"
+last=$(sed -n 's/.*"eval_loss": \([0-9.]*\),.*/\1/p' "$tmp/q/metrics.jsonl")
+loses() # NAME ARGS...: eval of the run's rows says the run's last eval_loss
+{
+    done_by "$@" --json
+    [ "$(sed -n 's/.*"loss": \([0-9.]*\),.*/\1/p' "$tmp/out")" = "$last" ] || { fail "$1: not the run's $last" && show; }
+}
+q="eval --model $plain --data $tmp/ids.jsonl --format tokens --train-on all"
+# shellcheck disable=SC2086 # words they are
+{
+    loses "the run's config" eval --config "$tmp/q/config.yaml" --adapter "$tmp/q"
+    noted "the run's config" ''
+    loses "a config without the record" eval --config "$tmp/q.yaml" --adapter "$tmp/q/checkpoint-4"
+    loses "the adapter's record" $q --adapter "$tmp/q"
+    noted "the adapter's record" "the base is kept as fp4 in blocks of 32, as in the run of $tmp/q/config.yaml; --quantize none: as its files have it"
+    loses "a checkpoint's" $q --adapter "$tmp/q/checkpoint-4"
+    mkdir "$tmp/bare" && cp "$tmp"/q/adapter_* "$tmp/bare"
+    loses "flags" $q --adapter "$tmp/bare" --quantize fp4 --quant-block 32 --single-quant
+    done_by "as the files have it" $q --adapter "$tmp/q" --quantize none --json
+    cp "$tmp/out" "$tmp/none"
+    done_by "nobody knows" $q --adapter "$tmp/bare" --json
+    same "nobody knows" "$tmp/out" "$tmp/none"
+    grep -q "\"loss\": $last," "$tmp/none" && fail "the unquantised base has the same loss"
+    refused "a block that is none" 2 "--quant-block: must be a power of two from 32 to 4096, is 0" $q --quantize nf4 --quant-block 0
+    refused "a block of rows" 2 "--quant-block: only with --quantize nf4 or fp4" $q --quantize int8 --quant-block 64
+    refused "single rows" 2 "--single-quant: only with --quantize nf4 or fp4" $q --single-quant
+}
+refused "a block beside a baseline" 2 "--quant-block: has no meaning beside --baseline" \
+    eval --baseline first-turn --data "$tmp/val.jsonl" --format samsum --quant-block 64
 finish

@@ -30,4 +30,32 @@ refused "a merge that overflows" 2 "$m/model.safetensors: model.layers.*: merged
     merge --model "$m" --adapter "$tmp/huge" --out "$tmp/x"
 refused "argument" 2 "'x': this command takes no arguments; *" merge x
 [ -e "$tmp/x" ] && fail "a refused merge leaves nothing"
+
+# --- an adapter of a base that its run quantised: into the original, compared with the base as the run had it
+ran=$tmp/ran/checkpoint-3
+mkdir "$tmp/ran" && cp -r "$tmp/adapter" "$ran"
+printf 'method: qlora\nmodel:\n  path: x\n  quantize: nf4\n  double_quant: false\n' >"$tmp/ran/config.yaml"
+done_by "what the run had" merge --model "$m" --adapter "$ran" --out "$tmp/q1"
+said "what the run had" '*quantised again, to nf4 in blocks of 64, *% of it would, with errors of * times it
+divergence from the unmerged model: 0.0[0-9]* nats a token, over 64 drawn tokens'
+noted "what the run had" "the base is kept as nf4 in blocks of 64, as in the run of $ran/../config.yaml; --quantize none: as its files have it*"
+same "into the original" "$tmp/merged/model.safetensors" "$tmp/q1/model.safetensors"
+done_by "what flags say" merge --model "$m" --adapter "$tmp/adapter" --out "$tmp/q2" --quantize fp4 --quant-block 32 --json --quiet
+said "what flags say" '*"requantised": {"type": "fp4", "block": 32, "double_quant": true, "survived": 0.9*}, "divergence": 0.0*'
+done_by "the files' own" merge --model "$m" --adapter "$ran" --out "$tmp/q3" --quantize none --json
+noted "the files' own" ''
+said "the files' own" '{"tensors": 21, "merged": 14, "replaced": 0, "untied": false, "survived": *, "changes": *'
+echo 'method: qlora
+base_model: {quantize: nf4}' >"$ran/config.yaml"
+done_by "another program's config" merge --model "$m" --adapter "$ran" --out "$tmp/q4" --json
+noted "another program's config" ''
+printf 'method: qlora\nmodel:\n  quantize: nf5\n' >"$ran/config.yaml"
+refused "a record that is none" 2 "$ran/config.yaml:3: model.quantize: must be nf4, fp4, int8 or fp8, is 'nf5'; or give --quantize" \
+    merge --model "$m" --adapter "$ran" --out "$tmp/x"
+printf 'method: qlora\nmodel: {quantize: nf4}\nlora: {init: pissa}\n' >"$ran/config.yaml"
+done_by "PiSSA's base" merge --model "$m" --adapter "$ran" --out "$tmp/q5" --json
+noted "PiSSA's base" "$ran/config.yaml: the run took PiSSA's part out of its base before it quantised that; it is kept as the model's files have it"
+refused "a type that is none" 2 "--quantize: must be one of none, nf4, fp4, int8, fp8, is 'nf5'" \
+    merge --model "$m" --adapter "$tmp/adapter" --out "$tmp/x" --quantize nf5
+[ -e "$tmp/x" ] && fail "a refused merge leaves nothing"
 finish

@@ -44,13 +44,32 @@ refused 'quantising again' 2 'command line: model.quantize: the checkpoint is qu
     plan "$tmp/run.yaml" model.quantize=nf4 output="$tmp/out4"
 
 done_by 'merged into what the codes decode to' merge --model "$tmp/nf4" --adapter "$tmp/out2" --out "$tmp/m1"
-said 'what is kept, again, and how far off' '*7 of 11 tensors merged; *of the change survived the rounding*quantised to nf4 again, *% of it would*divergence from the unmerged model: * nats a token, over 64 drawn tokens*'
+said 'what is kept, again, and how far off' '*7 of 11 tensors merged; *of the change survived the rounding*quantised again, to nf4 in blocks of 64 with double quantisation, *% of it would, with errors of * times it*divergence from the unmerged model: * nats a token, over 64 drawn tokens*'
 [ -e "$tmp/m1.base" ] && fail 'left the decoded base'
 mkdir "$tmp/m4"
 done_by 'merged into a folder that is there, named with a slash' merge --model "$tmp/nf4" --adapter "$tmp/out2" --out "$tmp/m4/" --quiet
 same 'merged into a folder that is there, named with a slash' "$tmp/m1/model.safetensors" "$tmp/m4/model.safetensors"
 done_by 'merged into the original' merge --model "$tmp/nf4" --adapter "$tmp/out2" --original "$plain" --out "$tmp/m2" --json
-said 'the same as JSON' '{"tensors": 11, "merged": 7, *"survived_nf4": *"divergence": *'
+said 'the same as JSON' '{"tensors": 11, "merged": 7, *"requantised": {"type": "nf4", "block": 64, "double_quant": true, "survived": *, "errors": *}, "divergence": *'
+
+# what quantising again would do to it is measured with the base's own type, and told where it would eat what was learned
+keep="keep it in 16 bits, or the adapter beside the quantised model"
+done_by 'fp4 in single blocks of 32' quantize --model "$plain" --out "$tmp/fp4" --type fp4 --block 32 --single --quiet
+for t in fp4 int8; do done_by "on our own $t" train "$tmp/run.yaml" model.path="$tmp/$t" output="$tmp/on-$t"; done
+done_by 'a change of less than half a step' merge --model "$tmp/fp4" --adapter "$tmp/on-fp4" --out "$tmp/m5" --quiet --json
+noted 'a change of less than half a step' "warning: quantised again, to fp4 in blocks of 32, the merged model would keep [0-5] % of what was learned; $keep"
+said 'the type, whatever it is' '*"requantised": {"type": "fp4", "block": 32, "double_quant": false, "survived": 0.0*'
+done_by 'codes that flip by far more' merge --model "$tmp/fp4" --adapter "$tmp/on-fp4" --original "$plain" --out "$tmp/m6" --quiet
+noted 'codes that flip by far more' "warning: quantised again, to fp4 in blocks of 32, the merged model would have errors of 1? times what was learned; $keep"
+done_by 'nothing to warn of' merge --model "$tmp/int8" --adapter "$tmp/on-int8" --original "$plain" --out "$tmp/m7" --quiet --json
+noted 'nothing to warn of' ''
+said 'nothing to warn of' '*"requantised": {"type": "int8", "survived": 0.9*'
+done_by 'merged from GPTQ' merge --model "$root/tests/fixtures/quant/gptq-4bit-g64-order" --adapter "$tmp/gptq" --out "$tmp/m8"
+said 'GPTQ is measured as what we write' '*quantised again, to nf4 in blocks of 64 with double quantisation, *'
+refused 'a flag for a base that is quantised' 2 '--quantize: the model is quantised already (bitsandbytes)' \
+    merge --model "$tmp/nf4" --adapter "$tmp/out2" --out "$tmp/m9" --quantize nf4
+refused 'an original that is quantised, too' 2 "--original: $tmp/nf4 is quantised, too (bitsandbytes); name the model that it was made of, *" \
+    merge --model "$tmp/nf4" --adapter "$tmp/out2" --original "$tmp/nf4" --out "$tmp/m3"
 refused 'an original of a plain model' 2 "--original: $plain is not quantised; it is the original" \
     merge --model "$plain" --adapter "$tmp/out2" --original "$plain" --out "$tmp/m3"
 

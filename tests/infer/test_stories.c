@@ -159,8 +159,8 @@ Test(stories, adapter_merged_and_unmerged)
     cr_assert_eq(dir_make(adapter_dir, &err), OK);
     cr_assert_eq(lora_save(&lora, &base.llama, adapter_dir, dir, DT_F32, &err), OK, "%s", err.line);
     MergeReport report = {0};
-    cr_assert_eq(merge_adapter(dir, adapter_dir, merged_dir, NULL, NULL, &report, &err), OK, "%s",
-                 err.line);
+    cr_assert_eq(merge_adapter(dir, adapter_dir, merged_dir, NULL, NULL, NULL, &report, &err), OK,
+                 "%s", err.line);
     cr_expect_eq(report.n_merged, lora.n);
     merge_report_clear(&report);
     test_model_open(&merged, merged_dir, 0);

@@ -49,7 +49,8 @@ static void merge(const char *base, const char *adapter, const char *out, MergeR
     Err err = {0};
     Log log = {.to = stderr, .level = LOG_WARN};
     Pool *pool = pool_new(2);
-    cr_assert_eq(merge_adapter(base, adapter, out, pool, &log, report, &err), OK, "%s", err.line);
+    cr_assert_eq(merge_adapter(base, adapter, out, NULL, pool, &log, report, &err), OK, "%s",
+                 err.line);
     pool_free(pool);
 }
 
@@ -274,6 +275,68 @@ Test(merge, bf16_shards)
     tmp_dir_remove(tmp);
 }
 
+/* int8 by rows, written out: what each weight is after quantising. */
+static double as_int8(const float *row, int64_t cols, int64_t i)
+{
+    float most = 0;
+    for (int64_t k = 0; k < cols; k++)
+        most = fmaxf(most, fabsf(row[k]));
+    return rint(127.0 * (double)row[i] / (double)most) * (double)most / 127;
+}
+
+/* Survived and errors from the files alone. */
+static MergeLoss loss_of(const SafeTensors *base, const SafeTensors *merged)
+{
+    double dot = 0, change2 = 0, delta2 = 0;
+    for (int t = 0; t < safetensors_count(base); t++) {
+        const SafeTensor *w = safetensors_at(base, t);
+        if (w->n_dims != 2 || !str_starts(w->name, "model.layers.")) continue;
+        int64_t n, cols = w->shape[1];
+        const float *before = floats_of(base, w->name, &n), *after = floats_of(merged, w->name, &n);
+        for (int64_t i = 0; i < n; i++) {
+            int64_t row = i / cols * cols;
+            double delta = (double)after[i] - (double)before[i];
+            double c = as_int8(after + row, cols, i - row) - as_int8(before + row, cols, i - row);
+            dot += c * delta;
+            change2 += c * c;
+            delta2 += delta * delta;
+        }
+    }
+    double s = dot / delta2;
+    return (MergeLoss){s, sqrt(change2 / delta2 - s * s)};
+}
+
+Test(merge, what_quantising_again_keeps)
+{
+    char *dir = fixture("golden/llama2-tiny", ""),
+         *adapter = fixture("golden/llama2-tiny", "lora_final");
+    char *tmp = tmp_dir(), *out = path_join(tmp, "merged");
+    Err err = {0};
+    Device dev;
+    DeviceOpts opts = {.threads = 2, .region_bytes = (size_t)64 << 20};
+    cr_assert_eq(device_open(&dev, backend_find("cpu"), &opts, DT_F32, &err), OK);
+    MergeAgain again = {.opts = {.type = QUANT_INT8}, .dev = &dev};
+    MergeReport r;
+    cr_assert_eq(merge_adapter(dir, adapter, out, &again, dev.pool, NULL, &r, &err), OK, "%s",
+                 err.line);
+    SafeTensors *base = open_weights(dir, "model.safetensors");
+    SafeTensors *merged = open_weights(out, "model.safetensors");
+    MergeLoss want = loss_of(base, merged);
+    cr_expect_gt(want.noise, 0.01);
+    cr_expect_lt(fabs(r.again.survived - want.survived), 1e-3, "%g, not %g", r.again.survived,
+                 want.survived);
+    cr_expect_lt(fabs(r.again.noise - want.noise), 1e-2 * want.noise, "%g, not %g", r.again.noise,
+                 want.noise);
+    safetensors_close(base);
+    safetensors_close(merged);
+    merge_report_clear(&r);
+    device_close(&dev);
+    free(dir);
+    free(adapter);
+    free(out);
+    tmp_dir_remove(tmp);
+}
+
 Test(merge, refusals)
 {
     char *llama2 = fixture("golden/llama2-tiny", ""), *llama3 = fixture("golden/llama3-tiny", "");
@@ -308,9 +371,9 @@ Test(merge, refusals)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         MergeReport report;
         err.line[0] = 0;
-        cr_expect_eq(
-            merge_adapter(cases[i].base, cases[i].adapter, cases[i].out, NULL, NULL, &report, &err),
-            E_INPUT, "case %zu", i);
+        cr_expect_eq(merge_adapter(cases[i].base, cases[i].adapter, cases[i].out, NULL, NULL, NULL,
+                                   &report, &err),
+                     E_INPUT, "case %zu", i);
         cr_expect(strstr(err.line, cases[i].says), "case %zu: %s", i, err.line);
         merge_report_clear(&report);
         cr_expect_not(path_exists(out));

@@ -128,7 +128,7 @@ static void write_adapter(const Case *c, const char *base, const char *dir)
 
     char *merged = str_format("%s-merged", dir);
     MergeReport report;
-    die_unless(merge_adapter(base, dir, merged, NULL, NULL, &report, &err), &err);
+    die_unless(merge_adapter(base, dir, merged, NULL, NULL, NULL, &report, &err), &err);
     merge_report_clear(&report);
     json_free(root);
     lora_opts_clear(&o);
