@@ -62,14 +62,15 @@ static Status quantize(OpenModel *m, const ModelFlags *f, Err *err)
     if (f->quantize && file->method)
         return err_set(err, E_INPUT, "--quantize: the model is quantised already (%s)",
                        quant_method_name(file->method));
+    TRY(llama_quantize_as(&m->llama, f->model, err));
     if (f->quantize) {
         static const char *const types[] = {"nf4", "fp4", "int8", "fp8", NULL};
         int type;
         TRY(flag_choice(&type, "quantize", f->quantize, types, err));
         o.type = (QuantType)(QUANT_NF4 + type);
         o.nested = quant_is_4bit(o.type);
+        llama_quantize(&m->llama, &o);
     }
-    llama_quantize(&m->llama, &o);
     if (f->outliers == 0) return OK;
     if (!(f->outliers > 0))
         return err_set(err, E_INPUT, "--int8-outliers: must be above 0, is %g", f->outliers);
@@ -77,6 +78,12 @@ static Status quantize(OpenModel *m, const ModelFlags *f, Err *err)
         return err_set(err, E_INPUT,
                        "--int8-outliers: the base is kept as %s; it is for int8 (--quantize int8)",
                        quant_type_name(o.type));
+    const char *decoded = llama_decoded_module(&m->llama);
+    if (decoded)
+        return err_set(err, E_INPUT,
+                       "--int8-outliers: %s is int8 in the file, but decoded, for a module that is "
+                       "one matrix with it is not quantised; leave it out",
+                       decoded);
     llama_set_outliers(&m->llama, (float)f->outliers);
     return OK;
 }

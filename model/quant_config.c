@@ -76,6 +76,35 @@ static Status read_bnb(QuantFile *out, const QuantReader *r)
     return read_flag(r, "bnb_4bit_use_double_quant", &out->nested);
 }
 
+static Status check_override(const QuantReader *r, const char *pattern, const Json *settings,
+                             const char *key, int64_t common)
+{
+    int64_t own = common;
+    json_int(json_get(settings, key), &own);
+    if (own == common) return OK;
+    return err_set(
+        r->err, E_INPUT,
+        "%s: quantization_config.dynamic.%s: %s %lld where others have %lld; one setting "
+        "for all quantised modules is supported",
+        r->name, pattern, key, (long long)own, (long long)common);
+}
+
+/* GPTQModel's patterns: those that begin with "-:" leave modules out, which the files tell; others set them apart. */
+static Status check_dynamic(const QuantFile *f, const QuantReader *r)
+{
+    const Json *dynamic = value_of(r, "dynamic");
+    if (!dynamic) return OK;
+    if (json_kind(dynamic) != JK_OBJECT) return bad_kind(r, "dynamic", "an object", dynamic);
+    for (void *it = json_first(dynamic); it; it = json_next(dynamic, it)) {
+        const char *pattern = json_iter_key(it);
+        const Json *settings = json_iter_value(it);
+        if (str_starts(pattern, "-:")) continue;
+        TRY(check_override(r, pattern, settings, "bits", f->bits));
+        TRY(check_override(r, pattern, settings, "group_size", f->group));
+    }
+    return OK;
+}
+
 static Status read_gptq(QuantFile *out, const QuantReader *r)
 {
     const char *format = "gptq";
@@ -84,7 +113,7 @@ static Status read_gptq(QuantFile *out, const QuantReader *r)
     if (!str_eq(format, "gptq") && !str_eq(format, "gptq_v2"))
         return refuse(r, "checkpoint_format", format, "gptq and gptq_v2 are");
     out->less_one = str_eq(format, "gptq");
-    return OK;
+    return check_dynamic(out, r);
 }
 
 static Status read_awq(const QuantReader *r)

@@ -2,6 +2,7 @@
  * nn_modules/qlinear, utils/model.py; AutoAWQ's gemm packing. */
 #include "model/quant_file.h"
 
+#include "autograd/ops.h"
 #include "base/parallel.h"
 #include "base/str.h"
 
@@ -31,6 +32,20 @@ bool quant_file_owns(const QuantFile *f, const char *name, size_t *module_len)
             return true;
         }
     return false;
+}
+
+bool quant_file_has(const QuantFile *f, const SafeTensors *from, const char *module)
+{
+    char *name = str_format("%s.weight", module);
+    const SafeTensor *t = safetensors_find(from, name);
+    free(name);
+    bool plain = t && (t->dtype == ST_F32 || t->dtype == ST_BF16 || t->dtype == ST_F16);
+    for (size_t i = 0; plain && i < sizeof suffixes / sizeof *suffixes; i++) {
+        name = str_format("%s%s", module, suffixes[i]);
+        plain = !safetensors_find(from, name);
+        free(name);
+    }
+    return f->method && !plain;
 }
 
 typedef struct Load {
@@ -334,11 +349,11 @@ static size_t part_bytes(const QuantPart *q)
     return bytes;
 }
 
-Status quant_file_load(const QuantFile *f, Device *d, Param *p, int slice, const char *module,
-                       const SafeTensors *from, const char *dir, Log *log, Err *err)
+Status quant_file_load(const QuantFile *f, Device *d, const Quant *quant, int part,
+                       const char *module, const SafeTensors *from, const char *dir, Log *log,
+                       Err *err)
 {
-    const Quant *quant = p->t.quant;
-    const QuantPart *q = &quant->parts[slice];
+    const QuantPart *q = &quant->parts[part];
     int64_t bytes = (int64_t)part_bytes(q);
     Load l = {.f = f,
               .q = q,
@@ -359,5 +374,26 @@ Status quant_file_load(const QuantFile *f, Device *d, Param *p, int slice, const
         tensor_write(d, &view, l.packed);
     }
     free(l.packed);
+    return s;
+}
+
+Status quant_file_decode(float **out, const QuantFile *f, Device *d, const QuantPart *part,
+                         const char *module, const SafeTensors *from, const char *dir, Log *log,
+                         Err *err)
+{
+    Quant q = {.parts = {*part}, .n_parts = 1};
+    size_t used = 0;
+    quant_place(&q.parts[0], &used);
+    int64_t bytes = (int64_t)used, shape[2] = {part->rows, part->cols};
+    q.packed = tensor_alloc(d, DT_U8, 1, &bytes, MEM_WORKSPACE);
+    Status s = quant_file_load(f, d, &q, 0, module, from, dir, log, err);
+    if (s == OK) {
+        Tensor values = tensor_alloc(d, d->compute, 2, shape, MEM_WORKSPACE);
+        d->k->dequantize(d, &values, &q.packed, q.parts, 1);
+        *out = xmalloc((size_t)quant_numel(part) * sizeof **out);
+        tensor_read_f32(d, &values, *out);
+        tensor_clear(&values);
+    }
+    tensor_clear(&q.packed);
     return s;
 }
