@@ -84,7 +84,10 @@ static Status quantize(OpenModel *m, const ModelFlags *f, Log *log, Err *err)
 {
     QuantOpts o;
     TRY(model_base(&o, f, &m->llama.cfg, log, err));
-    llama_quantize(&m->llama, &o);
+    if (m->llama.cfg.quant.method)
+        TRY(llama_quantize_as(&m->llama, f->model, err));
+    else
+        llama_quantize(&m->llama, &o);
     if (f->outliers == 0) return OK;
     if (!(f->outliers > 0))
         return err_set(err, E_INPUT, "--int8-outliers: must be above 0, is %g", f->outliers);
@@ -92,6 +95,12 @@ static Status quantize(OpenModel *m, const ModelFlags *f, Log *log, Err *err)
         return err_set(err, E_INPUT,
                        "--int8-outliers: the base is kept as %s; it is for int8 (--quantize int8)",
                        quant_type_name(o.type));
+    const char *decoded = llama_decoded_module(&m->llama);
+    if (decoded)
+        return err_set(err, E_INPUT,
+                       "--int8-outliers: %s is int8 in the file, but decoded, for a module that is "
+                       "one matrix with it is not quantised; leave it out",
+                       decoded);
     llama_set_outliers(&m->llama, (float)f->outliers);
     return OK;
 }

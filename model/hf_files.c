@@ -172,6 +172,7 @@ static Status check_param(const Llama *m, const Param *p, const SafeTensors *f, 
 {
     if (p->t.quant && m->cfg.quant.method) return OK; /* codes are checked as they are read */
     for (int i = 0; i < p->n_slices; i++) {
+        if (llama_decoded_part(m, p, i)) continue;
         const SafeTensor *t = find_tensor(m, p, i, f);
         if (!t) return err_set(err, E_INPUT, "%s: tensor %s is missing", dir, p->slices[i].name);
         TRY(weight_check(t, p, i, err));
@@ -195,14 +196,50 @@ Status model_check_weights(const Llama *m, const char *dir, Err *err)
     return s;
 }
 
+static char *module_of(const Param *p, int slice)
+{
+    const char *name = p->slices[slice].name;
+    return xstrndup(name, strlen(name) - strlen(".weight"));
+}
+
 /* A matrix's slice that the file has in codes. */
 static Status load_codes(Llama *m, Param *p, int slice, const SafeTensors *f, const char *dir,
                          Log *log, Err *err)
 {
-    const char *name = p->slices[slice].name;
-    char *module = str_format("%.*s", (int)(strlen(name) - strlen(".weight")), name);
-    Status s = quant_file_load(&m->cfg.quant, m->dev, p, slice, module, f, dir, log, err);
+    char *module = module_of(p, slice);
+    Status s = quant_file_load(&m->cfg.quant, m->dev, p->t.quant, slice, module, f, dir, log, err);
     free(module);
+    return s;
+}
+
+/* The same of a matrix that is plain, for another slice of it is. */
+static Status load_decoded(Llama *m, Param *p, int slice, const QuantPart *part,
+                           const SafeTensors *f, Upload *u, const char *dir, Log *log, Err *err)
+{
+    char *module = module_of(p, slice);
+    float *values = NULL;
+    Status s = quant_file_decode(&values, &m->cfg.quant, m->dev, part, module, f, dir, log, err);
+    if (s == OK) {
+        SafeTensor t = {.dtype = ST_F32, .data = (const uint8_t *)values};
+        weight_write(&t, m->dev, u, p, slice);
+        upload_flush(u);
+    }
+    free(values);
+    free(module);
+    return s;
+}
+
+static Status load_plain(Llama *m, Param *p, const SafeTensors *f, Upload *u, const char *dir,
+                         Log *log, Err *err)
+{
+    Status s = OK;
+    for (int i = 0; i < p->n_slices && s == OK; i++) {
+        const QuantPart *part = llama_decoded_part(m, p, i);
+        if (part)
+            s = load_decoded(m, p, i, part, f, u, dir, log, err);
+        else
+            weight_write(find_tensor(m, p, i, f), m->dev, u, p, i);
+    }
     return s;
 }
 
@@ -210,11 +247,7 @@ static Status load_param(Llama *m, Param *p, const SafeTensors *f, Upload *u, co
                          Log *log, Err *err)
 {
     if (!p->home && !param_is_there(p)) return OK;
-    if (!p->t.quant || !m->cfg.quant.method) {
-        for (int i = 0; i < p->n_slices; i++)
-            weight_write(find_tensor(m, p, i, f), m->dev, u, p, i);
-        return OK;
-    }
+    if (!p->t.quant || !m->cfg.quant.method) return load_plain(m, p, f, u, dir, log, err);
     Status s = OK;
     param_open(p);
     for (int i = 0; i < p->n_slices && s == OK; i++)

@@ -8,9 +8,10 @@
 typedef struct Lora Lora; /* model/lora.h */
 
 typedef struct FusedLinear {
-    Param w;     /* (rows of all slices, in) */
-    Quant quant; /* what w.t.quant points at when w is quantised */
-    Param bias;  /* (rows); has_bias */
+    Param w; /* (rows of all slices, in) */
+    Quant
+        quant; /* what w.t.quant points at when w is quantised; else parts with a type are in codes in the file (quant.h) */
+    Param bias; /* (rows); has_bias */
     bool has_bias;
     int n_slices;
     char *modules[PARAM_MAX_SLICES]; /* "model.layers.0.self_attn.q_proj" */

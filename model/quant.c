@@ -1,12 +1,9 @@
-/* Quantised bases and the report on them. */
+/* Which matrices of a model are quantised, and how.  What that cost is quant_report.c's. */
 #include "model/quant.h"
 
-#include "base/str.h"
 #include "model/llama.h"
 
-#include <math.h>
 #include <stdio.h>
-#include <string.h>
 
 QuantOpts quant_opts_of(const QuantFile *f)
 {
@@ -41,7 +38,12 @@ const char *quant_opts_text(char buf[QUANT_TEXT], const QuantOpts *o)
     return buf;
 }
 
-static QuantPart part_of(const QuantOpts *o, int64_t rows, int64_t cols)
+static const FusedLinear *linear_at(const Llama *m, int64_t i)
+{
+    return llama_linear((Llama *)(uintptr_t)m, i);
+}
+
+QuantPart quant_part(const QuantOpts *o, int64_t rows, int64_t cols)
 {
     return (QuantPart){.type = o->type,
                        .rows = rows,
@@ -53,7 +55,7 @@ static QuantPart part_of(const QuantOpts *o, int64_t rows, int64_t cols)
 
 void quant_round(Device *d, const QuantOpts *o, float *x, int64_t rows, int64_t cols)
 {
-    QuantPart part = part_of(o, rows, cols);
+    QuantPart part = quant_part(o, rows, cols);
     size_t bytes = 0;
     quant_place(&part, &bytes);
     int64_t n = (int64_t)bytes, shape[2] = {rows, cols};
@@ -70,11 +72,10 @@ void quant_round(Device *d, const QuantOpts *o, float *x, int64_t rows, int64_t 
 
 static void quantize_linear(FusedLinear *l, const QuantOpts *o)
 {
-    Quant *q = &l->quant;
-    *q = (Quant){.n_parts = l->n_slices};
+    l->quant = (Quant){.n_parts = l->n_slices};
     for (int i = 0; i < l->n_slices; i++)
-        q->parts[i] = part_of(o, l->rows[i], l->in);
-    param_set_quant(&l->w, q);
+        l->quant.parts[i] = quant_part(o, l->rows[i], l->in);
+    param_set_quant(&l->w, &l->quant);
 }
 
 void llama_quantize(Llama *m, const QuantOpts *o)
@@ -85,109 +86,77 @@ void llama_quantize(Llama *m, const QuantOpts *o)
         quantize_linear(l, o);
 }
 
+/* How many slices the file has in codes.  The matrix is quantised if it has all of them so. */
+static int quantize_linear_as(FusedLinear *l, const QuantOpts *o, const QuantFile *f,
+                              const SafeTensors *from)
+{
+    int n = 0;
+    l->quant = (Quant){.n_parts = l->n_slices};
+    for (int i = 0; i < l->n_slices; i++) {
+        if (!quant_file_has(f, from, l->modules[i])) continue;
+        l->quant.parts[i] = quant_part(o, l->rows[i], l->in);
+        n++;
+    }
+    if (n == l->n_slices) param_set_quant(&l->w, &l->quant);
+    return n;
+}
+
+Status llama_quantize_as(Llama *m, const char *dir, Err *err)
+{
+    const QuantFile *f = &m->cfg.quant;
+    const QuantOpts o = quant_opts_of(f);
+    SafeTensors *from;
+    Err none = {0};
+    if (o.type == QUANT_NONE) return OK;
+    if (safetensors_open(&from, dir, &none) != OK) {
+        llama_quantize(m, &o);
+        return OK;
+    }
+    int64_t n = 0;
+    FusedLinear *l;
+    for (int64_t i = 0; (l = llama_linear(m, i)) != NULL; i++)
+        n += quantize_linear_as(l, &o, f, from);
+    safetensors_close(from);
+    return n > 0 ? OK
+                 : err_set(err, E_INPUT,
+                           "%s: config.json says the model is quantised by %s, but not one matrix "
+                           "of its files is; remove quantization_config",
+                           dir, quant_method_name(f->method));
+}
+
+const QuantPart *llama_quant_part(const Llama *m)
+{
+    const FusedLinear *l;
+    for (int64_t i = 0; (l = linear_at(m, i)) != NULL; i++)
+        if (l->w.t.quant) return &l->quant.parts[0];
+    return NULL;
+}
+
+const QuantPart *llama_decoded_part(const Llama *m, const Param *p, int slice)
+{
+    if (p->t.quant || p->unit < 1 || p->unit > m->cfg.n_layers) return NULL;
+    for (int k = 0; k < 4; k++) {
+        const FusedLinear *l = linear_at(m, 4 * (int64_t)(p->unit - 1) + k);
+        if (&l->w == p) return l->quant.parts[slice].type ? &l->quant.parts[slice] : NULL;
+    }
+    return NULL;
+}
+
+const char *llama_decoded_module(const Llama *m)
+{
+    const FusedLinear *l;
+    for (int64_t i = 0; (l = linear_at(m, i)) != NULL; i++)
+        for (int k = 0; k < l->n_slices; k++)
+            if (llama_decoded_part(m, &l->w, k)) return l->modules[k];
+    return NULL;
+}
+
 void llama_set_outliers(Llama *m, float threshold)
 {
     FusedLinear *l;
     for (int64_t i = 0; (l = llama_linear(m, i)) != NULL; i++) {
-        ASSERT(l->w.t.quant && l->quant.parts[0].type == QUANT_INT8, "%s is not int8", l->w.name);
+        if (!l->w.t.quant) continue;
+        ASSERT(l->quant.parts[0].type == QUANT_INT8, "%s is not int8", l->w.name);
         l->quant.outliers = threshold;
     }
-}
-
-/* ---- the report --------------------------------------------------------------------------------- */
-
-typedef struct Sums {
-    double bits, square, lost;
-    bool known;
-} Sums;
-
-static int class_of(QuantReport *r, const char *module)
-{
-    const char *dot = strrchr(module, '.'), *name = dot ? dot + 1 : module;
-    int i = 0;
-    while (i < r->n_classes && !str_eq(r->classes[i].name, name))
-        i++;
-    ASSERT(i < QUANT_MAX_CLASSES, "more than %d kinds of matrices", QUANT_MAX_CLASSES);
-    if (i == r->n_classes)
-        snprintf(r->classes[r->n_classes++].name, sizeof r->classes[0].name, "%s", name);
-    return i;
-}
-
-static void add_part(QuantReport *r, Sums *sums, const Llama *m, const FusedLinear *l, int part)
-{
-    int k = class_of(r, l->modules[part]);
-    const Quant *q = l->w.t.quant;
-    const QuantPart *p = &q->parts[part];
-    float pair
-        [2]; /* what quantising has left: sums of squares, of the values and of what they lost */
-    int64_t two = 2;
-    Tensor view = tensor_shape(DT_F32, 1, &two);
-    view.storage = q->packed.storage;
-    view.offset = q->packed.offset + p->sums;
-    tensor_read(m->dev, &view, pair);
-    if (!isfinite(pair[0]) && !r->not_finite) r->not_finite = l->w.slices[part].name;
-    r->classes[k].n++;
-    r->classes[k].numel += quant_numel(p);
-    sums[k].bits += quant_bits(p) * (double)quant_numel(p);
-    sums[k].square += (double)pair[0];
-    sums[k].lost += (double)pair[1];
-    sums[k].known |= pair[0] != 0;
-}
-
-void quant_report(QuantReport *out, const Llama *m)
-{
-    *out = (QuantReport){0};
-    Sums sums[QUANT_MAX_CLASSES] = {0};
-    FusedLinear *l;
-    for (int64_t i = 0; (l = llama_linear((Llama *)(uintptr_t)m, i)) != NULL && l->w.t.quant; i++) {
-        param_open(&l->w);
-        for (int k = 0; k < l->n_slices; k++)
-            add_part(out, sums, m, l, k);
-        param_close(&l->w, false);
-    }
-    for (int i = 0; i < out->n_classes; i++) {
-        QuantClass *c = &out->classes[i];
-        c->bits = sums[i].bits / (double)c->numel;
-        c->error = sums[i].known ? sqrt(sums[i].lost / sums[i].square) : -1;
-        out->numel += c->numel;
-        out->n_matrices += c->n;
-        out->bits += sums[i].bits;
-    }
-    if (out->numel > 0) out->bits /= (double)out->numel;
-    for (int i = 0; i < m->params.n; i++) {
-        const Param *p = m->params.items[i];
-        if (!p->adapter && !p->t.quant) out->plain_numel += tensor_numel(&p->t);
-    }
-}
-
-Status quant_not_finite(const char *from, const char *tensor, Err *err)
-{
-    return err_set(err, E_INPUT,
-                   "%s: %s has values that are not finite, which quantising would hide; the file "
-                   "is damaged or "
-                   "its training went wrong: take an earlier one",
-                   from, tensor);
-}
-
-void quant_report_log(const QuantReport *report, const Llama *m, Log *log)
-{
-    const QuantReport r = *report;
-    if (r.n_classes == 0) return;
-    const QuantPart *p = &m->blocks[0].qkv.quant.parts[0];
-    const double gib = 8.0 * (1 << 30);
-    log_info(log, "base: %s%s: %lld matrices of the blocks, %.2f M weights at %.2f bits (%.2f GiB)",
-             quant_type_name(p->type), p->nested ? " with double quantisation" : "",
-             (long long)r.n_matrices, (double)r.numel / 1e6, r.bits,
-             r.bits * (double)r.numel / gib);
-    size_t width = dtype_bytes(m->embed.t.dtype);
-    log_info(log, "      %s: embedding, head, norms and biases, %.2f M weights (%.2f GiB)",
-             dtype_name(m->embed.t.dtype), (double)r.plain_numel / 1e6,
-             8 * (double)width * (double)r.plain_numel / gib);
-    StrBuf b = {0};
-    for (int i = 0; i < r.n_classes; i++)
-        if (r.classes[i].error >= 0)
-            strbuf_printf(&b, "%s%s %.2f %%", b.len ? ", " : "", r.classes[i].name,
-                          100 * r.classes[i].error);
-    if (b.len) log_info(log, "      error of quantising (rms, relative): %s", b.data);
-    strbuf_clear(&b);
 }

@@ -29,11 +29,27 @@ const char *quant_opts_text(char buf[QUANT_TEXT], const QuantOpts *o);
  * the matrix is meanwhile, in f32 and as codes. */
 void quant_round(Device *d, const QuantOpts *o, float *x, int64_t rows, int64_t cols);
 
+/* One matrix of a checkpoint, not yet placed. */
+QuantPart quant_part(const QuantOpts *o, int64_t rows, int64_t cols);
+
 /* Makes every matrix of the blocks a quantised one, before any has a storage and before adapters are attached.  Values
  * written to them are encoded one checkpoint tensor at a time, so that the model never exists unquantised. */
 void llama_quantize(struct Llama *m, const QuantOpts *o);
 
-/* Products of an int8 base treat columns of their input apart that hold a magnitude of `threshold` or more, and code the rest in
+/* The same as a quantised folder (m->cfg.quant) has it, by its tensors: what people leave out of quantising (llm_int8_skip_modules,
+ * modules_to_not_convert, dynamic) stays plain.  A fused matrix with a plain slice is plain as a whole: the others are decoded as
+ * they are loaded, and their part of FusedLinear.quant has the type of their codes.  A folder whose weights cannot be read counts as
+ * quantised throughout: loading says what is wrong.  E_INPUT: not one matrix is in codes. */
+Status llama_quantize_as(struct Llama *m, const char *dir, Err *err) MUST_CHECK;
+
+/* The first part of the first quantised matrix; NULL: none is. */
+const QuantPart *llama_quant_part(const struct Llama *m);
+/* The codes that a slice of a plain matrix is decoded from (llama_quantize_as); NULL: it is not. */
+const QuantPart *llama_decoded_part(const struct Llama *m, const Param *p, int slice);
+/* The first such slice's module; NULL: there is none. */
+const char *llama_decoded_module(const struct Llama *m);
+
+/* Products of an int8 base's quantised matrices treat columns of their input apart that hold a magnitude of `threshold` or more, and code the rest in
  * 8 bits, as LLM.int8 (kernels.h, quant_mixed): to evaluate what a model does there, never while training. */
 void llama_set_outliers(struct Llama *m, float threshold);
 

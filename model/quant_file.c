@@ -1,146 +1,13 @@
-/* Readers of quantised checkpoints.  Sources: bitsandbytes functional.py (QuantState), nn/modules.py; GPTQModel
+/* Tensors of quantised checkpoints.  Sources: bitsandbytes functional.py (QuantState), nn/modules.py; GPTQModel
  * nn_modules/qlinear, utils/model.py; AutoAWQ's gemm packing. */
 #include "model/quant_file.h"
 
+#include "autograd/ops.h"
 #include "base/parallel.h"
 #include "base/str.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-const char *quant_method_name(QuantMethod m)
-{
-    static const char *const names[] = {"none", "bitsandbytes", "gptq", "awq"};
-    return names[m];
-}
-
-/* ---- quantization_config ------------------------------------------------------------------------ */
-
-typedef struct QuantReader {
-    const Json *q;
-    const char *name; /* of the file */
-    Err *err;
-} QuantReader;
-
-/* As in transformers, null is the default like an absent key. */
-static const Json *value_of(const QuantReader *r, const char *key)
-{
-    const Json *j = json_get(r->q, key);
-    return j && json_kind(j) != JK_NULL ? j : NULL;
-}
-
-static Status bad_kind(const QuantReader *r, const char *key, const char *want, const Json *found)
-{
-    return err_set(r->err, E_INPUT, "%s: quantization_config.%s: must be %s, found %s", r->name,
-                   key, want, json_kind_name(found));
-}
-
-static Status read_flag(const QuantReader *r, const char *key, bool *out)
-{
-    const Json *j = value_of(r, key);
-    return !j || json_bool(j, out) ? OK : bad_kind(r, key, "true or false", j);
-}
-
-static Status read_int(const QuantReader *r, const char *key, int64_t *out)
-{
-    const Json *j = value_of(r, key);
-    return !j || json_int(j, out) ? OK : bad_kind(r, key, "an integer", j);
-}
-
-static Status read_text(const QuantReader *r, const char *key, const char **out)
-{
-    const Json *j = value_of(r, key);
-    return !j || json_str(j, out, NULL) ? OK : bad_kind(r, key, "a string", j);
-}
-
-static Status refuse(const QuantReader *r, const char *key, const char *found, const char *known)
-{
-    return err_set(r->err, E_INPUT, "%s: quantization_config.%s: '%s' is not supported; %s",
-                   r->name, key, found, known);
-}
-
-static Status read_bnb(QuantFile *out, const QuantReader *r)
-{
-    bool four = false, eight = false;
-    const char *kind = "fp4";
-    TRY(read_flag(r, "_load_in_4bit", &four));
-    TRY(read_flag(r, "load_in_4bit", &four));
-    TRY(read_flag(r, "_load_in_8bit", &eight));
-    TRY(read_flag(r, "load_in_8bit", &eight));
-    if (four == eight)
-        return err_set(r->err, E_INPUT,
-                       "%s: quantization_config: neither load_in_4bit nor load_in_8bit, or both",
-                       r->name);
-    out->type = QUANT_INT8;
-    if (eight) return OK;
-    TRY(read_text(r, "bnb_4bit_quant_type", &kind));
-    if (!str_eq(kind, "nf4") && !str_eq(kind, "fp4"))
-        return refuse(r, "bnb_4bit_quant_type", kind, "nf4 and fp4 are");
-    out->type = str_eq(kind, "nf4") ? QUANT_NF4 : QUANT_FP4;
-    out->block = QUANT_BLOCK;
-    return read_flag(r, "bnb_4bit_use_double_quant", &out->nested);
-}
-
-static Status read_gptq(QuantFile *out, const QuantReader *r)
-{
-    const char *format = "gptq";
-    TRY(read_flag(r, "desc_act", &out->ordered));
-    TRY(read_text(r, "checkpoint_format", &format));
-    if (!str_eq(format, "gptq") && !str_eq(format, "gptq_v2"))
-        return refuse(r, "checkpoint_format", format, "gptq and gptq_v2 are");
-    out->less_one = str_eq(format, "gptq");
-    return OK;
-}
-
-static Status read_awq(const QuantReader *r)
-{
-    const char *version = "gemm";
-    TRY(read_text(r, "version", &version));
-    return strcasecmp(version, "gemm") == 0 ? OK : refuse(r, "version", version, "gemm is");
-}
-
-static Status read_groups(QuantFile *out, const QuantReader *r)
-{
-    int64_t bits = 0, group = 128;
-    TRY(read_int(r, "bits", &bits));
-    TRY(read_int(r, "group_size", &group));
-    bool gptq = out->method == QUANT_METHOD_GPTQ,
-         known = bits == 4 || (gptq && (bits == 2 || bits == 3 || bits == 8));
-    if (!known)
-        return err_set(r->err, E_INPUT, "%s: quantization_config.bits: must be %s, found %lld",
-                       r->name, gptq ? "2, 3, 4 or 8" : "4", (long long)bits);
-    if (group != -1 && (group < 8 || group > 1 << 20))
-        return err_set(r->err, E_INPUT,
-                       "%s: quantization_config.group_size: must be -1 or 8 to 1048576, found %lld",
-                       r->name, (long long)group);
-    out->bits = (int)bits;
-    out->group = group;
-    out->type = bits == 8 ? QUANT_GROUP8 : QUANT_GROUP4;
-    out->symmetric = true;
-    TRY(read_flag(r, "sym", &out->symmetric));
-    return gptq ? read_gptq(out, r) : read_awq(r);
-}
-
-Status quant_file_read(QuantFile *out, const Json *q, const char *name, Err *err)
-{
-    QuantFile f = {0};
-    QuantReader r = {q, name, err};
-    if (json_kind(q) != JK_OBJECT)
-        return err_set(err, E_INPUT, "%s: quantization_config: must be an object, found %s", name,
-                       json_kind_name(q));
-    const char *method = value_of(&r, "load_in_4bit") ? "bitsandbytes" : "gptq";
-    TRY(read_text(&r, "quant_method", &method));
-    for (int m = QUANT_METHOD_BNB; m <= QUANT_METHOD_AWQ; m++)
-        if (str_eq(method, quant_method_name(m))) f.method = (QuantMethod)m;
-    if (f.method == QUANT_METHOD_NONE)
-        return refuse(&r, "quant_method", method,
-                      "bitsandbytes, gptq and awq are; take the unquantised model");
-    TRY(f.method == QUANT_METHOD_BNB ? read_bnb(&f, &r) : read_groups(&f, &r));
-    *out = f;
-    return OK;
-}
-
-/* ---- tensors ------------------------------------------------------------------------------------ */
 
 static const char *const suffixes[] = {
     ".weight.absmax",
@@ -165,6 +32,20 @@ bool quant_file_owns(const QuantFile *f, const char *name, size_t *module_len)
             return true;
         }
     return false;
+}
+
+bool quant_file_has(const QuantFile *f, const SafeTensors *from, const char *module)
+{
+    char *name = str_format("%s.weight", module);
+    const SafeTensor *t = safetensors_find(from, name);
+    free(name);
+    bool plain = t && (t->dtype == ST_F32 || t->dtype == ST_BF16 || t->dtype == ST_F16);
+    for (size_t i = 0; plain && i < sizeof suffixes / sizeof *suffixes; i++) {
+        name = str_format("%s%s", module, suffixes[i]);
+        plain = !safetensors_find(from, name);
+        free(name);
+    }
+    return f->method && !plain;
 }
 
 typedef struct Load {
@@ -468,11 +349,11 @@ static size_t part_bytes(const QuantPart *q)
     return bytes;
 }
 
-Status quant_file_load(const QuantFile *f, Device *d, Param *p, int slice, const char *module,
-                       const SafeTensors *from, const char *dir, Log *log, Err *err)
+Status quant_file_load(const QuantFile *f, Device *d, const Quant *quant, int part,
+                       const char *module, const SafeTensors *from, const char *dir, Log *log,
+                       Err *err)
 {
-    const Quant *quant = p->t.quant;
-    const QuantPart *q = &quant->parts[slice];
+    const QuantPart *q = &quant->parts[part];
     int64_t bytes = (int64_t)part_bytes(q);
     Load l = {.f = f,
               .q = q,
@@ -493,5 +374,26 @@ Status quant_file_load(const QuantFile *f, Device *d, Param *p, int slice, const
         tensor_write(d, &view, l.packed);
     }
     free(l.packed);
+    return s;
+}
+
+Status quant_file_decode(float **out, const QuantFile *f, Device *d, const QuantPart *part,
+                         const char *module, const SafeTensors *from, const char *dir, Log *log,
+                         Err *err)
+{
+    Quant q = {.parts = {*part}, .n_parts = 1};
+    size_t used = 0;
+    quant_place(&q.parts[0], &used);
+    int64_t bytes = (int64_t)used, shape[2] = {part->rows, part->cols};
+    q.packed = tensor_alloc(d, DT_U8, 1, &bytes, MEM_WORKSPACE);
+    Status s = quant_file_load(f, d, &q, 0, module, from, dir, log, err);
+    if (s == OK) {
+        Tensor values = tensor_alloc(d, d->compute, 2, shape, MEM_WORKSPACE);
+        d->k->dequantize(d, &values, &q.packed, q.parts, 1);
+        *out = xmalloc((size_t)quant_numel(part) * sizeof **out);
+        tensor_read_f32(d, &values, *out);
+        tensor_clear(&values);
+    }
+    tensor_clear(&q.packed);
     return s;
 }

@@ -36,8 +36,16 @@ Status quant_file_read(QuantFile *out, const Json *q, const char *name, Err *err
  * changes nothing. */
 Status quant_file_look(QuantFile *f, const char *dir, Err *err) MUST_CHECK;
 
-/* Bytes of one matrix `module` from the file into part `slice` of p's packed bytes (encoding's order of them). */
-Status quant_file_load(const QuantFile *f, Device *d, Param *p, int slice, const char *module,
+/* Whether a folder has the matrix `module` in codes.  Only the tensors tell: it has not where MODULE.weight is of a dtype that plain
+ * weights have and nothing lies beside it that codes need.  What is not there at all counts as codes: loading says what is missing. */
+bool quant_file_has(const QuantFile *f, const SafeTensors *from, const char *module);
+/* Bytes of one matrix `module` from the file into a part of q's packed bytes (encoding's order of them). */
+Status quant_file_load(const QuantFile *f, Device *d, const Quant *q, int part, const char *module,
                        const SafeTensors *from, const char *dir, Log *log, Err *err) MUST_CHECK;
+/* The numbers that they decode to in the compute dtype, as float (rows, cols); the caller frees.  part: type, rows, cols, block and what
+ * else describes it, not yet placed.  Takes workspace meanwhile: the codes, and the numbers. */
+Status quant_file_decode(float **out, const QuantFile *f, Device *d, const QuantPart *part,
+                         const char *module, const SafeTensors *from, const char *dir, Log *log,
+                         Err *err) MUST_CHECK;
 /* Whether a tensor's name is one of those that such a file has beside or instead of MODULE.weight; the length of MODULE. */
 bool quant_file_owns(const QuantFile *f, const char *name, size_t *module_len);

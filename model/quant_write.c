@@ -339,6 +339,7 @@ Status quant_write_folder(const char *from, const char *out, const QuantOpts *o,
 
 static Status write_plain(Llama *m, const char *from, const char *out, Log *log, Err *err)
 {
+    TRY(llama_quantize_as(m, from, err));
     llama_alloc(m);
     TRY(model_load_weights(m, from, log, err));
     TRY(dir_make(out, err));
@@ -352,8 +353,6 @@ Status quant_write_plain(const char *from, const char *out, Device *d, Log *log,
     TRY(llama_config_load(&cfg, from, err));
     Llama m;
     llama_init(&m, &cfg, d, 1);
-    QuantOpts o = quant_opts_of(&cfg.quant);
-    llama_quantize(&m, &o);
     Status s = write_plain(&m, from, out, log, err);
     llama_clear(&m);
     return s;

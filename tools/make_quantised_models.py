@@ -4,8 +4,9 @@
     tools/make_quantised_models.py OUT [--bitsandbytes]
 
 Writes OUT/plain, random weights, and OUT/NAME/{config.json, model.safetensors} for every layout; OUT/NAME/values.safetensors has the numbers
-that a reader must get: two decoded matrices in float32.  With --bitsandbytes also folders that transformers and the bitsandbytes
-package make of OUT/plain.  tests/fixtures/quant is its output.
+that a reader must get: two decoded matrices in float32.  Folders whose names have -skip leave one module as it is, as people do with what
+suffers most from quantising: down_proj, or v_proj (-skip-v), which is one matrix with q_proj and k_proj in memory.  With --bitsandbytes
+also folders that transformers and the bitsandbytes package make of OUT/plain.  tests/fixtures/quant is its output.
 """
 import json
 import pathlib
@@ -21,6 +22,12 @@ CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_
           "max_position_embeddings": 64, "tie_word_embeddings": True, "torch_dtype": "float16", "bos_token_id": 1,
           "eos_token_id": 2}
 CHECKED = ("k_proj.weight", "down_proj.weight")
+# A module that stays plain, by the end of a folder's name.
+SKIPPED = {"-skip": "model.layers.0.mlp.down_proj", "-skip-v": "model.layers.0.self_attn.v_proj"}
+
+
+def skipped(name):
+    return next((module for end, module in SKIPPED.items() if name.endswith(end)), None)
 
 
 def make_plain(rng):
@@ -122,6 +129,8 @@ def with_bitsandbytes(out):
              "bnb-fp4-double": dict(load_in_4bit=True, bnb_4bit_quant_type="fp4", bnb_4bit_use_double_quant=True,
                                     bnb_4bit_compute_dtype=torch.float32),
              "bnb-int8": dict(load_in_8bit=True)}
+    for name in ("bnb-nf4-skip", "bnb-int8-skip", "bnb-int8-skip-v"):
+        kinds[name] = {**kinds[name[:name.index("-skip")]], "llm_int8_skip_modules": ["lm_head", skipped(name)]}
     for name, kind in kinds.items():
         model = AutoModelForCausalLM.from_pretrained(out / "plain", quantization_config=BitsAndBytesConfig(**kind),
                                                      dtype=torch.float16, device_map={"": "cpu"})
@@ -131,7 +140,9 @@ def with_bitsandbytes(out):
             if not (key + ".weight").endswith(CHECKED):
                 continue
             w = module.weight
-            if name == "bnb-int8":
+            if key == skipped(name):
+                values[key + ".weight"] = w.data.float()
+            elif name.startswith("bnb-int8"):
                 t = load_file(out / name / "model.safetensors")
                 values[key + ".weight"] = F.int8_vectorwise_dequant(t[key + ".weight"], t[key + ".SCB"])
             else:
@@ -186,12 +197,18 @@ def main():
         layouts[name] = (q, lambda w, rng, a=(bits, group, order, sym, v2): gptq(w, *a, rng))
     layouts["awq-g32"] = ({"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"},
                           lambda w, rng: awq(w, 32, rng))
+    for name in ("gptq-4bit-g32-skip", "awq-g32-skip", "gptq-4bit-g64-order-skip-v"):
+        q, pack = layouts[name[:name.index("-skip")]]
+        key = {"modules_to_not_convert": [skipped(name)]} if q["quant_method"] == "awq" else {"dynamic": {"-:" + skipped(name): {}}}
+        layouts[name] = ({**q, **key}, pack)
     for name, (q, pack) in layouts.items():
         rng = np.random.default_rng(1)
         tensors, values = {}, {}
         for k, w in model.items():
-            if not k.endswith("_proj.weight"):
+            if not k.endswith("_proj.weight") or k == f"{skipped(name)}.weight":
                 tensors[k] = w
+                if "_proj" in k:
+                    values[k] = w.astype(np.float32)
                 continue
             parts, value = pack(w.astype(np.float32), rng)
             tensors.update({f"{k[:-len('.weight')]}.{p}": t for p, t in parts.items()})

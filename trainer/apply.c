@@ -35,6 +35,13 @@ void apply_embedding(Llama *m, TrainConfig *c, Problems *p)
 
 enum { QKV, O, GATE_UP, DOWN }; /* of llama_linear's four a block */
 
+/* A plain matrix is its own operand and takes no place among the decoded. */
+static void expect(Llama *m, Operands *o, int64_t linear)
+{
+    const Tensor *w = &llama_linear(m, linear)->w.t;
+    if (w->quant) operands_expect(o, w);
+}
+
 /* Of a block's backward pass.  Its last product is never made again; the attention is with the last level alone, and asks
  * for qkv before it asks for what follows it. */
 static void expect_backward(Llama *m, Operands *o, int64_t layer)
@@ -48,13 +55,13 @@ static void expect_backward(Llama *m, Operands *o, int64_t layer)
                                                       : kept;
     int n = level >= RECOMPUTE_ATTENTION ? 7 : 4;
     for (int i = 0; i < n; i++)
-        operands_expect(o, &llama_linear(m, 4 * layer + order[i])->w.t);
+        expect(m, o, 4 * layer + order[i]);
 }
 
 void apply_operands(Llama *m, Operands *o)
 {
     for (int64_t i = 0; i < 4 * m->cfg.n_layers; i++)
-        operands_expect(o, &llama_linear(m, i)->w.t);
+        expect(m, o, i);
     operands_expect(o, NULL);
     for (int64_t layer = m->cfg.n_layers - 1; layer >= 0; layer--)
         expect_backward(m, o, layer);

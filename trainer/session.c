@@ -255,13 +255,26 @@ static Status open_groups(Session *s, ShardOpts *opts, Problems *p)
     return status;
 }
 
+/* As the checkpoint is, or as the config says. */
+static Status quantize(Session *s, Problems *problems)
+{
+    Err err = {0};
+    const QuantOpts quant = config_quant(s->cfg);
+    if (s->shape.quant.method == QUANT_METHOD_NONE) {
+        llama_quantize(&s->model, &quant);
+        return OK;
+    }
+    Status status = llama_quantize_as(&s->model, s->cfg->model_path, &err);
+    if (status != OK) config_problem(s->cfg, problems, "model.path", "%s", err.line);
+    return status;
+}
+
 /* Parameters with their storage, without their values. */
 static Status build_model(Session *s, Problems *problems)
 {
     llama_init(&s->model, &s->shape, &s->dev, s->cfg->data.max_length);
     s->has_model = true;
-    QuantOpts quant = s->shape.quant.method ? quant_opts_of(&s->shape.quant) : config_quant(s->cfg);
-    llama_quantize(&s->model, &quant);
+    TRY(quantize(s, problems));
     if (s->cfg->method != METHOD_FULL)
         TRY(attach_adapters(s, problems));
     else

@@ -109,7 +109,7 @@ Stepper *stepper_new(Llama *m, ShardSet *shards, Loader *loader, const StepOpts 
     s->sum_squares = element(&s->sums, SUM_SQUARES);
     s->count = vector(s->dev, 1);
     s->update = update_new(shards, &opts->update, &s->loss_sum);
-    if (opts->scratches > 1 && llama_linear(m, 0)->w.t.quant) {
+    if (opts->scratches > 1 && llama_quant_part(m)) {
         s->operands = operands_new(s->dev, opts->scratches, opts->decode_ahead);
         apply_operands(m, s->operands);
     }

@@ -38,6 +38,30 @@ done_by 'on blocks of 128' train "$tmp/run.yaml" model.path="$tmp/nf4-128" outpu
 done_by 'on AWQ' train "$tmp/run.yaml" model.path="$root/tests/fixtures/quant/awq-g32" output="$tmp/out3"
 done_by 'it plans' plan "$tmp/run.yaml"
 done_by 'its resolved config is read back' plan "$tmp/gptq/config.yaml"
+# modules that were left as they are (llm_int8_skip_modules, modules_to_not_convert, dynamic)
+without=$root/tests/fixtures/quant
+done_by 'on AWQ without down_proj' train "$tmp/run.yaml" model.path="$without/awq-g32-skip" output="$tmp/out5"
+noted 'which matrix is plain' "*base: *: 6 matrices*not quantised in the files: down_proj of layer 0
+      f32: these, embedding, head, norms and biases*"
+said 'its memory was planned' '*memory: peak * GiB, as planned*'
+done_by 'on GPTQ without v_proj' train "$tmp/run.yaml" model.path="$without/gptq-4bit-g64-order-skip-v" output="$tmp/out6"
+noted 'which are decoded' "*base: *: 4 matrices*not quantised in the files: v_proj of layer 0
+      decoded, as one matrix with some of those: q_proj of layer 0; k_proj of layer 0*"
+said 'with the decoded ones, too' '*memory: peak * GiB, as planned*'
+done_by 'merged with what stayed plain' merge --model "$without/gptq-4bit-g64-order-skip-v" --adapter "$tmp/out6" --out "$tmp/plain-part" --json
+said 'all of it' '{"tensors": 11, "merged": 7, *"divergence": *'
+tokens="--data $tmp/rows.jsonl --format tokens --max-length 16 --json"
+# shellcheck disable=SC2086 # they are flags
+for base in gptq-4bit-g32-skip bnb-nf4-skip bnb-int8-skip bnb-int8-skip-v; do
+    done_by "evaluated: $base" eval --model "$without/$base" $tokens
+    said 'a loss' '{*"loss": *'
+done
+# shellcheck disable=SC2086
+done_by 'outliers beside a plain module' eval --model "$without/bnb-int8-skip" --int8-outliers 6 $tokens
+# shellcheck disable=SC2086
+refused 'outliers of a module that is decoded' 2 \
+    "--int8-outliers: model.layers.0.self_attn.q_proj is int8 in the file, but decoded, for a module that is one matrix with it is not quantised; leave it out" \
+    eval --model "$without/bnb-int8-skip-v" --int8-outliers 6 $tokens
 refused 'lora on a quantised checkpoint' 2 "$tmp/run.yaml:1: model.path: the checkpoint is quantised (gptq); set method: qlora" \
     plan "$tmp/run.yaml" method=lora
 refused 'quantising again' 2 'command line: model.quantize: the checkpoint is quantised already (gptq) and is kept as it is; leave it out' \

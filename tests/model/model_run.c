@@ -19,6 +19,7 @@ void model_open(ModelRun *r, const char *dir, const char *config, const char *ad
     LlamaConfig cfg;
     cr_assert_eq(llama_config_load(&cfg, config ? config : dir, &err), OK, "%s", err.line);
     llama_init(&r->m, &cfg, &r->dev, POSITIONS);
+    cr_assert_eq(llama_quantize_as(&r->m, dir, &err), OK, "%s", err.line);
     if (adapter) {
         LoraOpts lora;
         cr_assert_eq(lora_opts_load(&lora, NULL, adapter, &err), OK, "%s", err.line);

@@ -14,8 +14,9 @@
 #include <string.h>
 
 typedef struct PlanCase {
-    const char *name, *model, *keys; /* model: a fixture, or a preset where it begins with tiny */
-    const char *model_keys;          /* behind its path; or NULL */
+    const char *name, *model,
+        *keys;              /* model: a golden fixture, or a preset where it begins with tiny */
+    const char *model_keys; /* behind its path; or NULL */
 } PlanCase;
 
 static const PlanCase cases[] = {
@@ -58,10 +59,14 @@ static const PlanCase cases[] = {
      "method: qlora\ntrain: {recompute: full}\nruntime: {scratches: 1}\n"},
     {"qlora, decoded ahead", "llama3-tiny",
      "method: qlora\ntrain: {recompute: attention}\nruntime: {scratches: 2, decode_ahead: true}\n"},
+    {"a checkpoint in codes, down_proj plain", "../quant/bnb-nf4-skip",
+     "method: qlora\nlora: {rank: 4}\nbatch: {global: 4, micro: 2}\n"},
+    {"a checkpoint in codes, v_proj plain", "../quant/gptq-4bit-g64-order-skip-v",
+     "method: qlora\nlora: {rank: 2}\ntrain: {recompute: full}\nruntime: {decode_ahead: true}\n"},
 };
 
-/* Rows of tokens of many lengths, some of which train on little. */
-static char *write_rows(const char *dir)
+/* Rows of tokens below n_ids, of many lengths, some of which train on little. */
+static char *write_rows(const char *dir, uint64_t n_ids)
 {
     StrBuf b = {0};
     for (uint64_t i = 0; i < 60; i++) {
@@ -70,7 +75,7 @@ static char *write_rows(const char *dir)
             strbuf_puts(&b, part ? "], \"labels\": [" : "{\"input_ids\": [");
             for (int64_t k = 0; k < n; k++)
                 strbuf_printf(&b, "%s%d", k ? ", " : "",
-                              part && k < asked ? -100 : (int)rng_below(i, (uint64_t)k, 250));
+                              part && k < asked ? -100 : (int)rng_below(i, (uint64_t)k, n_ids));
         }
         strbuf_puts(&b, "]}\n");
     }
@@ -86,7 +91,8 @@ static void load(TrainConfig *c, const PlanCase *k, const char *dir, bool data, 
     char *rel = str_format("tests/fixtures/golden/%s", k->model), *folder = source_path(rel);
     char *model = str_starts(k->model, "tiny") ? str_format("init: random, preset: %s", k->model)
                                                : str_format("path: '%s'", folder);
-    char *rows = data ? write_rows(dir) : path_join(dir, "absent.jsonl");
+    uint64_t n_ids = str_starts(k->model, "../quant/") ? 64 : 250;
+    char *rows = data ? write_rows(dir, n_ids) : path_join(dir, "absent.jsonl");
     char *text = str_format("model: {%s%s}\n"
                             "data: {train: '%s', format: tokens, max_length: 64, packing: %s, "
                             "cache: 'off', eval: {count: 9}, allow_untrained: true}\n"

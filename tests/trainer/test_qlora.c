@@ -1,4 +1,5 @@
 /* Training on a quantised base: as good as on the fp32 base, the same however much is made again, and told at the start. */
+#include "base/fs.h"
 #include "base/str.h"
 #include "tensor/safetensors.h"
 #include "tests/support/shared.h"
@@ -16,6 +17,15 @@ static const char *const config =
     "data: {format: tokens, packing: off, shuffle: false, max_length: 48, cache: off}\n"
     "batch: {global: 2}\n"
     "optim: {lr: 0.002, beta2: 0.95, weight_decay: 0.1, warmup_steps: 3}\n"
+    "log: {tensorboard: false}\n";
+
+static const char *const mixed_config =
+    "data: {format: tokens, shuffle: false, max_length: 32, cache: off, train_on: all}\n"
+    "batch: {global: 4}\n"
+    "lora: {rank: 4}\n"
+    "optim: {lr: 0.002}\n"
+    "train: {max_steps: 4}\n"
+    "runtime: {threads: 1, memory: 0.5}\n"
     "log: {tensorboard: false}\n";
 
 /* Overrides end with NULL; their memory is the caller's. */
@@ -325,6 +335,85 @@ Test(qlora, report_tells_bits_and_errors)
                       "%s %s: %g", cases[i].name, r.classes[k].name, r.classes[k].error);
         /* tables and scales of matrices as small as these weigh more than those of real ones */
         cr_expect_float_eq(r.bits, cases[i].bits, 0.05, "%s: %g bits", cases[i].name, r.bits);
+    }
+}
+
+/* ---- checkpoints of which some is plain --------------------------------------------------------- */
+
+static Training train_mixed(const char *layout, const char *out, const char *const *more, int ranks)
+{
+    char *rel = str_format("tests/fixtures/quant/%s", layout), *dir = source_path(rel);
+    StrBuf rows = {0};
+    for (int i = 0; i < 16; i++) {
+        strbuf_puts(&rows, "{\"input_ids\": [1");
+        for (int k = 0; k < 4 + i; k++)
+            strbuf_printf(&rows, ", %d", (i * 11 + k * k * 7) % 64);
+        strbuf_puts(&rows, "]}\n");
+    }
+    char *given[8] = {str_format("model.path=%s", dir), str_format("data.train=%s/rows.jsonl", out),
+                      str_format("output=%s/run", out), xstrdup("method=qlora")};
+    int n = 4;
+    for (; *more; more++)
+        given[n++] = xstrdup(*more);
+    Err err = {0};
+    char *path = str_format("%s/rows.jsonl", out);
+    cr_assert_eq(file_write_atomic(path, rows.data, rows.len, &err), OK, "%s", err.line);
+    Training t = training_run_ranks(mixed_config, (const char *const *)given, ranks, NULL, NULL);
+    training_print(&t);
+    cr_assert_eq(t.status, OK, "%s", layout);
+    while (n > 0)
+        free(given[--n]);
+    strbuf_clear(&rows);
+    free(path), free(rel), free(dir);
+    return t;
+}
+
+static const char *const mixed[] = {"bnb-nf4-skip",
+                                    "bnb-int8-skip",
+                                    "gptq-4bit-g32-skip",
+                                    "awq-g32-skip",
+                                    "gptq-4bit-g64-order-skip-v",
+                                    "bnb-int8-skip-v"};
+
+Test(qlora, ranks_share_plain_matrices_among_codes)
+{
+    for (size_t i = 0; i < sizeof mixed / sizeof *mixed; i++) {
+        char *a = tmp_dir(), *b = tmp_dir();
+        Training x = train_mixed(mixed[i], a, (const char *const[]){NULL}, 1);
+        Training y = train_mixed(mixed[i], b, (const char *const[]){"parallel.zero=3", NULL}, 2);
+        cr_assert_eq(training_steps(&x), 4);
+        cr_assert_eq(training_steps(&y), 4);
+        for (int k = 0; k < 4; k++) {
+            double one = training_value(&x, k, "loss"), two = training_value(&y, k, "loss");
+            cr_expect_float_eq(one, two, 2e-6 * one, "%s: step %d: %.9g on two ranks, %.9g on one",
+                               mixed[i], k + 1, two, one);
+        }
+        training_clear(&x);
+        training_clear(&y);
+        tmp_dir_remove(a), tmp_dir_remove(b);
+    }
+}
+
+/* Scratches are of what is decoded alone; decoding ahead passes over what is plain. */
+Test(qlora, plain_matrices_among_codes_change_no_bit)
+{
+    static const char *const ways[] = {"runtime={scratches: 2, decode_ahead: true}",
+                                       "parallel.offload=optimizer+params"};
+    for (size_t i = 0; i < sizeof mixed / sizeof *mixed; i++) {
+        char *a = tmp_dir();
+        Training x =
+            train_mixed(mixed[i], a, (const char *const[]){"runtime.scratches=1", NULL}, 1);
+        for (int k = 0; k < 2; k++) {
+            char *b = tmp_dir();
+            Training y = train_mixed(
+                mixed[i], b, (const char *const[]){ways[k], "train.recompute=full", NULL}, 1);
+            cr_expect(same_file(a, b, "run/adapter_model.safetensors"), "%s: %s", mixed[i],
+                      ways[k]);
+            training_clear(&y);
+            tmp_dir_remove(b);
+        }
+        training_clear(&x);
+        tmp_dir_remove(a);
     }
 }
 
