@@ -70,8 +70,7 @@ static void print_verdict(StrBuf *b, const PlanReport *r)
         strbuf_putc(b, '\n');
     }
     if (r->n_advice == 0) {
-        strbuf_puts(b, "  no batch.micro, train.recompute, train.update and parallel.offload would "
-                       "do; the least is ");
+        strbuf_puts(b, "  no setting would do; the least is ");
         plan_advice_text(b, &r->advice[0], r->config, r->plan->n_layers);
         strbuf_putc(b, '\n');
     }
@@ -299,17 +298,23 @@ void plan_print_json(StrBuf *b, const PlanReport *r)
     if (p->ranks > 1)
         strbuf_printf(b, ", \"ranks\": %d, \"zero\": %lld", p->ranks, (long long)r->config->zero);
     strbuf_puts(b, ", \"advice\": [");
-    for (int i = 0; i < r->n_advice; i++)
-        strbuf_printf(
-            b,
-            "%s{\"batch.micro\": %lld, \"train.recompute\": \"%s\", \"in_backward\": %s, "
-            "\"parallel.zero\": %lld, \"parallel.offload\": \"%s\", \"bytes\": %zu}",
-            i ? ", " : "", (long long)r->advice[i].micro,
-            recompute_name(r->advice[i].recompute ? RECOMPUTE_AUTO : r->config->recompute),
-            r->advice[i].in_backward ? "true" : "false",
-            (long long)(r->advice[i].zero > 0 ? r->advice[i].zero : r->config->zero),
-            offload_name(r->advice[i].offload != OFFLOAD_NONE ? r->advice[i].offload
-                                                              : (Offload)r->config->offload),
-            r->advice[i].extent);
+    for (int i = 0; i < r->n_advice; i++) {
+        const PlanAdvice *a = &r->advice[i];
+        const TrainConfig *c = r->config;
+        strbuf_printf(b,
+                      "%s{\"batch.micro\": %lld, \"train.recompute\": \"%s\", \"in_backward\": %s, "
+                      "\"parallel.zero\": %lld, \"parallel.offload\": \"%s\"",
+                      i ? ", " : "", (long long)a->micro,
+                      recompute_name(a->recompute ? RECOMPUTE_AUTO : c->recompute),
+                      a->in_backward ? "true" : "false",
+                      (long long)(a->zero > 0 ? a->zero : c->zero),
+                      offload_name(a->offload != OFFLOAD_NONE ? a->offload : (Offload)c->offload));
+        if (a->qlora) strbuf_puts(b, ", \"method\": \"qlora\"");
+        if (a->eval_tokens > 0)
+            strbuf_printf(b, ", \"eval.tokens\": %lld", (long long)a->eval_tokens);
+        if (a->embed_host) strbuf_puts(b, ", \"model.embedding\": \"host\"");
+        if (a->bf16_gradients) strbuf_puts(b, ", \"train.gradients\": \"bf16\"");
+        strbuf_printf(b, ", \"bytes\": %zu}", a->extent);
+    }
     strbuf_puts(b, "]}\n");
 }

@@ -41,18 +41,23 @@ Status plan_run(RunPlan *out, TrainConfig *cfg, const Dataset *train, const Data
 /* Settings under which a run that does not fit would. */
 typedef struct PlanAdvice {
     int64_t micro;
-    int zero;         /* parallel.zero; 0: as it is */
-    bool recompute;   /* train.recompute: auto, without recompute_layers */
-    bool in_backward; /* train.update: in_backward, and clipping by block where there is any */
-    Offload offload;  /* parallel.offload; none: as it is */
-    HostNeed host;    /* with it */
+    int64_t eval_tokens; /* eval.tokens; 0: as it is */
+    int zero;            /* parallel.zero; 0: as it is */
+    bool embed_host;     /* model.embedding: host */
+    bool bf16_gradients; /* train.gradients: bf16 */
+    bool recompute;      /* train.recompute: auto, without recompute_layers */
+    bool in_backward;    /* train.update: in_backward, and clipping by block where there is any */
+    bool qlora;          /* method: qlora, which changes numbers */
+    Offload offload;     /* parallel.offload; none: as it is */
+    HostNeed host;       /* with it */
     RecomputeMix mix;
     size_t extent;
 } PlanAdvice;
 
-enum { PLAN_MAX_ADVICE = 5 };
-/* The dearest settings (in memory) that fit `bytes`: several ranks at a higher stage; a smaller batch.micro alone; with recompute; full tuning that updates
- * in backward; offload.  Returns how many there are; with 0, out[0] is the least that the config can be made to take. */
+enum { PLAN_MAX_ADVICE = 8 };
+/* The dearest settings (in memory) that fit `bytes`, each by itself: a smaller eval.tokens; the embedding on the host; several ranks at a higher stage; a smaller
+ * batch.micro alone; with recompute; full tuning that updates in backward; offload; and where none of these does, as few as do together.  Returns
+ * how many there are; with 0, out[0] is the least of all that were tried, the config as it is among them. */
 int plan_advise(PlanAdvice out[PLAN_MAX_ADVICE], const TrainConfig *cfg, const Dataset *train,
                 const Dataset *eval, const PlanTarget *target, size_t bytes);
 /* "batch.micro: 2, train.recompute: auto (51.2 GiB, recompute full)" */

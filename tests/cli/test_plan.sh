@@ -57,4 +57,31 @@ run check "$tmp/cpu.yaml" runtime.device=plan
 noted "says so" "*command line: runtime.device: 'plan' is not built in*"
 done_by "a plan from data" plan "$tmp/cpu.yaml"
 said "from these" "data: 1 micro-batch of 1 epoch compared, the largest 1 run*"
+# What is said to make a run fit does, every line of it, also where several settings are needed together.
+advice_holds() # NAME WANTED ARGS...: WANTED: a pattern of the settings of one line
+{
+    name=$1 wanted=$2 && shift 2
+    run plan "$@" && [ "$rc" = 2 ] || fail "$name: ends with $rc"
+    sed -n 's/^  would fit with \(.*\) ([0-9.]* GiB.*/\1/p' "$tmp/out" >"$tmp/advice"
+    grep -q "$wanted" "$tmp/advice" || { fail "$name: nothing like '$wanted'" && cat "$tmp/advice"; }
+    while read -r line; do
+        # shellcheck disable=SC2046 # a word a setting
+        done_by "$name: $line" plan "$@" $(echo "$line" | sed 's/, / /g; s/: /=/g')
+        said "$name: $line" '*fits *'
+    done <"$tmp/advice"
+}
+echo '{"input_ids": [1, 2, 3, 4, 5, 6, 7, 8, 9]}' >"$tmp/rows.jsonl"
+shape="model.init=random model.path=null model.preset=llama-3-8b"
+# shellcheck disable=SC2086 # words they are
+{
+    advice_holds "ranks and a smaller batch" "parallel.zero: 3, batch.micro: " \
+        "$root/configs/llama-3-8b-lora-8gpu.yaml" --ranks 8 --gpu h200 $shape runtime.memory=10
+    advice_holds "the host and a smaller batch" "train.gradients: bf16, batch.micro: 2, parallel.offload: optimizer+params" \
+        "$root/configs/llama-3-8b-full-8gpu.yaml" --gpu rtx-4090 $shape
+    advice_holds "the embedding" "^model.embedding: host$" \
+        "$tmp/c.yaml" --gpu h200 data.train="$tmp/none.jsonl" method=qlora runtime.memory=7 model.embedding=device
+    advice_holds "bits" "^method: qlora" "$tmp/c.yaml" --gpu h200 data.train="$tmp/none.jsonl" method=lora runtime.memory=3.7
+}
+i=0 && while [ $i -lt 50 ]; do cat "$tmp/rows.jsonl" && i=$((i + 1)); done >"$tmp/many.jsonl"
+advice_holds "evaluation" "^eval.tokens: 1$" "$tmp/cpu.yaml" runtime.memory=0.003 data.train="$tmp/rows.jsonl" data.eval.path="$tmp/many.jsonl"
 finish
