@@ -12,8 +12,7 @@ enum { MAX_LENGTHS = 1 << 22, MAX_LENGTH = 1 << 24, MATRIX_SEQ = 350, MATRIX_MIC
 
 BenchFlags bench_flags_defaults(void)
 {
-    return (BenchFlags){.targets = "all-linear",
-                        .zero = OPT_UNSET_INT,
+    return (BenchFlags){.zero = OPT_UNSET_INT,
                         .prefetch = OPT_UNSET_INT,
                         .ctas = OPT_UNSET_INT,
                         .spare = OPT_UNSET_INT,
@@ -23,7 +22,7 @@ BenchFlags bench_flags_defaults(void)
                         .prompt = OPT_UNSET_INT,
                         .new_tokens = OPT_UNSET_INT,
                         .device = backend_find("cuda") ? "cuda" : "cpu",
-                        .rank = 16,
+                        .rank = OPT_UNSET_INT,
                         .seq = OPT_UNSET_INT,
                         .micro = OPT_UNSET_INT,
                         .steps = OPT_UNSET_INT,
@@ -60,6 +59,7 @@ static Status check_way(const BenchFlags *f, Err *err)
         {"reduce", f->reduce, step},
         {"offload", f->offload, step},
         {"dropout", f->dropout != OPT_UNSET_NUMBER, step},
+        {"dora", f->dora, step},
         {"seconds", f->seconds != OPT_UNSET_NUMBER, step},
         {"steps", f->steps != OPT_UNSET_INT, step},
         {"zero", f->zero != OPT_UNSET_INT, step},
@@ -79,6 +79,17 @@ static Status check_way(const BenchFlags *f, Err *err)
         {"no-early", f->no_early, decodes},
     };
     TRY(CHECK_USE(flags, f->decode ? "with --decode" : "without --decode", err));
+    const bool adapters = !f->method || !str_eq(f->method, "full");
+    const FlagUse of_adapters[] = {{"rank", f->rank != OPT_UNSET_INT, adapters},
+                                   {"targets", f->targets, adapters},
+                                   {"dropout", f->dropout != OPT_UNSET_NUMBER, adapters},
+                                   {"dora", f->dora, adapters}};
+    TRY(CHECK_USE(of_adapters, "with --method full", err));
+    const bool ranks = f->hosts && f->hosts->size > 1, brings = ranks || f->offload;
+    const FlagUse of_ranks[] = {{"zero", f->zero != OPT_UNSET_INT, ranks},
+                                {"prefetch", f->prefetch != OPT_UNSET_INT, brings},
+                                {"ctas", f->ctas != OPT_UNSET_INT, ranks}};
+    TRY(CHECK_USE(of_ranks, "on one rank", err));
     bool quantised = f->matrix || (f->method && str_eq(f->method, "qlora"));
     if (!quantised && (f->scratches != OPT_UNSET_INT || f->decode_ahead))
         return err_set(err, E_INPUT, "--%s: only with --method qlora",
@@ -92,9 +103,9 @@ static void fill_defaults(BenchFlags *f)
 {
     const struct {
         const char **flag, *value;
-    } texts[] = {{&f->method, "lora"}, {&f->recompute, "auto"}, {&f->attention, "library"},
-                 {&f->reduce, "fp32"}, {&f->rows, "both"},      {&f->embedding, "device"},
-                 {&f->offload, "none"}};
+    } texts[] = {{&f->method, "lora"},  {&f->recompute, "auto"},    {&f->attention, "library"},
+                 {&f->reduce, "fp32"},  {&f->rows, "both"},         {&f->embedding, "device"},
+                 {&f->offload, "none"}, {&f->targets, "all-linear"}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (!*texts[i].flag) *texts[i].flag = texts[i].value;
     const struct {
@@ -103,6 +114,7 @@ static void fill_defaults(BenchFlags *f)
                    {&f->micro, f->matrix ? MATRIX_MICRO : 1},
                    {&f->scratches, BENCH_SCRATCHES},
                    {&f->steps, 3},
+                   {&f->rank, 16},
                    {&f->zero, 1},
                    {&f->prefetch, 1},
                    {&f->ctas, -1},
@@ -147,6 +159,7 @@ static void fill_adapters(LoraOpts *l, const BenchFlags *f)
     l->rank = f->rank;
     l->alpha = 2.0 * (double)f->rank;
     l->dropout = f->dropout;
+    l->dora = f->dora;
 }
 
 /* Lengths of documents, numbers between white space. */

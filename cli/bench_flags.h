@@ -17,7 +17,7 @@ typedef struct BenchFlags {
     int64_t batch, prompt, new_tokens; /* of decode */
     double seconds, dropout, memory;
     bool single_quant, deterministic, exact, kernels, profile, matrix, json, steps_only, largest;
-    bool decode, unmerged, no_graph, no_early, decode_ahead;
+    bool dora, decode, unmerged, no_graph, no_early, decode_ahead;
     char *target_text,
         *target_names[BENCH_MAX_TARGETS]; /* of bench_flags_check: `targets` cut up */
     int n_targets;

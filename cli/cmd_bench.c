@@ -16,7 +16,8 @@ static void make_title(StrBuf *b, const BenchFlags *f, const BenchOpts *o, int64
     if (o->method == METHOD_QLORA)
         strbuf_printf(b, " %s%s", quant_type_name(o->quant.type), o->quant.nested ? " double" : "");
     if (o->quant.block) strbuf_printf(b, " in blocks of %lld", (long long)o->quant.block);
-    if (o->method != METHOD_FULL) strbuf_printf(b, " r%lld %s", (long long)f->rank, f->targets);
+    if (o->method != METHOD_FULL)
+        strbuf_printf(b, "%s r%lld %s", f->dora ? " dora" : "", (long long)f->rank, f->targets);
     if (f->matrix && o->largest)
         strbuf_printf(b, " %s, rows of %lld", o->compute == DT_BF16 ? "bf16" : "fp32",
                       (long long)f->seq);
@@ -109,6 +110,7 @@ int cmd_bench(int argc, char **argv)
          "modules with an adapter, q_proj,v_proj,... (default all-linear)"},
         {"rank", OPT_INT, &f.rank, "N", "of the adapters (default 16)"},
         {"dropout", OPT_NUMBER, &f.dropout, "P", "of the adapters (default 0)"},
+        {"dora", OPT_FLAG, &f.dora, NULL, "adapters with a length for each row of the sum (DoRA)"},
         {"seq", OPT_INT, &f.seq, "N", "tokens in a row (default 4096; 350 with --matrix)"},
         {"micro", OPT_INT, &f.micro, "N", "rows in a step (default 1; 32 with --matrix)"},
         {"largest", OPT_FLAG, &f.largest, NULL, "as many rows in a step as fit (to 1024)"},

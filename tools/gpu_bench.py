@@ -48,6 +48,7 @@ MORE = {  # in no default list: the price of determinism; what host memory costs
     "8b-lora-offload-params": (f"{L8} --micro 4 --offload optimizer+params", {}),
     "8b-lora-deterministic": (f"{L8} --micro 4 --recompute none --deterministic", {}),
     "8b-lora-2048": (f"{L8} --seq 2048 --micro 2 --recompute full", {}),
+    "8b-lora-dora": (f"{L8} --seq 2048 --micro 2 --recompute full --dora", {}),
     "8b-qlora": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora", {}),
     "8b-qlora-scratches-1": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora --scratches 1", {}),
     "8b-qlora-scratches-2": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora --scratches 2", {}),

@@ -67,6 +67,15 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     for flag in "seconds 1" "steps 1" "zero 1" "prefetch 1" "ctas 0" "spare 0" "dropout 0"; do
         refused "a number of steps" 2 "--${flag% *}: has no meaning with --decode" bench --model tiny --$flag $decode
     done
+    for flag in "rank 8" "targets q_proj" "dropout 0.1"; do
+        refused "an adapter of full tuning" 2 "--${flag% *}: has no meaning with --method full" bench --model tiny --method full --$flag $fast
+    done
+    refused "DoRA of full tuning" 2 "--dora: has no meaning with --method full" bench --model tiny --method full --dora $fast
+    for flag in "zero 3" "prefetch 2" "ctas 4"; do
+        refused "ranks that are not there" 2 "--${flag% *}: has no meaning on one rank" bench --model tiny --$flag $fast
+    done
+    done_by "DoRA" bench --model tiny --dora --method qlora --rows full $fast
+    said "DoRA" 'tiny qlora nf4 double dora r16 all-linear fp32*'
     refused "blocks of nothing" 2 "--quant-block: with nf4 and fp4, a power of two from 32 to 4096; is 0" bench --model tiny --method qlora --quant-block 0 $fast
     refused "blocks without codes" 2 "--quant-block: only with --method qlora" bench --model tiny --quant-block 0 $fast
     refused "a rank beyond the most" 2 "--rank: LoRA rank of * must be an integer from 1 to 32768, found 40000" bench --model tiny --rank 40000 $fast
