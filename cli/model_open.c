@@ -116,7 +116,8 @@ Status model_open(OpenModel *m, const ModelFlags *f, const LlamaConfig *cfg, int
     DType compute;
     TRY(flag_precision(&compute, f->precision, device, err));
     DeviceOpts opts = {.threads = (int)f->threads};
-    TRY(device_open(&m->dev, backend, &opts, compute, err));
+    Status s = device_open(&m->dev, backend, &opts, compute, err);
+    if (s != OK) return err_wrap(err, s, "--device");
     device_when_full(&m->dev, when_full);
     llama_init(&m->llama, cfg, &m->dev, positions);
     m->has_llama = true;

@@ -350,6 +350,7 @@ Status bench_run(BenchResult *out, const BenchOpts *opts, Err *err)
     device.keep_bytes = launch_keep_bytes(hosts);
     Status status = launch_ordinal(&device.ordinal, hosts, backend, err);
     if (status == OK) status = device_open(&b.dev, backend, &device, opts->compute, err);
+    if (status != OK) err_wrap(err, status, "--device");
     status = comm_agree(hosts, status, err);
     if (status != OK) {
         bench_close(&b);

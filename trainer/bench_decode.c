@@ -204,7 +204,7 @@ Status bench_decode(DecodeBenchResult *out, const DecodeBenchOpts *opts, Err *er
                          .region_bytes = (size_t)(opts->memory_gib * 1024 * 1024 * 1024),
                          .no_early = opts->no_early};
     Status s = device_open(&b.dev, backend, &device, opts->compute, err);
-    if (s == OK) s = run(&b, err);
+    s = s == OK ? run(&b, err) : err_wrap(err, s, "--device");
     close_model(&b);
     return s;
 }

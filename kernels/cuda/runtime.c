@@ -54,11 +54,11 @@ static Status cuda_open(Device *d, const DeviceOpts *opts, Err *err)
     int n = 0;
     cudaError_t e = cudaGetDeviceCount(&n);
     if (e != cudaSuccess || n == 0)
-        return err_set(err, E_INPUT, "runtime.device: cuda: no usable GPU here (%s); use cpu",
+        return err_set(err, E_INPUT, "cuda: no usable GPU here (%s); use cpu",
                        e == cudaSuccess ? "none found" : cudaGetErrorString(e));
     if (opts->ordinal < 0 || opts->ordinal >= n)
-        return err_set(err, E_INPUT, "runtime.device: cuda:%d: this machine has GPUs 0 to %d",
-                       opts->ordinal, n - 1);
+        return err_set(err, E_INPUT, "cuda:%d: this machine has GPUs 0 to %d", opts->ordinal,
+                       n - 1);
     CUDA_CHECK(cudaSetDevice(opts->ordinal));
     CudaImpl *impl = xcalloc(1, sizeof *impl);
     impl->ordinal = opts->ordinal;
