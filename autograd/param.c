@@ -5,6 +5,7 @@
 #include "kernels/kernels.h"
 #include "tensor/convert.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 void param_init(Param *p, const char *name, DType dtype, int64_t rows, int64_t cols, int unit)
@@ -226,6 +227,36 @@ void param_read(Device *d, const Param *p, int slice, float *host)
     convert_join(host, hi, rest, n);
     free(hi);
     free(rest);
+}
+
+static void host_row_norms(Device *d, const Param *p, int slice, float *norms)
+{
+    int64_t cols = p->t.shape[1];
+    float *host = xmalloc((size_t)param_slice_numel(p, slice) * sizeof *host);
+    param_read(d, p, slice, host);
+    for (int64_t r = 0; r < p->slices[slice].rows; r++) {
+        double sum = 0;
+        for (int64_t i = 0; i < cols; i++)
+            sum += (double)host[r * cols + i] * (double)host[r * cols + i];
+        norms[r] = (float)sqrt(sum);
+    }
+    free(host);
+}
+
+void param_row_norms(Device *d, const Param *p, int slice, float *norms)
+{
+    const Quant *q = p->t.quant;
+    if (p->on_host || p->low.storage) {
+        host_row_norms(d, p, slice, norms);
+        return;
+    }
+    Tensor values = q ? slice_scratch(d, p, slice) : param_slice_view(p, slice);
+    if (q) d->k->dequantize(d, &values, &q->packed, &q->parts[slice], 1);
+    Tensor out = tensor_alloc(d, DT_F32, 1, &p->slices[slice].rows, MEM_WORKSPACE);
+    d->k->row_norms(d, &out, &values);
+    tensor_read(d, &out, norms);
+    tensor_clear(&out);
+    if (q) tensor_clear(&values);
 }
 
 void param_write(Device *d, Param *p, int slice, const float *host)

@@ -97,6 +97,8 @@ int64_t param_slice_numel(const Param *p, int slice);
  * Waits for the device. */
 void param_read(Device *d, const Param *p, int slice, float *host);
 void param_write(Device *d, Param *p, int slice, const float *host);
+/* The Euclidean norms of a matrix's rows in the slice, on the host: by the device where it has the values, which are open. */
+void param_row_norms(Device *d, const Param *p, int slice, float *norms);
 /* Makes p a quantised matrix before it has a storage: q (borrowed, lives as long as p) has its parts, one a slice; they are
  * placed here.  From then on p->t has a shape and a pitch but no storage, and q->packed holds the values. */
 void param_set_quant(Param *p, Quant *q);

@@ -241,23 +241,14 @@ void lora_set_principal(Lora *x, Device *d, float *a, float *b)
 static void init_magnitudes(Device *d, Lora *x)
 {
     Param *w = &x->linear->w;
-    int64_t rows = x->linear->rows[x->slice], in = x->linear->in;
-    float *host = xmalloc((size_t)(rows * in) * sizeof *host),
-          *m = xmalloc((size_t)rows * sizeof *m);
+    float *m = xmalloc((size_t)x->linear->rows[x->slice] * sizeof *m);
     param_open(w);
-    param_read(d, w, x->slice, host);
+    param_row_norms(d, w, x->slice, m);
     param_close(w, false);
-    for (int64_t r = 0; r < rows; r++) {
-        double sum = 0;
-        for (int64_t i = 0; i < in; i++)
-            sum += (double)host[r * in + i] * (double)host[r * in + i];
-        m[r] = (float)sqrt(sum);
-    }
     param_open(&x->m);
     param_write(d, &x->m, 0, m);
     param_close(&x->m, true);
     param_changed(&x->m);
-    free(host);
     free(m);
 }
 
