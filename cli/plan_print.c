@@ -20,6 +20,7 @@ static double step_floor(const RunPlan *p)
 static void print_memory(StrBuf *b, const PlanReport *r)
 {
     const RunPlan *p = r->plan;
+    if (p->base[0]) strbuf_printf(b, "base: %s; embedding, head and norms as they are\n", p->base);
     strbuf_puts(b, "recompute: ");
     if (r->config->recompute == RECOMPUTE_AUTO) strbuf_puts(b, "auto takes ");
     recompute_mix_text(b, r->config->mix, p->n_layers);

@@ -75,6 +75,9 @@ typedef struct QuantReport {
     const char *not_finite;    /* the first tensor that held NaN or infinity; NULL: none */
 } QuantReport;
 
+/* How the matrices are kept, in words: "nf4 in blocks of 64 with double quantisation: 224 matrices of the blocks, 6979.32 M weights at 4.13
+ * bits (3.35 GiB)"; nothing for a model that is not quantised.  By shapes alone: of a planned model, too. */
+void quant_base_text(StrBuf *b, const struct Llama *m);
 /* Waits for the device; all ranks together, with the same numbers.  n_classes 0: nothing is quantised.  Names are the
  * model's. */
 void quant_report(QuantReport *out, const struct Llama *m);

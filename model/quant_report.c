@@ -127,23 +127,55 @@ static bool log_plain(const Llama *m, Log *log, bool decoded, const char *what)
     return any;
 }
 
+/* Groups by the name that people know, and the bits that theirs became. */
+static void kind_text(StrBuf *b, const QuantFile *f, const QuantPart *p)
+{
+    if (!quant_is_group(p->type)) {
+        char text[QUANT_TEXT];
+        const QuantOpts o = {.type = p->type, .nested = p->nested, .block = p->block};
+        strbuf_puts(b, quant_opts_text(text, &o));
+        return;
+    }
+    const int kept = p->type == QUANT_GROUP4 ? 4 : 8;
+    strbuf_printf(b, "%s of %d bits", quant_method_name(f->method), f->bits ? f->bits : kept);
+    if (f->bits && f->bits != kept) strbuf_printf(b, " kept in %d", kept);
+    if (p->block < p->cols) strbuf_printf(b, " in groups of %lld", (long long)p->block);
+}
+
+void quant_base_text(StrBuf *b, const Llama *m)
+{
+    const QuantPart *first = llama_quant_part(m);
+    const double gib = 8.0 * (1 << 30);
+    double bits = 0, numel = 0;
+    int64_t n = 0;
+    const FusedLinear *l;
+    if (!first) return;
+    for (int64_t i = 0; (l = llama_linear((Llama *)(uintptr_t)m, i)) != NULL; i++)
+        for (int k = 0; l->w.t.quant && k < l->n_slices; k++, n++) {
+            const QuantPart *p = &l->quant.parts[k];
+            numel += (double)quant_numel(p);
+            bits += quant_bits(p) * (double)quant_numel(p);
+        }
+    kind_text(b, &m->cfg.quant, first);
+    strbuf_printf(b, ": %lld matrices of the blocks, %.2f M weights at %.2f bits (%.2f GiB)",
+                  (long long)n, numel / 1e6, bits / numel, bits / gib);
+}
+
 void quant_report_log(const QuantReport *report, const Llama *m, Log *log)
 {
     const QuantReport r = *report;
-    const QuantPart *p = llama_quant_part(m);
-    if (!p) return;
     const double gib = 8.0 * (1 << 30);
-    log_info(log, "base: %s%s: %lld matrices of the blocks, %.2f M weights at %.2f bits (%.2f GiB)",
-             quant_type_name(p->type), p->nested ? " with double quantisation" : "",
-             (long long)r.n_matrices, (double)r.numel / 1e6, r.bits,
-             r.bits * (double)r.numel / gib);
+    StrBuf b = {0};
+    quant_base_text(&b, m);
+    if (b.len == 0) return;
+    log_info(log, "base: %s", b.data);
+    strbuf_reset(&b);
     bool some = log_plain(m, log, false, "not quantised in the files");
     log_plain(m, log, true, "decoded, as one matrix with some of those");
     size_t width = dtype_bytes(m->embed.t.dtype);
     log_info(log, "      %s: %sembedding, head, norms and biases, %.2f M weights (%.2f GiB)",
              dtype_name(m->embed.t.dtype), some ? "these, " : "", (double)r.plain_numel / 1e6,
              8 * (double)width * (double)r.plain_numel / gib);
-    StrBuf b = {0};
     for (int i = 0; i < r.n_classes; i++)
         if (r.classes[i].error >= 0)
             strbuf_printf(&b, "%s%s %.2f %%", b.len ? ", " : "", r.classes[i].name,

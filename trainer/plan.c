@@ -254,6 +254,10 @@ static Status run_once(Planner *p, RunPlan *out, Log *log, Problems *problems)
         out->staging = staging_of(cfg, &p->session.shards);
         out->host = host_home_need(&p->session.home);
         out->n_layers = p->session.shape.n_layers;
+        StrBuf base = {0};
+        quant_base_text(&base, &p->session.model);
+        snprintf(out->base, sizeof out->base, "%s", base.len ? base.data : "");
+        strbuf_clear(&base);
     }
     stepper_free(p->stepper);
     p->stepper = NULL;

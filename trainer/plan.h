@@ -25,6 +25,7 @@ typedef struct RunPlan {
     Staging staging; /* of the host, for checkpoints: a rank's */
 
     int64_t n_layers;
+    char base[160];      /* how a quantised one is kept (quant_base_text); "" */
     bool assumed;        /* no data: full rows of data.max_length, every token trained */
     int64_t n_seen;      /* micro-batches compared */
     int n_tried;         /* of which so many were run */

@@ -57,6 +57,12 @@ run check "$tmp/cpu.yaml" runtime.device=plan
 noted "says so" "*command line: runtime.device: 'plan' is not built in*"
 done_by "a plan from data" plan "$tmp/cpu.yaml"
 said "from these" "data: 1 micro-batch of 1 epoch compared, the largest 1 run*"
+# How a quantised base is kept.
+done_by "a base in 4 bits" plan "$tmp/c.yaml" --gpu h200 method=qlora
+said "a base in 4 bits" '*base: nf4 in blocks of 64 with double quantisation: 224 matrices of the blocks, 6979.32 M weights at 4.13 bits (3.35 GiB); *'
+done_by "a base from files" plan "$tmp/cpu.yaml" method=qlora model.init=null model.preset=null model.path="$root/tests/fixtures/quant/gptq-2bit-g32-v2"
+said "a base from files" '*base: gptq of 2 bits kept in 4 in groups of 32: 7 matrices of the blocks, *'
+
 # What is said to make a run fit does, every line of it, also where several settings are needed together.
 advice_holds() # NAME WANTED ARGS...: WANTED: a pattern of the settings of one line
 {
