@@ -4,7 +4,7 @@
     tools/make_quantised_models.py OUT [--bitsandbytes]
 
 Writes OUT/plain, random weights, and OUT/NAME/{config.json, model.safetensors} for every layout; OUT/NAME/values.safetensors has the numbers
-that a reader must get: two decoded matrices in float32.  Folders whose names have -skip leave one module as it is, as people do with what
+that a reader must get: two decoded matrices in float32.  Groups of 128 want wider matrices: those come from a model of their own.  Folders whose names have -skip leave one module as it is, as people do with what
 suffers most from quantising: down_proj, or v_proj (-skip-v), which is one matrix with q_proj and k_proj in memory.  With --bitsandbytes
 also folders that transformers and the bitsandbytes package make of OUT/plain.  tests/fixtures/quant is its output.
 """
@@ -21,6 +21,7 @@ CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_
           "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1, "vocab_size": 64, "rms_norm_eps": 1e-5,
           "max_position_embeddings": 64, "tie_word_embeddings": True, "torch_dtype": "float16", "bos_token_id": 1,
           "eos_token_id": 2}
+WIDE = {"hidden_size": 256, "intermediate_size": 128, "num_attention_heads": 8}  # for groups of 128
 CHECKED = ("k_proj.weight", "down_proj.weight")
 # A module that stays plain, by the end of a folder's name.
 SKIPPED = {"-skip": "model.layers.0.mlp.down_proj", "-skip-v": "model.layers.0.self_attn.v_proj"}
@@ -30,8 +31,9 @@ def skipped(name):
     return next((module for end, module in SKIPPED.items() if name.endswith(end)), None)
 
 
-def make_plain(rng):
-    c, f, kv = 64, 96, 32
+def make_plain(rng, config):
+    c, f = config["hidden_size"], config["intermediate_size"]
+    kv = c // config["num_attention_heads"] * config["num_key_value_heads"]
     shapes = {"self_attn.q_proj": (c, c), "self_attn.k_proj": (kv, c), "self_attn.v_proj": (kv, c), "self_attn.o_proj": (c, c),
               "mlp.gate_proj": (f, c), "mlp.up_proj": (f, c), "mlp.down_proj": (c, f)}
     t = {f"model.layers.0.{k}.weight": rng.normal(0, 0.05, s) for k, s in shapes.items()}
@@ -112,10 +114,10 @@ def awq(w, group, rng):
     return {"qweight": pack_awq(codes), "qzeros": pack_awq(zeros), "scales": scales}, value
 
 
-def write(folder, tensors, quantization):
+def write(folder, tensors, quantization, config=CONFIG):
     folder.mkdir(parents=True, exist_ok=True)
     save(folder / "model.safetensors", tensors)
-    config = {**CONFIG, "quantization_config": quantization} if quantization else CONFIG
+    config = {**config, "quantization_config": quantization} if quantization else config
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -186,17 +188,20 @@ def with_blocks(out, name, kind, block):
 
 def main():
     out = pathlib.Path(sys.argv[1])
-    model = make_plain(np.random.default_rng(0))
+    model = make_plain(np.random.default_rng(0), CONFIG)
+    wide = make_plain(np.random.default_rng(2), CONFIG | WIDE)
     write(out / "plain", model, None)
     layouts = {}
     for bits, group, order, sym, v2 in [(4, 32, False, True, False), (4, 64, True, True, False), (4, -1, False, False, True),
-                                        (8, 32, True, False, True), (3, 64, False, True, False), (2, 32, False, True, True)]:
+                                        (8, 32, True, False, True), (3, 64, False, True, False), (2, 32, False, True, True),
+                                        (4, 128, True, False, False)]:
         name = f"gptq-{bits}bit-g{group}{'-order' if order else ''}{'-v2' if v2 else ''}"
         q = {"quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": order, "sym": sym,
              "checkpoint_format": "gptq_v2" if v2 else "gptq"}
         layouts[name] = (q, lambda w, rng, a=(bits, group, order, sym, v2): gptq(w, *a, rng))
-    layouts["awq-g32"] = ({"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"},
-                          lambda w, rng: awq(w, 32, rng))
+    for group in 32, 128:
+        q = {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True, "version": "gemm"}
+        layouts[f"awq-g{group}"] = (q, lambda w, rng, group=group: awq(w, group, rng))
     for name in ("gptq-4bit-g32-skip", "awq-g32-skip", "gptq-4bit-g64-order-skip-v"):
         q, pack = layouts[name[:name.index("-skip")]]
         key = {"modules_to_not_convert": [skipped(name)]} if q["quant_method"] == "awq" else {"dynamic": {"-:" + skipped(name): {}}}
@@ -204,7 +209,8 @@ def main():
     for name, (q, pack) in layouts.items():
         rng = np.random.default_rng(1)
         tensors, values = {}, {}
-        for k, w in model.items():
+        is_wide = q["group_size"] == 128
+        for k, w in (wide if is_wide else model).items():
             if not k.endswith("_proj.weight") or k == f"{skipped(name)}.weight":
                 tensors[k] = w
                 if "_proj" in k:
@@ -214,7 +220,7 @@ def main():
             tensors.update({f"{k[:-len('.weight')]}.{p}": t for p, t in parts.items()})
             if k.endswith(CHECKED):
                 values[k] = value
-        write(out / name, tensors, q)
+        write(out / name, tensors, q, CONFIG | WIDE if is_wide else CONFIG)
         save(out / name / "values.safetensors", values)
     if "--bitsandbytes" in sys.argv:
         with_bitsandbytes(out)

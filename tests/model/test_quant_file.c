@@ -60,11 +60,18 @@ static void check_values(Loaded *l, const char *name, const char *dir)
     free(path);
 }
 
-static const char *const layouts[] = {"gptq-4bit-g32",    "gptq-4bit-g64-order",
-                                      "gptq-4bit-g-1-v2", "gptq-8bit-g32-order-v2",
-                                      "gptq-3bit-g64",    "gptq-2bit-g32-v2",
-                                      "awq-g32",          "bnb-nf4",
-                                      "bnb-fp4-double",   "bnb-int8"};
+static const char *const layouts[] = {"gptq-4bit-g32",
+                                      "gptq-4bit-g64-order",
+                                      "gptq-4bit-g-1-v2",
+                                      "gptq-8bit-g32-order-v2",
+                                      "gptq-3bit-g64",
+                                      "gptq-2bit-g32-v2",
+                                      "gptq-4bit-g128-order",
+                                      "awq-g128",
+                                      "awq-g32",
+                                      "bnb-nf4",
+                                      "bnb-fp4-double",
+                                      "bnb-int8"};
 
 Test(quant_file, reads_every_layout_to_the_same_numbers)
 {
