@@ -37,7 +37,9 @@ typedef struct Job {
     const float *magnitudes;   /* DoRA: rows of W + delta get this length; or NULL */
     uint8_t *out;
     Sums *blocks;
-    const float *again, *before; /* Q(W') and Q(W), of a matrix whose quantising is measured */
+    const float *again,
+        *before; /* Q(W') and Q(W), of a matrix whose quantising is measured: every step-th row */
+    int64_t step, n_again;
     AgainSums *again_blocks;
 } Job;
 
@@ -121,10 +123,11 @@ static void again_block(void *ud, int64_t block)
     Job *j = ud;
     float *w = xmalloc(2 * (size_t)j->cols * sizeof *w), *delta = w + j->cols;
     AgainSums s = {0};
-    for (int64_t row = block * ROWS; row < block_end(j, block); row++) {
-        const float *after = j->again + row * j->cols, *before = j->before + row * j->cols;
-        source_row(j, row, w);
-        delta_row(j, row, w, delta);
+    int64_t end = (block + 1) * ROWS < j->n_again ? (block + 1) * ROWS : j->n_again;
+    for (int64_t k = block * ROWS; k < end; k++) {
+        const float *after = j->again + k * j->cols, *before = j->before + k * j->cols;
+        source_row(j, k * j->step, w);
+        delta_row(j, k * j->step, w, delta);
         for (int64_t i = 0; i < j->cols; i++) {
             double change = (double)after[i] - (double)before[i];
             s.dot += change * (double)delta[i];
@@ -176,22 +179,31 @@ static bool is_quantised(const SafeTensor *t)
 }
 
 /* The whole matrix at once: with double quantisation all its scales share a mean. */
-static void measure_again(Merge *m, Job *j, int64_t n_blocks)
+/* Of a large matrix some rows, evenly: encoding all twice would take minutes, and they say the same. */
+static void measure_again(Merge *m, Job *j)
 {
-    int64_t n = j->rows * j->cols;
+    enum { MOST_ROWS = 256 };
+    j->step = (j->rows + MOST_ROWS - 1) / MOST_ROWS;
+    j->n_again = (j->rows + j->step - 1) / j->step;
+    const int64_t n = j->n_again * j->cols, n_blocks = (j->n_again + ROWS - 1) / ROWS;
+    const size_t row_bytes = (size_t)j->cols * dtype_bytes(j->dtype);
     float *after = xmalloc(2 * (size_t)n * sizeof *after), *before = after + n;
-    convert_to_f32(after, j->out, j->dtype, n);
-    convert_to_f32(before, j->c->source->data, j->source_dtype, n);
-    quant_round(m->again->dev, &m->again->opts, after, j->rows, j->cols);
-    quant_round(m->again->dev, &m->again->opts, before, j->rows, j->cols);
+    for (int64_t k = 0; k < j->n_again; k++) {
+        const int64_t row = k * j->step;
+        convert_to_f32(after + k * j->cols, j->out + (size_t)row * row_bytes, j->dtype, j->cols);
+        source_row(j, row, before + k * j->cols);
+    }
+    quant_round(m->again->dev, &m->again->opts, after, j->n_again, j->cols);
+    quant_round(m->again->dev, &m->again->opts, before, j->n_again, j->cols);
     j->again = after;
     j->before = before;
     j->again_blocks = xcalloc((size_t)n_blocks, sizeof *j->again_blocks);
     pool_run(m->pool, n_blocks, again_block, j);
+    const double of_all = (double)j->rows / (double)j->n_again;
     for (int64_t i = 0; i < n_blocks; i++) {
-        m->again_sums.dot += j->again_blocks[i].dot;
-        m->again_sums.change2 += j->again_blocks[i].change2;
-        m->again_sums.delta2 += j->again_blocks[i].delta2;
+        m->again_sums.dot += of_all * j->again_blocks[i].dot;
+        m->again_sums.change2 += of_all * j->again_blocks[i].change2;
+        m->again_sums.delta2 += of_all * j->again_blocks[i].delta2;
     }
     free(j->again_blocks);
     free(after);
@@ -234,7 +246,7 @@ static Status write_merged(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     if (s.n_bad == 0) {
         file_out_write(f, j.out, t->bytes);
         if (c->a || c->whole) report_add(m, c, j.rank, s);
-        if (m->again && is_quantised(t) && s.delta2 > 0) measure_again(m, &j, n_blocks);
+        if (m->again && is_quantised(t) && s.delta2 > 0) measure_again(m, &j);
     }
     free(a);
     free(b);
