@@ -205,6 +205,8 @@ static Status check_original(const Flags *f, const LlamaConfig *cfg, Err *err)
     if (!cfg->quant.method)
         return err_set(err, E_INPUT, "--original: %s is not quantised; it is the original",
                        f->model.model);
+    if (!path_is_dir(f->original))
+        return err_set(err, E_INPUT, "--original: %s is not a folder", f->original);
     TRY(llama_config_load(&original, f->original, err));
     if (original.quant.method)
         return err_set(err, E_INPUT,

@@ -33,6 +33,24 @@ done_by "merge" merge --model "$m" --adapter "$tmp/adapter" --out "$tmp/merged"
 done_by "merged" generate --model "$tmp/merged" --prompt "the cat" --max-new-tokens 12
 same "merged and unmerged say the same" "$tmp/out" "$tmp/unmerged"
 
+# --- a base in few bits: as flags say, or as the run that made the adapter had it
+words="--prompt the --max-new-tokens 12 --temperature 2 --seed 3"
+# shellcheck disable=SC2086 # words they are
+for flags in none "fp4 --quant-block 4096 --single-quant" fp4; do
+    done_by "the base as $flags" generate --model "$m" --adapter "$tmp/adapter" $words --quantize $flags
+    noted "the base as $flags" ''
+    cp "$tmp/out" "$tmp/as-${flags#* --quant-block }"
+done
+cp -r "$tmp/adapter" "$tmp/ran"
+printf 'method: qlora\nmodel: {quantize: fp4, quant_block: 4096, double_quant: false}\n' >"$tmp/ran/config.yaml"
+# shellcheck disable=SC2086
+done_by "the base as in the run" generate --model "$m" --adapter "$tmp/ran" $words
+same "the base as in the run" "$tmp/out" "$tmp/as-4096 --single-quant"
+noted "the base as in the run" "the base is kept as fp4 in blocks of 4096, as in the run of $tmp/ran/config.yaml; --quantize none: as its files have it"
+for other in none fp4; do cmp -s "$tmp/out" "$tmp/as-$other" && fail "$other says the same as the run's base"; done
+refused "a block that is none" 2 "--quant-block: must be a power of two from 32 to 4096, is 48" \
+    generate --model "$m" --prompt x --quantize nf4 --quant-block 48
+
 # --- rows
 cat >"$tmp/rows.jsonl" <<'ROWS'
 {"id": 7, "dialogue": "A: the cat\nB: the hat", "summary": "cats", "more": [1, {"x": null}]}

@@ -92,6 +92,8 @@ done_by 'merged from GPTQ' merge --model "$root/tests/fixtures/quant/gptq-4bit-g
 said 'GPTQ is measured as what we write' '*quantised again, to nf4 in blocks of 64 with double quantisation, *'
 refused 'a flag for a base that is quantised' 2 '--quantize: the model is quantised already (bitsandbytes)' \
     merge --model "$tmp/nf4" --adapter "$tmp/out2" --out "$tmp/m9" --quantize nf4
+refused 'an original that is not there' 2 '--original: /none is not a folder' \
+    merge --model "$tmp/nf4" --adapter "$tmp/out2" --original /none --out "$tmp/m3"
 refused 'an original that is quantised, too' 2 "--original: $tmp/nf4 is quantised, too (bitsandbytes); name the model that it was made of, *" \
     merge --model "$tmp/nf4" --adapter "$tmp/out2" --original "$tmp/nf4" --out "$tmp/m3"
 refused 'an original of a plain model' 2 "--original: $plain is not quantised; it is the original" \
