@@ -139,7 +139,7 @@ def with_bitsandbytes(out):
         model.save_pretrained(out / name)
         values = {}
         for key, module in model.named_modules():
-            if not (key + ".weight").endswith(CHECKED):
+            if not (key + ".weight").endswith(CHECKED) and key != skipped(name):
                 continue
             w = module.weight
             if key == skipped(name):
