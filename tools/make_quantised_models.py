@@ -131,6 +131,8 @@ def with_bitsandbytes(out):
              "bnb-fp4-double": dict(load_in_4bit=True, bnb_4bit_quant_type="fp4", bnb_4bit_use_double_quant=True,
                                     bnb_4bit_compute_dtype=torch.float32),
              "bnb-int8": dict(load_in_8bit=True)}
+    # the same bytes, called numbers of 16 bits: how FSDP wants them
+    kinds["bnb-nf4-bf16-storage"] = {**kinds["bnb-nf4"], "bnb_4bit_quant_storage": torch.bfloat16}
     for name in ("bnb-nf4-skip", "bnb-int8-skip", "bnb-int8-skip-v"):
         kinds[name] = {**kinds[name[:name.index("-skip")]], "llm_int8_skip_modules": ["lm_head", skipped(name)]}
     for name, kind in kinds.items():
@@ -139,7 +141,7 @@ def with_bitsandbytes(out):
         model.save_pretrained(out / name)
         values = {}
         for key, module in model.named_modules():
-            if not (key + ".weight").endswith(CHECKED):
+            if not (key + ".weight").endswith(CHECKED) and key != skipped(name):
                 continue
             w = module.weight
             if key == skipped(name):
@@ -155,7 +157,7 @@ def with_bitsandbytes(out):
                 if state.nested:
                     absmax = F.dequantize_blockwise(absmax, state.state2) + state.offset
                 values[key + ".weight"] = torch.ops.bitsandbytes.dequantize_4bit.default.redispatch(
-                    reference, w.data, absmax, state.blocksize, state.quant_type, state.shape, torch.float32)
+                    reference, w.data.view(torch.uint8), absmax, state.blocksize, state.quant_type, state.shape, torch.float32)
         save_file(values, out / name / "values.safetensors", metadata={"format": "pt"})
         (out / name / "generation_config.json").unlink(missing_ok=True)
 

@@ -70,6 +70,8 @@ static const char *const layouts[] = {"gptq-4bit-g32",
                                       "awq-g128",
                                       "awq-g32",
                                       "bnb-nf4",
+                                      "bnb-nf4-128",
+                                      "bnb-nf4-bf16-storage",
                                       "bnb-fp4-double",
                                       "bnb-int8"};
 
