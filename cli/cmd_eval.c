@@ -113,7 +113,7 @@ static Status check_flags(const EvalJob *job, Err *err)
         {"quantize", job->model.quant.type, runs, "beside --baseline"},
         {"quant-block", job->model.quant.block != OPT_UNSET_INT, runs, "beside --baseline"},
         {"single-quant", job->model.quant.single, runs, "beside --baseline"},
-        {"int8-outliers", job->model.outliers != 0, runs, "beside --baseline"},
+        {"int8-outliers", job->model.outliers != OPT_UNSET_NUMBER, runs, "beside --baseline"},
         {"threads", job->model.threads != 0, runs, "beside --baseline"},
         {"max-length", job->max_length != OPT_UNSET_INT, runs, "beside --baseline"},
         {"overlong", job->overlong, runs, "beside --baseline"},

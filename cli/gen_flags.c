@@ -1,5 +1,7 @@
 #include "cli/gen_flags.h"
 
+#include "cli/flags.h"
+
 GenFlags gen_flags_defaults(void)
 {
     GenerateOpts o = generate_defaults();
@@ -36,6 +38,7 @@ Status gen_flags_apply(GenerateOpts *o, const GenFlags *f, Err *err)
     for (int i = 0; i < f->stop.n; i++)
         if (!*f->stop.items[i]) return err_set(err, E_INPUT, "--stop: the text is empty");
     TRY(needs_temperature(f, err));
+    if (f->seed != OPT_UNSET_INT) TRY(flag_range("seed", f->seed, 0, INT64_MAX, err));
     o->max_new_tokens = f->max_new_tokens;
     o->batch = f->batch;
     o->stop = f->stop.items;

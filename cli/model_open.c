@@ -8,7 +8,7 @@
 
 ModelFlags model_flags_defaults(void)
 {
-    return (ModelFlags){.quant = quant_flags_defaults()};
+    return (ModelFlags){.quant = quant_flags_defaults(), .outliers = OPT_UNSET_NUMBER};
 }
 
 int64_t model_context(const LlamaConfig *cfg)
@@ -88,7 +88,7 @@ static Status quantize(OpenModel *m, const ModelFlags *f, Log *log, Err *err)
         TRY(llama_quantize_as(&m->llama, f->model, err));
     else
         llama_quantize(&m->llama, &o);
-    if (f->outliers == 0) return OK;
+    if (f->outliers == OPT_UNSET_NUMBER) return OK;
     if (!(f->outliers > 0))
         return err_set(err, E_INPUT, "--int8-outliers: must be above 0, is %g", f->outliers);
     if (o.type != QUANT_INT8)

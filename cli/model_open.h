@@ -12,7 +12,7 @@ typedef struct ModelFlags {
     const QuantOpts
         *base; /* how to keep it where no flag says; NULL: as the run that made the adapter */
     int64_t threads;
-    double outliers; /* 0: not given */
+    double outliers;
 } ModelFlags;
 ModelFlags model_flags_defaults(void);
 

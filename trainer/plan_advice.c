@@ -129,8 +129,8 @@ static bool take(PlanAdvice *a, Step step, const Adviser *v, bool back)
     return false;
 }
 
-/* Whether it fits; then it takes the last answer's place, which needs more changes. */
-static bool try_fewer(Adviser *v, PlanAdvice *best, PlanAdvice a)
+/* Whether it fits; then it is the best so far.  It becomes no answer yet. */
+static bool try_better(Adviser *v, PlanAdvice *best, PlanAdvice a)
 {
     int n = v->n;
     if (!try(v, a)) return false;
@@ -147,19 +147,20 @@ static void try_together(Adviser *v)
     int taken = 0;
     for (; taken < STEPS && !fits; taken++) {
         PlanAdvice a = best;
-        if (!take(&a, (Step)taken, v, false)) continue;
+        TrainConfig ignored;
+        if (!take(&a, (Step)taken, v, false) || !change(&ignored, v->cfg, &a)) continue;
         best = a;
-        fits = try_fewer(v, &best, a);
+        fits = try_better(v, &best, a);
     }
     if (!fits) return;
     for (int step = taken - 2; step >= 0; step--) {
         PlanAdvice a = best;
-        if (take(&a, (Step)step, v, true)) try_fewer(v, &best, a);
+        if (take(&a, (Step)step, v, true)) try_better(v, &best, a);
     }
     for (int64_t micro = best.micro + 1; micro < v->cfg->batch_micro; micro++) {
         PlanAdvice a = best;
         a.micro = micro;
-        if (v->cfg->batch_global % micro == 0 && !try_fewer(v, &best, a)) break;
+        if (v->cfg->batch_global % micro == 0 && !try_better(v, &best, a)) break;
     }
     v->out[v->n++] = best;
 }

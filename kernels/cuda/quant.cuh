@@ -187,8 +187,8 @@ __device__ inline float looked_up(const AlignedTables &table, uint32_t fours, in
     return *(const float *)__cvta_shared_to_generic(__byte_perm(fours, at, 0x7650 + i));
 }
 
-/* The i-th byte less `zero` as a number: it stands as the last bits of 2^23, whose unit is one.  Exact, and the conversion that
- * does the same has a sixteenth of a multiprocessor's lanes. */
+/* The i-th byte less `zero` as a number: it stands as the last bits of 2^23, whose unit is one.  Exact, and without a conversion,
+ * which runs on fewer lanes than a subtraction. */
 __device__ inline float byte_less(uint32_t bytes, int i, uint32_t zero)
 {
     const float with = __uint_as_float(__byte_perm(bytes, 0x4b000000, 0x7440 + i));

@@ -5,7 +5,7 @@
  * of row g + 8) has eight neighbours, four of them a step, and of x's row g the same eight.
  *
  * A block has 16 rows, each of its warps every eighth stretch of their columns; the warps' sums are added in their order.  One row of
- * x is left to quant_matvec.cu: with as few to make of each code, a warp a row brings them faster. */
+ * x is left to quant_matvec.cu, which is faster where a code is used once. */
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/quant_matvec.cuh"
 #include "kernels/cuda/table.h"

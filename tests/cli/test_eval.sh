@@ -130,6 +130,7 @@ awk 'function off(a, b) { return a > b ? a - b : b - a }
 # shellcheck disable=SC2086
 refused "outliers of nf4" 2 "--int8-outliers: the base is kept as nf4; it is for int8 (--quantize int8)" $q --quantize nf4 --int8-outliers 6
 # shellcheck disable=SC2086
+refused "no threshold" 2 "--int8-outliers: must be above 0, is 0" $q --quantize int8 --int8-outliers 0
 refused "a threshold below 0" 2 "--int8-outliers: must be above 0, is -1" $q --quantize int8 --int8-outliers -1
 echo '{"dialogue": "A: x"}' >"$tmp/bad.jsonl"
 refused "no answer" 2 '*bad.jsonl:1: summary: *' eval --model "$m" --data "$tmp/bad.jsonl" --format samsum

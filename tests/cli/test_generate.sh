@@ -25,6 +25,8 @@ for seed in 1 2; do
     done_by "seed $seed again" generate --model "$m" --prompt "the cat" --max-new-tokens 40 --temperature 2 --seed $seed
     same "seed $seed repeats" "$tmp/out" "$tmp/seed$seed"
 done
+refused "a seed below 0" 2 "--seed: must be from 0 to 9223372036854775807, is -1" \
+    generate --model "$m" --prompt x --temperature 1 --seed -1
 cmp -s "$tmp/seed1" "$tmp/seed2" && fail "two seeds say the same"
 done_by "adapter" generate --model "$m" --adapter "$tmp/adapter" --prompt "the cat" --max-new-tokens 12
 cp "$tmp/out" "$tmp/unmerged"

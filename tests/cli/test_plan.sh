@@ -64,16 +64,16 @@ done_by "a base from files" plan "$tmp/cpu.yaml" method=qlora model.init=null mo
 said "a base from files" '*base: gptq of 2 bits kept in 4 in groups of 32: 7 matrices of the blocks, *'
 
 # What is said to make a run fit does, every line of it, also where several settings are needed together.
-advice_holds() # NAME WANTED ARGS...: WANTED: a pattern of the settings of one line
+advice_holds() # ABOUT WANTED ARGS...: WANTED: a pattern of the settings of one line
 {
-    name=$1 wanted=$2 && shift 2
-    run plan "$@" && [ "$rc" = 2 ] || fail "$name: ends with $rc"
+    about=$1 wanted=$2 && shift 2
+    run plan "$@" && [ "$rc" = 2 ] || fail "$about: ends with $rc"
     sed -n 's/^  would fit with \(.*\) ([0-9.]* GiB.*/\1/p' "$tmp/out" >"$tmp/advice"
-    grep -q "$wanted" "$tmp/advice" || { fail "$name: nothing like '$wanted'" && cat "$tmp/advice"; }
+    grep -q "$wanted" "$tmp/advice" || { fail "$about: nothing like '$wanted'" && cat "$tmp/advice"; }
     while read -r line; do
         # shellcheck disable=SC2046 # a word a setting
-        done_by "$name: $line" plan "$@" $(echo "$line" | sed 's/, / /g; s/: /=/g')
-        said "$name: $line" '*fits *'
+        done_by "$about: $line" plan "$@" $(echo "$line" | sed 's/, / /g; s/: /=/g')
+        said "$about: $line" '*fits *'
     done <"$tmp/advice"
 }
 echo '{"input_ids": [1, 2, 3, 4, 5, 6, 7, 8, 9]}' >"$tmp/rows.jsonl"
@@ -90,4 +90,8 @@ shape="model.init=random model.path=null model.preset=llama-3-8b"
 }
 i=0 && while [ $i -lt 50 ]; do cat "$tmp/rows.jsonl" && i=$((i + 1)); done >"$tmp/many.jsonl"
 advice_holds "evaluation" "^eval.tokens: 1$" "$tmp/cpu.yaml" runtime.memory=0.003 data.train="$tmp/rows.jsonl" data.eval.path="$tmp/many.jsonl"
+i=0 && while [ $i -lt 4 ]; do cat "$tmp/rows.jsonl" && i=$((i + 1)); done >"$tmp/four.jsonl"
+advice_holds "evaluation and the host, where the batch must stay" "^eval.tokens: 1, parallel.offload: optimizer+params$" "$tmp/cpu.yaml" \
+    runtime.memory=0.0018 data.train="$tmp/four.jsonl" data.eval.path="$tmp/many.jsonl" data.packing=off train.update=in_backward \
+    batch.micro=4 optim.clip_by=block train.recompute=auto
 finish
