@@ -54,8 +54,8 @@ Tensor *op_linear_lora(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *resid
                        const Tensor *positions);
 
 /* DoRA's half of a linear op, behind one of the forms without bias and residual: of z = x (W + s B A)^T (N,O) the columns
- * [row0, row0 + rows of m) become z * m / norm; m (rows) is trained, norm (rows) f32 are the row norms of W + s B A, which no
- * gradient goes through.  Slices ascend.  bias (O) or NULL and residual (N,O) or NULL are added -> (N,O) */
+ * [row0, row0 + rows of m) become z * m / norm; m (rows) is trained, norm (rows) f32 are the row norms of W + s B A
+ * (dora_norms), which no gradient goes through.  Slices ascend.  bias (O) or NULL and residual (N,O) or NULL are added -> (N,O) */
 typedef struct DoraSlice {
     Tensor *m, *norm;
     int64_t row0;
@@ -69,8 +69,13 @@ Tensor *op_dora(Ctx *c, Tensor *z, Tensor *bias, Tensor *residual, const DoraSli
 void op_linear_dora(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual,
                     const LoraSlice *lora, int n_lora, const Tensor *samples,
                     const Tensor *positions, Tensor **z, Tensor **rest);
-/* norms[i] = the row norms of W + s B A for adapter i.  Takes a scratch of W's size. */
-void dora_norms(Ctx *c, Tensor *w, const LoraSlice *lora, Tensor *const *norms, int n);
+/* Row norms (rows) f32 of an adapter's slice: `norm` of W + s B A, `base` of W. */
+typedef struct DoraNorms {
+    Tensor *norm, *base;
+    bool measure_base; /* base is not known yet */
+} DoraNorms;
+/* Writes norms[i].norm for adapter i, and base where it is to be measured. */
+void dora_norms(Ctx *c, Tensor *w, const LoraSlice *lora, const DoraNorms *norms, int n);
 
 /* The same mathematics in one product each way: w lies in a larger matrix M = [[W, sB], [A, .]] of pitch >= I + R, R the
  * sum of the ranks, with R rows of A behind W's (zero where a slice meets another's adapter).  u = x a^T is written

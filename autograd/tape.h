@@ -20,8 +20,8 @@ typedef struct Trace Trace;
 
 /* What backward keeps, from everything to almost nothing; each level drops more than the one before. */
 typedef enum Recompute {
-    RECOMPUTE_NONE,      /* everything is kept */
-    RECOMPUTE_SELECTIVE, /* what one pass over memory makes again is not: norms, SwiGLU */
+    RECOMPUTE_NONE, /* everything is kept */
+    RECOMPUTE_SELECTIVE, /* what one pass over memory makes again is not: norms, SwiGLU, DoRA's scaling */
     RECOMPUTE_ATTENTION, /* products are not either: of a block its input and attention's output are */
     RECOMPUTE_FULL,      /* of a block its input is */
     RECOMPUTE_LEVELS

@@ -186,11 +186,18 @@ typedef struct Kernels {
      * or more. */
     void (*write_adapters)(Device *d, Tensor *w, const AdapterPart *parts, int n);
 
-    /* DoRA (Liu et al. 2024).  norm (O) f32 = Euclidean norms of w's (O,I) rows; pitch: w.
-     * y (N,O) = z * m / norm, column by column; m (O).     dz = beta * dz + dy * m / norm;  dm (O) f32 =
-     * dm_beta * dm + sum over rows of dy z / norm; either may be NULL; pitch: y, z, dz, dy. */
+    /* DoRA (Liu et al. 2024).  row_norms: norm (O) f32 = Euclidean norms of w's (O,I) rows; pitch: w.
+     * adapted_norms: norm (O) f32 = those of W + s b a, of which nothing is as large as W: from base (O) f32 = W's row
+     * norms, b (O,R), wa (O,R) f32 = W a^T and aa (R,R) f32 = a a^T,
+     *   norm^2 = base^2 + s b . (2 wa + s b aa), row by row.
+     * dora_fwd: y (N,O) = add + z * m / norm, column by column; m (O); add may be NULL.
+     * dora_bwd: dz = beta * dz + dy * m / norm;  dm (O) f32 = dm_beta * dm + sum over rows of dy z / norm; either may be
+     * NULL.  pitch: y, add, z, dz, dy. */
     void (*row_norms)(Device *d, Tensor *norm, const Tensor *w);
-    void (*dora_fwd)(Device *d, Tensor *y, const Tensor *z, const Tensor *m, const Tensor *norm);
+    void (*adapted_norms)(Device *d, Tensor *norm, const Tensor *base, const Tensor *wa,
+                          const Tensor *aa, const Tensor *b, float s);
+    void (*dora_fwd)(Device *d, Tensor *y, const Tensor *add, const Tensor *z, const Tensor *m,
+                     const Tensor *norm);
     void (*dora_bwd)(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_beta, const Tensor *dy,
                      const Tensor *z, const Tensor *m, const Tensor *norm);
 

@@ -341,10 +341,21 @@ static void m_row_norms(Device *d, Tensor *norm, const Tensor *w)
     end(d, ID(row_norms), 2 * (double)tensor_numel(w), size(norm) + size(w));
 }
 
-static void m_dora_fwd(Device *d, Tensor *y, const Tensor *z, const Tensor *m, const Tensor *norm)
+static void m_adapted_norms(Device *d, Tensor *norm, const Tensor *base, const Tensor *wa,
+                            const Tensor *aa, const Tensor *b, float s)
 {
-    RUN(d, dora_fwd, (d, y, z, m, norm));
-    end(d, ID(dora_fwd), (double)tensor_numel(z), size(y) + size(z));
+    RUN(d, adapted_norms, (d, norm, base, wa, aa, b, s));
+    double rank = (double)tensor_cols(wa);
+    end(d, ID(adapted_norms), 2 * (rank + 2) * (double)tensor_numel(wa),
+        size(norm) + size(base) + size(wa) + size(aa) + size(b));
+}
+
+static void m_dora_fwd(Device *d, Tensor *y, const Tensor *add, const Tensor *z, const Tensor *m,
+                       const Tensor *norm)
+{
+    RUN(d, dora_fwd, (d, y, add, z, m, norm));
+    end(d, ID(dora_fwd), (add ? 2 : 1) * (double)tensor_numel(z),
+        size(y) + size(z) + (add ? size(add) : 0));
 }
 
 static void m_dora_bwd(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_beta,
@@ -352,7 +363,7 @@ static void m_dora_bwd(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_b
 {
     RUN(d, dora_bwd, (d, dz, beta, dm, dm_beta, dy, z, m, norm));
     end(d, ID(dora_bwd), 3 * (double)tensor_numel(z),
-        size_out(dz, beta) + size(dy) + (dm ? size(dy) + size(z) : 0));
+        size_out(dz, beta) + size(dy) + (dm ? size(z) : 0));
 }
 
 static double size_packed(const QuantPart *q)
@@ -465,6 +476,7 @@ static const Kernels meter_kernels = {
     .fill_normal = m_fill_normal,
     .write_adapters = m_write_adapters,
     .row_norms = m_row_norms,
+    .adapted_norms = m_adapted_norms,
     .dora_fwd = m_dora_fwd,
     .dora_bwd = m_dora_bwd,
     .quantize = m_quantize,

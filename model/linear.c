@@ -93,7 +93,7 @@ void fused_linear_choose_form(FusedLinear *l)
         drops |= l->lora[i] && l->lora[i]->dropout > 0;
     int64_t rank = total_rank(l);
     l->augmented = rank > 0 && !drops && !l->w.trained;
-    l->w.room_version = 0;
+    l->w.room_version = l->norms_of = l->base_norms_of = 0;
     if (!param_is_there(&l->w))
         param_set_room(&l->w, l->augmented ? rank : 0, fused_linear_pad(l));
     else
@@ -112,30 +112,46 @@ static bool has_magnitudes(const FusedLinear *l)
     return false;
 }
 
-/* The norms are of this pass: A and B have changed since the last. */
+/* Those of the adapters' slices, unless they are of A, B and W as they are: made again, or for the next micro-batch, a pass
+ * has the same. */
+static void refresh_norms(Ctx *c, FusedLinear *l, const LoraSlice *slices, uint64_t version)
+{
+    uint64_t base = l->w.version + 1, all = base + version;
+    if (l->norms_of == all) return;
+    DoraNorms norms[LORA_MAX_SLICES];
+    int n = 0;
+    for (int i = 0; i < l->n_slices; i++)
+        if (l->lora[i])
+            norms[n++] = (DoraNorms){&l->lora[i]->norm, &l->lora[i]->base_norm,
+                                     .measure_base = l->base_norms_of != base};
+    dora_norms(c, &l->w.t, slices, norms, n);
+    l->norms_of = all;
+    l->base_norms_of = base;
+}
+
 static Tensor *with_magnitudes(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual,
                                const Batch *batch, const LoraSlice *slices, int n, uint64_t version)
 {
     Tensor *z, *rest, *bias = l->has_bias ? &l->bias.t : NULL;
-    bool drops = false;
+    bool drops = false, last = c->last;
+    c->last = false; /* of the ops here the one that scales is */
     DoraSlice dora[LORA_MAX_SLICES] = {0};
-    Tensor *norms[LORA_MAX_SLICES] = {0};
     for (int i = 0, k = 0; i < l->n_slices; i++) {
         if (!l->lora[i]) continue;
-        norms[k] = tensor_new(c, DT_F32, 1, &l->rows[i]);
-        dora[k] = (DoraSlice){&l->lora[i]->m.t, norms[k], l->row0[i]};
-        drops |= slices[k].dropout > 0;
-        k++;
+        dora[k] = (DoraSlice){&l->lora[i]->m.t, &l->lora[i]->norm, l->row0[i]};
+        drops |= slices[k++].dropout > 0;
     }
-    dora_norms(c, &l->w.t, slices, norms, n);
+    refresh_norms(c, l, slices, version);
     if (drops) {
         op_linear_dora(c, x, &l->w.t, bias, residual, slices, n, batch->samples, batch->positions,
                        &z, &rest);
+        c->last = last;
         return op_dora(c, z, NULL, rest, dora, n);
     }
     bool direct = operand_is_direct(c, &l->w.t, tensor_rows(x));
     z = l->augmented && !direct ? op_linear_augmented(c, x, &l->w.t, NULL, NULL, slices, n, version)
                                 : op_linear_lora(c, x, &l->w.t, NULL, NULL, slices, n, NULL, NULL);
+    c->last = last;
     return op_dora(c, z, bias, residual, dora, n);
 }
 

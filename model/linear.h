@@ -19,6 +19,8 @@ typedef struct FusedLinear {
     uint64_t site;                /* of slice 0; slice i has site + i */
     Lora *lora[PARAM_MAX_SLICES]; /* or NULL; owned by the adapter set */
     bool augmented;               /* w has room for the adapters: op_linear_augmented */
+    uint64_t norms_of,
+        base_norms_of; /* versions that the adapters' norms were measured of; 0: none */
 } FusedLinear;
 
 /* prefix "model.layers.0.self_attn", names "q_proj", ...; params without storage.  `site` numbers the first slice

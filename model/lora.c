@@ -70,9 +70,10 @@ void lora_opts_copy(LoraOpts *to, const LoraOpts *from)
 
 /* --- attaching --------------------------------------------------------------------------------------- */
 
-static Lora *lora_new(const FusedLinear *l, int slice, const LoraOpts *o, const LoraModule *planned,
-                      DType dtype)
+static Lora *lora_new(Device *d, const FusedLinear *l, int slice, const LoraOpts *o,
+                      const LoraModule *planned)
 {
+    DType dtype = d->compute;
     Lora *x = xcalloc(1, sizeof *x);
     x->module = xstrdup(l->modules[slice]);
     x->rank = planned->rank;
@@ -94,6 +95,8 @@ static Lora *lora_new(const FusedLinear *l, int slice, const LoraOpts *o, const 
         free(m);
         x->m.adapter = true;
         param_set_trained(&x->m, true);
+        x->norm = tensor_alloc(d, DT_F32, 1, &l->rows[slice], MEM_ADAPTER);
+        x->base_norm = tensor_alloc(d, DT_F32, 1, &l->rows[slice], MEM_ADAPTER);
     }
     if (o->b_lr_ratio > 0) x->b.lr_scale = (float)o->b_lr_ratio;
     x->a.adapter = x->b.adapter = true;
@@ -106,7 +109,11 @@ static void lora_free(Lora *x)
 {
     param_clear(&x->a);
     param_clear(&x->b);
-    if (x->has_m) param_clear(&x->m);
+    if (x->has_m) {
+        param_clear(&x->m);
+        tensor_clear(&x->norm);
+        tensor_clear(&x->base_norm);
+    }
     free(x->module);
     free(x);
 }
@@ -119,7 +126,7 @@ static Status attach_linear(LoraSet *s, Llama *m, FusedLinear *l, const LoraPlan
         const LoraModule *x = lora_plan_find(plan, l->modules[i]);
         n_whole += x->role == ROLE_WHOLE;
         if (x->role != ROLE_ADAPTER) continue;
-        l->lora[i] = lora_new(l, i, &s->opts, x, m->dev->compute);
+        l->lora[i] = lora_new(m->dev, l, i, &s->opts, x);
         s->items[s->n++] = l->lora[i];
     }
     if (n_whole > 0 && n_whole < l->n_slices)

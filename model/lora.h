@@ -44,6 +44,8 @@ struct Lora {
     Param a, b;   /* (r, in), (rows, r) */
     Param m;      /* (rows) DoRA's magnitudes; has_m */
     bool has_m;
+    Tensor norm,
+        base_norm; /* with it: (rows) f32, of the rows of base and adapter, and of the base (model/linear.c) */
     FusedLinear *linear; /* it sits on this matrix */
     int slice;
     int64_t rank;

@@ -61,11 +61,12 @@ static void forward(Ctx *c, Tensor *y, const Tensor *z, const Tensor *bias, cons
     for (int i = 0; i < args->n; i++) {
         int64_t row0 = args->slices[i].row0, rows = tensor_numel(m[i]);
         Tensor y_i = tensor_slice_cols(y, row0, rows), z_i = tensor_slice_cols(z, row0, rows);
-        k->dora_fwd(c->dev, &y_i, &z_i, m[i], norm[i]);
+        Tensor add = residual ? tensor_slice_cols(residual, row0, rows) : (Tensor){0};
+        k->dora_fwd(c->dev, &y_i, residual ? &add : NULL, &z_i, m[i], norm[i]);
     }
     pass_gaps(c, args, y, z, 0);
+    if (residual) pass_gaps(c, args, y, residual, 1);
     if (bias) k->bias_fwd(c->dev, y, bias);
-    if (residual) k->axpy(c->dev, y, 1, residual);
 }
 
 static void dora_remake(Ctx *c, Node *n)
@@ -83,7 +84,7 @@ static void dora_remake(Ctx *c, Node *n)
 static const Op dora_op = {.name = "dora",
                            .backward = dora_backward,
                            .remake = dora_remake,
-                           .remade_from = RECOMPUTE_ATTENTION};
+                           .remade_from = RECOMPUTE_SELECTIVE};
 
 Tensor *op_dora(Ctx *c, Tensor *z, Tensor *bias, Tensor *residual, const DoraSlice *slices,
                 int n_slices)
@@ -115,15 +116,32 @@ Tensor *op_dora(Ctx *c, Tensor *z, Tensor *bias, Tensor *residual, const DoraSli
     return y;
 }
 
-void dora_norms(Ctx *c, Tensor *w, const LoraSlice *lora, Tensor *const *norms, int n)
+/* What no gradient goes through has nothing to unwind: its name is for profiles. */
+static const Op norms_op = {.name = "dora_norms"};
+
+static void norms_of(Ctx *c, const Tensor *values, const LoraSlice *lora, const DoraNorms *norms)
 {
     const Kernels *k = c->dev->k;
-    Tensor *v = operand_copy(c, w);
+    int64_t rank = tensor_rows(lora->a), rows = tensor_rows(lora->b);
+    Tensor w = tensor_slice_rows(values, lora->row0, rows);
+    if (norms->measure_base) k->row_norms(c->dev, norms->base, &w);
+    Tensor *wa = rule_scratch(c, DT_F32, rows, rank), *aa = rule_scratch(c, DT_F32, rank, rank);
+    MatmulArgs product = {.trans_b = true, .alpha = 1};
+    k->matmul(c->dev, wa, &w, lora->a, product);
+    k->matmul(c->dev, aa, lora->a, lora->a, product);
+    k->adapted_norms(c->dev, norms->norm, norms->base, wa, aa, lora->b, lora->scale);
+    scope_drop(c->scope, aa);
+    scope_drop(c->scope, wa);
+}
+
+void dora_norms(Ctx *c, Tensor *w, const LoraSlice *lora, const DoraNorms *norms, int n)
+{
+    op_begin(c, &norms_op);
+    Tensor *values = operand_open(c, w), *out[LORA_MAX_SLICES];
     for (int i = 0; i < n; i++) {
-        Tensor rows = tensor_slice_rows(v, lora[i].row0, tensor_rows(lora[i].b));
-        k->matmul(c->dev, &rows, lora[i].b, lora[i].a,
-                  (MatmulArgs){.alpha = lora[i].scale, .beta = 1});
-        k->row_norms(c->dev, norms[i], &rows);
+        norms_of(c, values, &lora[i], &norms[i]);
+        out[i] = norms[i].norm;
     }
-    scope_drop(c->scope, v);
+    operand_close(c, w, values);
+    tape_record(c, &norms_op, n, out, 0, NULL);
 }

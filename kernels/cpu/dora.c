@@ -1,4 +1,4 @@
-/* DoRA's row norms and its scaling of columns. */
+/* DoRA's row norms and its scaling of columns; sums in double. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -27,28 +27,70 @@ void cpu_row_norms(Device *d, Tensor *norm, const Tensor *w)
     rows_run(d, tensor_rows(w), a.cols, norm_rows, &a);
 }
 
+typedef struct Adapted {
+    float *norm;
+    const float *base, *wa, *aa, *b;
+    int64_t rank, ldb;
+    double s;
+} Adapted;
+
+static void adapted_rows(void *args, int64_t row0, int64_t row1)
+{
+    const Adapted *x = args;
+    int64_t n = x->rank;
+    for (int64_t r = row0; r < row1; r++) {
+        const float *b = &x->b[r * x->ldb], *wa = &x->wa[r * n];
+        double sum = 0, base = (double)x->base[r];
+        for (int64_t j = 0; j < n; j++) {
+            double b_aa = 0;
+            for (int64_t k = 0; k < n; k++)
+                b_aa += (double)b[k] * (double)x->aa[k * n + j];
+            sum += (double)b[j] * (2 * (double)wa[j] + x->s * b_aa);
+        }
+        double square = base * base + x->s * sum;
+        x->norm[r] = (float)sqrt(square < 0 ? 0 : square); /* NaN stays */
+    }
+}
+
+void cpu_adapted_norms(Device *d, Tensor *norm, const Tensor *base, const Tensor *wa,
+                       const Tensor *aa, const Tensor *b, float s)
+{
+    int64_t rows = tensor_rows(b), rank = tensor_cols(b);
+    ASSERT(tensor_numel(norm) == rows && tensor_numel(base) == rows, "adapted_norms: %lld rows",
+           (long long)rows);
+    check_matrix(wa, rows, rank, "wa");
+    check_matrix(aa, rank, rank, "aa");
+    Adapted a = {dense_f32(norm), dense_f32(base), dense_f32(wa), dense_f32(aa), data_f32(b), rank,
+                 b->ld,           (double)s};
+    rows_run(d, rows, rank * (rank + 2), adapted_rows, &a);
+}
+
 typedef struct Scale {
     float *y, *dm;
-    const float *x, *z, *m, *norm;
-    int64_t rows, cols, ldy, ldx, ldz;
-    float beta, dm_beta;
+    const float *add, *x, *z, *m, *norm; /* add may be NULL, or y */
+    int64_t rows, cols, ldy, ld_add, ldx, ldz;
+    float dm_beta;
 } Scale;
 
-/* y = beta y + x m / norm */
+/* y = add + x m / norm */
 static void scale_rows(void *args, int64_t row0, int64_t row1)
 {
     const Scale *a = args;
     for (int64_t r = row0; r < row1; r++)
         for (int64_t i = 0; i < a->cols; i++) {
-            float *y = &a->y[r * a->ldy + i], v = a->x[r * a->ldx + i] * (a->m[i] / a->norm[i]);
-            *y = a->beta != 0 ? a->beta * *y + v : v;
+            float v = a->x[r * a->ldx + i] * (a->m[i] / a->norm[i]);
+            a->y[r * a->ldy + i] = a->add ? a->add[r * a->ld_add + i] + v : v;
         }
 }
 
-void cpu_dora_fwd(Device *d, Tensor *y, const Tensor *z, const Tensor *m, const Tensor *norm)
+void cpu_dora_fwd(Device *d, Tensor *y, const Tensor *add, const Tensor *z, const Tensor *m,
+                  const Tensor *norm)
 {
     check_matrix(y, tensor_rows(z), tensor_numel(m), "y");
+    if (add) check_matrix(add, tensor_rows(z), tensor_numel(m), "add");
     Scale a = {.y = data_f32(y),
+               .add = add ? data_f32(add) : NULL,
+               .ld_add = add ? add->ld : 0,
                .x = data_f32(z),
                .m = dense_f32(m),
                .norm = dense_f32(norm),
@@ -86,7 +128,6 @@ void cpu_dora_bwd(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_beta, 
                .cols = tensor_cols(z),
                .ldx = dy->ld,
                .ldz = z->ld,
-               .beta = beta,
                .dm_beta = dm_beta};
     if (dm) {
         a.dm = dense_f32(dm);
@@ -94,6 +135,7 @@ void cpu_dora_bwd(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_beta, 
     }
     if (!dz) return;
     a.y = data_f32(dz);
-    a.ldy = dz->ld;
+    a.ldy = a.ld_add = dz->ld;
+    a.add = beta != 0 ? a.y : NULL;
     rows_run(d, a.rows, a.cols, scale_rows, &a);
 }

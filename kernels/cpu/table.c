@@ -29,6 +29,7 @@ const Kernels cpu_kernels = {
     .fill_normal = cpu_fill_normal,
     .write_adapters = cpu_write_adapters,
     .row_norms = cpu_row_norms,
+    .adapted_norms = cpu_adapted_norms,
     .dora_fwd = cpu_dora_fwd,
     .dora_bwd = cpu_dora_bwd,
     .quantize = cpu_quantize,

@@ -29,6 +29,7 @@ const Kernels cuda_kernels = {
     .fill_normal = cuda_fill_normal,
     .write_adapters = cuda_write_adapters,
     .row_norms = cuda_row_norms,
+    .adapted_norms = cuda_adapted_norms,
     .dora_fwd = cuda_dora_fwd,
     .dora_bwd = cuda_dora_bwd,
     .quantize = cuda_quantize,

@@ -52,7 +52,10 @@ void cuda_dropout_bwd(Device *d, Tensor *dx, float beta, const Tensor *dy, const
 void cuda_fill_normal(Device *d, Tensor *t, Tensor *low, uint64_t key, double mean, double std);
 void cuda_write_adapters(Device *d, Tensor *w, const AdapterPart *parts, int n);
 void cuda_row_norms(Device *d, Tensor *norm, const Tensor *w);
-void cuda_dora_fwd(Device *d, Tensor *y, const Tensor *z, const Tensor *m, const Tensor *norm);
+void cuda_adapted_norms(Device *d, Tensor *norm, const Tensor *base, const Tensor *wa,
+                        const Tensor *aa, const Tensor *b, float s);
+void cuda_dora_fwd(Device *d, Tensor *y, const Tensor *add, const Tensor *z, const Tensor *m,
+                   const Tensor *norm);
 void cuda_dora_bwd(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_beta, const Tensor *dy,
                    const Tensor *z, const Tensor *m, const Tensor *norm);
 void cuda_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src);

@@ -187,7 +187,13 @@ static void p_row_norms(Device *d, Tensor *norm, const Tensor *w)
 {
 }
 
-static void p_dora_fwd(Device *d, Tensor *y, const Tensor *z, const Tensor *m, const Tensor *norm)
+static void p_adapted_norms(Device *d, Tensor *norm, const Tensor *base, const Tensor *wa,
+                            const Tensor *aa, const Tensor *b, float s)
+{
+}
+
+static void p_dora_fwd(Device *d, Tensor *y, const Tensor *add, const Tensor *z, const Tensor *m,
+                       const Tensor *norm)
 {
 }
 
@@ -263,6 +269,7 @@ const Kernels plan_kernels = {
     .fill_normal = p_fill_normal,
     .write_adapters = p_write_adapters,
     .row_norms = p_row_norms,
+    .adapted_norms = p_adapted_norms,
     .dora_fwd = p_dora_fwd,
     .dora_bwd = p_dora_bwd,
     .quantize = p_quantize,

@@ -151,8 +151,8 @@ static void check_module(const SafeTensors *f, const char *name, uint64_t site)
            *m = leaf(&b, f, name, "m"), *w = load(&b, f, name, "w"),
            *bias = load(&b, f, name, "bias"), *dy = load(&b, f, name, "dy"), *z, *rest;
     LoraSlice slice = {la, lb, 0, 6.0f / 4, 0.4f, site};
-    Tensor *norm = bed_vector(&b, tensor_rows(w));
-    dora_norms(&b.ctx, w, &slice, &norm, 1);
+    Tensor *norm = bed_vector(&b, tensor_rows(w)), *base = bed_vector(&b, tensor_rows(w));
+    dora_norms(&b.ctx, w, &slice, &(DoraNorms){norm, base, .measure_base = true}, 1);
     Tape *tape = tape_new(b.arena);
     b.ctx.tape = tape;
     scope_push(b.scope);

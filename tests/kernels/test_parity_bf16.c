@@ -400,6 +400,26 @@ Test(parity_bf16, best_of_rows)
     pairs_close(&b);
 }
 
+/* The products between are of each device, in f32 there, too. */
+static void adapted(Pairs *b, const char *what, const Pair *base, const Pair *w)
+{
+    enum { RANK = 16 };
+    int64_t out = tensor_rows(&w->cpu), in = tensor_cols(&w->cpu);
+    int64_t wa_shape[2] = {out, RANK}, aa_shape[2] = {RANK, RANK};
+    Pair *a = pair_fill(b, pair_matrix(b, RANK, in, 0), 0.1, 0),
+         *lb = pair_fill(b, pair_matrix(b, out, RANK, 0), 0.1, 0),
+         *wa = pair_make(b, DT_F32, DT_F32, 2, wa_shape, 0),
+         *aa = pair_make(b, DT_F32, DT_F32, 2, aa_shape, 0), *norm = pair_vector(b, out, DT_F32);
+    MatmulArgs product = {.trans_b = true, .alpha = 1};
+    BOTH(b, matmul, (&b->cpu, &wa->cpu, &w->cpu, &a->cpu, product),
+         (&b->gpu, &wa->gpu, &w->gpu, &a->gpu, product));
+    BOTH(b, matmul, (&b->cpu, &aa->cpu, &a->cpu, &a->cpu, product),
+         (&b->gpu, &aa->gpu, &a->gpu, &a->gpu, product));
+    BOTH(b, adapted_norms, (&b->cpu, &norm->cpu, &base->cpu, &wa->cpu, &aa->cpu, &lb->cpu, 2),
+         (&b->gpu, &norm->gpu, &base->gpu, &wa->gpu, &aa->gpu, &lb->gpu, 2));
+    pair_same(b, what, norm, 1e-4);
+}
+
 static void dora(Pairs *b, int64_t n, int64_t out, int64_t in, int64_t pad)
 {
     char what[80];
@@ -412,9 +432,13 @@ static void dora(Pairs *b, int64_t n, int64_t out, int64_t in, int64_t pad)
          *dm = pair_vector(b, out, DT_F32), *dm16 = pair_vector(b, out, DT_BF16);
     BOTH(b, row_norms, (&b->cpu, &norm->cpu, &w->cpu), (&b->gpu, &norm->gpu, &w->gpu));
     pair_same(b, what, norm, 1e-5);
-    BOTH(b, dora_fwd, (&b->cpu, &y->cpu, &z->cpu, &m->cpu, &norm->cpu),
-         (&b->gpu, &y->gpu, &z->gpu, &m->gpu, &norm->gpu));
+    BOTH(b, dora_fwd, (&b->cpu, &y->cpu, NULL, &z->cpu, &m->cpu, &norm->cpu),
+         (&b->gpu, &y->gpu, NULL, &z->gpu, &m->gpu, &norm->gpu));
     pair_same(b, what, y, BF16);
+    BOTH(b, dora_fwd, (&b->cpu, &y->cpu, &dy->cpu, &z->cpu, &m->cpu, &norm->cpu),
+         (&b->gpu, &y->gpu, &dy->gpu, &z->gpu, &m->gpu, &norm->gpu));
+    pair_same(b, what, y, BF16);
+    adapted(b, what, norm, w);
     for (int beta = 0; beta < 2; beta++) {
         BOTH(b, dora_bwd,
              (&b->cpu, &dz->cpu, (float)beta, &dm->cpu, (float)beta, &dy->cpu, &z->cpu, &m->cpu,

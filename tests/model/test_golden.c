@@ -1,6 +1,7 @@
 /* What transformers and PEFT computed from the same files: logits, loss and every gradient within 1e-5 of the
  * tensor's largest value; and, on a GPU in bf16, that they come through the library's attention. */
 #include "base/fs.h"
+#include "kernels/meter.h"
 #include "tests/model/model_run.h"
 #include "tests/support/shared.h"
 #include "tests/support/test_device.h"
@@ -225,4 +226,49 @@ Test(golden, adapters_of_peft)
             free(final);
             free(file);
         }
+}
+
+static int64_t calls_of(const Meter *m, const char *kernel)
+{
+    for (int i = 0; i < N_KERNELS; i++)
+        if (strcmp(kernel_name(i), kernel) == 0) return m->kernels[i].calls;
+    cr_assert(false, "no kernel %s", kernel);
+    return 0;
+}
+
+/* The logits of a pass, and how many norms of base and of base and adapter it measured. */
+static float *logits_with_norms(ModelRun *r, const Tokens *t, int64_t of_base, int64_t of_both)
+{
+    Meter meter;
+    meter_attach(&meter, &r->dev, NULL, false);
+    float *logits = model_logits(r, t);
+    meter_detach(&meter, &r->dev);
+    cr_expect_eq(calls_of(&meter, "row_norms"), of_base);
+    cr_expect_eq(calls_of(&meter, "adapted_norms"), of_both);
+    return logits;
+}
+
+/* DoRA's norms are measured where the adapter is another than before, and the base's once. */
+Test(golden, norms_follow_the_adapter)
+{
+    ModelRun r;
+    Err err = {0};
+    char *dir = fixture(golden[0], ""), *begin = fixture(golden[0], "dora_init"),
+         *end = fixture(golden[0], "dora_final");
+    model_open(&r, dir, NULL, begin);
+    SafeTensors *io = open_file(golden[0], "io.safetensors"),
+                *f = open_file(golden[0], "dora_logits.safetensors");
+    Tokens t = tokens_from_rows(io, 0, 2);
+    float *first = logits_with_norms(&r, &t, r.lora.n, r.lora.n);
+    float *again = logits_with_norms(&r, &t, 0, 0);
+    cr_expect_eq(memcmp(first, again, (size_t)(t.n * r.m.cfg.vocab_size) * sizeof *first), 0);
+    cr_assert_eq(lora_load(&r.lora, &r.m, end, &err), OK, "%s", err.line);
+    float *other = logits_with_norms(&r, &t, 0, r.lora.n);
+    expect_close(golden[0], "dora_logits", other, f, "logits");
+    free(first), free(again), free(other);
+    tokens_free(&t);
+    safetensors_close(io);
+    safetensors_close(f);
+    model_close(&r);
+    free(dir), free(begin), free(end);
 }
