@@ -5,7 +5,8 @@
 
 Writes a line of JSON a work to FILE (bench/results/gpu.jsonl) and prints a table with the marks at the end.  S seconds of
 steps and as many of the floor each; with the default of 5 the whole takes under five minutes on an H200.  `files` (in no
-default list: it writes 16 GB) times the first step of an 8B model from safetensors files; decode-... time generation.  Profiles and the kernels' table go
+default list: it writes 16 GB) times the first step of an 8B model from safetensors files; `train` a run on packed
+documents, each step of another size; decode-... time generation.  Profiles and the kernels' table go
 beside FILE as FILE.txt.  peer-... are the same steps by transformers and PEFT (bench/peers).
 
 --device cpu runs tiny shapes instead: a test of this script."""
@@ -15,6 +16,7 @@ import os
 import pathlib
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -154,6 +156,30 @@ class Bench:
                     self.keep(dict(name=f"files-{name}", seconds=seconds, bytes=size, init_s=written,
                                    marks=dict(start=START["files"]) if name == "warm" else {}))
 
+    def train(self):
+        """A run of `lorac train` as users have it: packed documents of SAMSum's lengths, of which the last fifth is trained, so that
+        no two micro-batches have the same number of tokens.  Tokens/s by the median step, and the slowest behind the third."""
+        with tempfile.TemporaryDirectory(dir=self.args.work) as tmp:
+            tmp = pathlib.Path(tmp)
+            preset, length, micro, steps = ("tiny", 64, 2, 6) if self.cpu else ("llama-3-8b", 4096, 4, 16)
+            rng, left = random.Random(1), 1.1 * length * micro * steps
+            with open(tmp / "data.jsonl", "w", encoding="utf-8") as data:
+                while left > 0:
+                    n = max(2, min(int(rng.lognormvariate(4.95, 0.7)), length) // (8 if self.cpu else 1))
+                    ids, left = [rng.randrange(256) for _ in range(n)], left - n
+                    print(json.dumps(dict(input_ids=ids, labels=[-100] * (4 * n // 5) + ids[4 * n // 5:])), file=data)
+            config = dict(method="lora", lora=dict(rank=16, alpha=32), model=dict(init="random", preset=preset),
+                          data=dict(train=str(tmp / "data.jsonl"), format="tokens", max_length=length, cache="off"),
+                          batch={"global": micro, "micro": micro}, train=dict(max_steps=steps, recompute="selective"),
+                          save=dict(every=0), log=dict(tensorboard=False), runtime=dict(device=self.args.device))
+            (tmp / "run.yaml").write_text(json.dumps(config), encoding="utf-8")
+            self.lorac("train", "--quiet", tmp / "run.yaml", f"output={tmp / 'out'}")
+            lines = [json.loads(line) for line in (tmp / "out/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+            seconds = [line["step_time"] for line in lines if "loss" in line][3:]
+            tokens = [line["tokens"] for line in lines if "loss" in line][3:]
+            self.keep(dict(name="train-packed", train_tokens_per_s=sum(tokens) / sum(seconds), steps=seconds,
+                           median_s=statistics.median(seconds), slowest_s=max(seconds), tokens=tokens))
+
     def first_step(self, config, out):
         metrics, began = out / "metrics.jsonl", time.monotonic()
         run = subprocess.Popen([self.path, "train", "--quiet", config, f"output={out}"], stdout=subprocess.DEVNULL,
@@ -208,6 +234,8 @@ class Bench:
             marks = r.get("marks", {})
             if "seconds" in r:
                 print(f"{r['name']:42} first step after {r['seconds']:.2f} s  {mark(r['seconds'], marks.get('start'), False)}")
+            elif "train_tokens_per_s" in r:
+                print(f"{r['name']:42} {r['train_tokens_per_s']:9.0f} a run of lorac train: {r['median_s']:.3f} s a step, the slowest {r['slowest_s']:.3f}")
             elif "decode_tokens_per_s" in r:
                 planned = "the same" if r["planned_bytes"] == r["peak_bytes"] else "DIFFERS"
                 print(f"{r['name']:42} {r['decode_tokens_per_s']:9.1f} {1e3 * r['token_s']:8.3f} ms a token, {r['of_copy_percent']:5.1f} % of copy "
@@ -269,7 +297,7 @@ def main():
     parser.add_argument("works", nargs="*", metavar="WORK")
     args = parser.parse_args()
     default = [*(TINY if args.device == "cpu" else WORKS), "start", "kernels", "matrix"]
-    others = ["files", "profile-qlora", *MORE, *DECODE, *PEERS]
+    others = ["files", "train", "profile-qlora", *MORE, *DECODE, *PEERS]
     if args.list:
         print(*default, *others, sep="\n")
         return 0

@@ -1,8 +1,9 @@
 /* Products by cuBLASLt.  A row-major matrix is handed over as the column-major matrix of its transpose, so
  * C^T = op(B)^T op(A)^T and no layout attribute narrows the choice of kernels.
  *
- * Each shape is timed once among the heuristic's candidates (the first is up to 8 % slower than the best);
- * the choice is kept in memory and in a file by GPU and library version. */
+ * The first shape of a class is timed among the heuristic's candidates (the first of them is up to 8 % slower than the best).
+ * What was fastest serves the whole class: hardly two packed batches have the same number of tokens, and timing all products
+ * of a step takes longer than the step.  Choices are kept in memory and in a file by GPU and library version. */
 #include "base/fs.h"
 #include "base/hash.h"
 #include "base/str.h"
@@ -14,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CANDIDATES = 16, FINALISTS = 4, ROUNDS = 3 };
+enum { CANDIDATES = 16, FINALISTS = 4, ROUNDS = 3, MOST_PLANS = 4096 };
 static const size_t WORKSPACE_BYTES = (size_t)32 << 20; /* what NVIDIA recommends on Hopper */
 
 typedef struct Key {
@@ -24,7 +25,7 @@ typedef struct Key {
 } Key;
 
 typedef struct Choice { /* as it stands in the file */
-    Key key;
+    Key key;            /* of a class */
     cublasLtMatmulAlgo_t algo;
 } Choice;
 
@@ -38,7 +39,7 @@ typedef struct Plan {
 typedef struct Matmul {
     cublasLtHandle_t handle;
     void *workspace;
-    Plan *plans; /* open addressing, n_slots a power of two; op NULL: free */
+    Plan *plans; /* of exact shapes; open addressing, n_slots a power of two; op NULL: free */
     int n_plans, n_slots;
     Choice *choices; /* from the file and of this run */
     int n_choices, n_saved;
@@ -73,10 +74,11 @@ static char *choices_path(const Device *d)
 }
 
 /* The file: choices one after the other, then a hash of them all; anything else is ignored.  The seed keeps files of
- * another layout of Choice, and choices among fewer, apart. */
+ * another layout of Choice, choices among fewer, and those of single shapes (FORMAT 1) apart. */
 static uint64_t choices_hash(const void *choices, size_t bytes)
 {
-    return hash64(choices, bytes, sizeof(Choice) * CANDIDATES);
+    enum { FORMAT = 2 };
+    return hash64(choices, bytes, FORMAT * sizeof(Choice) * CANDIDATES);
 }
 
 static void choices_load(Matmul *mm)
@@ -124,10 +126,8 @@ void cuda_matmul_open(Device *d)
     cuda_impl(d)->matmul = mm;
 }
 
-void cuda_matmul_close(Device *d)
+static void forget_plans(Matmul *mm)
 {
-    Matmul *mm = cuda_impl(d)->matmul;
-    choices_save(mm);
     for (int i = 0; i < mm->n_slots; i++) {
         Plan *p = &mm->plans[i];
         if (!p->op) continue;
@@ -136,7 +136,16 @@ void cuda_matmul_close(Device *d)
         cublasLtMatrixLayoutDestroy(p->b);
         if (p->add != p->c) cublasLtMatrixLayoutDestroy(p->add);
         cublasLtMatrixLayoutDestroy(p->c);
+        *p = (Plan){0};
     }
+    mm->n_plans = 0;
+}
+
+void cuda_matmul_close(Device *d)
+{
+    Matmul *mm = cuda_impl(d)->matmul;
+    choices_save(mm);
+    forget_plans(mm);
     CUDA_CHECK(cudaFree(mm->workspace));
     LT_CHECK(cublasLtDestroy(mm->handle));
     free(mm->plans);
@@ -235,10 +244,51 @@ static int fastest(Matmul *mm, const Plan *p, const Call *call, void *out,
     return n_finalists > 0 ? which[best] : 0;
 }
 
-/* Picks p->algo.  A product that adds to its own output is timed into memory of its own; when there is none, or for a
- * single candidate or a deterministic device, the heuristic's first answer stands. */
+/* Eight classes an octave, so that the sizes of one are at most an eighth apart; each up to 16 is one. */
+static int64_t size_class(int64_t size)
+{
+    int64_t step = 1;
+    while (size > 16 * step)
+        step *= 2;
+    return (size + step - 1) / step * step;
+}
+
+static Key class_of(const Key *key)
+{
+    Key k = *key;
+    k.m = size_class(k.m);
+    k.n = size_class(k.n);
+    k.k = size_class(k.k);
+    return k;
+}
+
+static const Choice *choice_of(const Matmul *mm, const Key *class)
+{
+    for (int i = 0; i < mm->n_choices; i++)
+        if (memcmp(&mm->choices[i].key, class, sizeof *class) == 0) return &mm->choices[i];
+    return NULL;
+}
+
+/* Whether what was chosen for another shape of the class computes this one, too. */
+static bool takes(const Matmul *mm, const Plan *p, const cublasLtMatmulAlgo_t *algo)
+{
+    cublasLtMatmulHeuristicResult_t r;
+    return cublasLtMatmulAlgoCheck(mm->handle, p->op, p->b, p->a, p->add, p->c, algo, &r) ==
+               CUBLAS_STATUS_SUCCESS &&
+           r.workspaceSize <= WORKSPACE_BYTES;
+}
+
+/* Picks p->algo: the class's, where it has one that takes this shape.  A product that adds to its own output is timed into
+ * memory of its own; when there is none, or for a single candidate or a deterministic device, the heuristic's first
+ * answer stands. */
 static void choose(Matmul *mm, Plan *p, const Call *call, cudaStream_t stream)
 {
+    const Key class = class_of(&p->key);
+    const Choice *chosen = choice_of(mm, &class);
+    if (chosen && takes(mm, p, &chosen->algo)) {
+        p->algo = chosen->algo;
+        return;
+    }
     cublasLtMatmulPreference_t pref;
     LT_CHECK(cublasLtMatmulPreferenceCreate(&pref));
     LT_CHECK(cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
@@ -257,7 +307,7 @@ static void choose(Matmul *mm, Plan *p, const Call *call, cudaStream_t stream)
     ASSERT(n > 0, "cuBLASLt has no algorithm for %lld x %lld x %lld", (long long)p->key.m,
            (long long)p->key.n, (long long)p->key.k);
     p->algo = found[0].algo;
-    if (n == 1 || !mm->timed) return;
+    if (n == 1 || !mm->timed || chosen) return;
 
     size_t bytes = (size_t)p->key.m * (size_t)p->key.ld_c * dtype_bytes((DType)p->key.out);
     void *out = call->c;
@@ -269,7 +319,7 @@ static void choose(Matmul *mm, Plan *p, const Call *call, cudaStream_t stream)
     if (out != call->c) CUDA_CHECK(cudaFree(out));
     mm->choices = xrealloc(mm->choices, (size_t)(mm->n_choices + 1) * sizeof(Choice));
     memset(&mm->choices[mm->n_choices], 0, sizeof(Choice));
-    mm->choices[mm->n_choices].key = p->key;
+    mm->choices[mm->n_choices].key = class;
     mm->choices[mm->n_choices++].algo = p->algo;
 }
 
@@ -298,7 +348,10 @@ static Plan *plan_of(Matmul *mm, const Key *key, const Tensor *c, const Tensor *
 {
     Plan *p = slot_of(mm, key);
     if (p->op) return p;
-    if (2 * (mm->n_plans + 1) > mm->n_slots) {
+    if (mm->n_plans == MOST_PLANS) {
+        forget_plans(mm);
+        p = slot_of(mm, key);
+    } else if (2 * (mm->n_plans + 1) > mm->n_slots) {
         grow(mm);
         p = slot_of(mm, key);
     }
@@ -319,11 +372,6 @@ static Plan *plan_of(Matmul *mm, const Key *key, const Tensor *c, const Tensor *
     p->b = layout_of(b->dtype, tensor_rows(b), tensor_cols(b), b->ld);
     p->c = layout_of(c->dtype, tensor_rows(c), tensor_cols(c), c->ld);
     p->add = add ? layout_of(c->dtype, tensor_rows(c), tensor_cols(c), add->ld) : p->c;
-    for (int i = 0; i < mm->n_choices; i++)
-        if (memcmp(&mm->choices[i].key, key, sizeof *key) == 0) {
-            p->algo = mm->choices[i].algo;
-            return p;
-        }
     choose(mm, p, call, stream);
     return p;
 }

@@ -39,7 +39,7 @@ chmod +x "$tmp/bundle/bin/gpu_tests"
 script 1 "*FAIL  models fp32: logits*2 failed*" "$tmp/logs" models
 
 checks=$((checks + 1))
-bash "$root/tools/gpu-bench.sh" --device cpu --seconds 0 --out "$tmp/bench.jsonl" tiny-lora tiny-full start files kernels matrix >"$tmp/out" 2>"$tmp/err" ||
+bash "$root/tools/gpu-bench.sh" --device cpu --seconds 0 --out "$tmp/bench.jsonl" tiny-lora tiny-full start files train kernels matrix >"$tmp/out" 2>"$tmp/err" ||
     { fail "gpu-bench.sh: exit code $?" && cat "$tmp/out" "$tmp/err" >&2; }
 said "the table of the bench" "*tiny-lora *the same*tiny-lora-packed *tiny-full *start-cold *start-warm *files-warm *kernels *matrix: *recompute full *results: *"
 checks=$((checks + 1))

@@ -5,6 +5,7 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* separate: what beta multiplies lies elsewhere, in rows of another pitch. */
@@ -53,6 +54,21 @@ Test(kernel_matmul, adds_what_lies_elsewhere)
     bed_open(&b, 2);
     for (int i = 0; i < n_matmul_cases; i++)
         check(&b, &matmul_cases[i], true);
+    bed_close(&b);
+}
+
+/* Batches of almost one size: what a backend keeps of one must not be taken for another's. */
+Test(kernel_matmul, neighbouring_sizes)
+{
+    Bed b;
+    bed_open(&b, 2);
+    for (int64_t tokens = 113; tokens <= 145; tokens++) {
+        char name[40];
+        snprintf(name, sizeof name, "%lld tokens", (long long)tokens);
+        check(&b, &(MatmulCase){name, tokens, 24, 40, false, true, 1, 0, 0}, false);
+        check(&b, &(MatmulCase){name, tokens, 40, 24, false, false, 1, 1, 0}, true);
+        check(&b, &(MatmulCase){name, 24, 40, tokens, true, false, 2, 1, 0}, false);
+    }
     bed_close(&b);
 }
 
