@@ -2,7 +2,7 @@
  * those that NVIDIA's own front end emits.
  *
  * Two graphs.  Packed: documents of any lengths (ragged offsets); a plan fits a capacity: documents and longest document
- * are rounded up, so that few plans serve every batch.  Dense: documents of one length, which need neither offsets nor a
+ * are rounded up, far, so that few plans serve every batch.  Dense: documents of one length, which need neither offsets nor a
  * padding mask and run 7 % faster (cuDNN 9.19, one document of 16,384: 3.39 and 10.65 ms against 3.63 and 11.44).
  *
  * q, k, v and their gradients lie in plain buffers on both sides: fused inputs with plain gradients come out
@@ -263,10 +263,11 @@ static void build_backward(Plan *p)
     cudnn_pointwise(g, CUDNN_POINTWISE_IDENTITY, F32, -1, p->dq_sum, NULL, NULL, p->dq);
 }
 
-/* A power of two, so that few plans serve every batch. */
+/* A plan takes 0.1 s to make and is no slower for the longest document that it allows (cuDNN 9.19: 90 documents, 16,384 tokens,
+ * forward and backward 1.38 ms at 1,024 and at 16,384): one serves nearly all.  Documents cost 6 to 8 % an octave. */
 static int64_t longest_capacity(int64_t n)
 {
-    int64_t capacity = 128;
+    int64_t capacity = 16384;
     while (capacity < n)
         capacity *= 2;
     return capacity;
