@@ -195,3 +195,20 @@ finish()
     echo "$name: $checks checks, $failures failed"
     exit $((failures > 0))
 }
+
+# Lines of FILE; 0 where there is none.
+lines_of() # FILE
+{
+    if [ -e "$1" ]; then wc -l <"$1"; else echo 0; fi
+}
+
+# Waits until FILE has N lines, which its run writes as it gets on: the same place on slow machines and on fast ones; no longer
+# than a minute or than the run, PID.  Then for up to MS milliseconds, other ones for every N.
+reaches() # FILE N PID MS
+{
+    i=0
+    while [ $i -lt 4000 ] && [ "$(lines_of "$1")" -lt "$2" ] && kill -0 "$3" 2>/dev/null; do
+        sleep 0.01 && i=$((i + 1))
+    done
+    sleep "$(awk -v n="$2" -v ms="$4" 'BEGIN { srand(7 * n); printf "%.3f", ms / 1000 * rand() }')"
+}

@@ -179,7 +179,7 @@ printf 'x' >"$tmp/no-state"
 hiding "$out/checkpoint-3/state.safetensors" "$tmp/no-state"
 by_hand 2 -- train --quiet "$tmp/run.yaml" output="$out"
 ends 'a checkpoint that is another one on one rank' 2
-noted 'a checkpoint that is another one on one rank' "*resume: rank 1 of 2 on *: $out/checkpoint-3/state.safetensors: has 1 bytes, the manifest says $state"
+noted 'a checkpoint that is another one on one rank' "*resume: $out holds checkpoint-3 and none that is whole, *(rank 1 of 2 on *: $out/checkpoint-3/state.safetensors: has 1 bytes, the manifest says $state)"
 on_last=
 goes_on 'a checkpoint that is another one on one rank'
 

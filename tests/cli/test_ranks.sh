@@ -252,7 +252,7 @@ rc=75
 while [ $rc = 75 ] && [ $stops -lt 5 ]; do
     # shellcheck disable=SC2086
     begun 2 --quiet output="$tmp/stopped" parallel.zero=3 $long
-    sleep "$(awk -v k="$stops" 'BEGIN { srand(11 * k); printf "%.3f", 0.4 + 0.4 * rand() + 0.1 * k }')"
+    reaches "$tmp/stopped/metrics.jsonl" $((30 + 40 * stops)) "$(pid_of 1)" 30
     kill -"$(echo 'USR1 TERM' | cut -d' ' -f$((stops % 2 + 1)))" "$(pid_of $((stops % 2 + 1)))" 2>/dev/null
     for p in $pids; do
         wait "$p"
@@ -280,7 +280,7 @@ kills=0
 for k in 1 2 3 4; do
     # shellcheck disable=SC2086
     begun 2 --quiet output="$tmp/killed" parallel.zero=3 $long save.every=1
-    sleep "$(awk -v k=$k 'BEGIN { srand(5 * k); printf "%.3f", 0.5 + 0.5 * rand() }')"
+    reaches "$tmp/killed/metrics.jsonl" $((40 * k)) "$(pid_of 1)" 30
     kill -9 "$(pid_of $((k % 2 + 1)))" 2>/dev/null && kills=$((kills + 1))
     ended 'a rank killed in a save' 1
 done

@@ -28,9 +28,10 @@ while [ $rc = 75 ] && [ $stops -lt 40 ]; do
     signal=$(echo 'USR1 TERM INT' | cut -d' ' -f$((stops % 3 + 1)))
     # a background job of a script ignores SIGINT unless it is set back
     every=$((stops % 2 ? 1 : 240)) # a request hits evaluations, or saves as well
+    before=$(lines_of "$tmp/cut/metrics.jsonl")
     env --default-signal=INT "$lorac" train --quiet "$tmp/run.yaml" output="$tmp/cut" save.every=$every >"$tmp/out" 2>"$tmp/err" &
     pid=$!
-    sleep "$(awk -v k="$stops" 'BEGIN { srand(7 * k); printf "%.3f", 0.25 + 0.35 * rand() + 0.05 * k }')"
+    reaches "$tmp/cut/metrics.jsonl" $((before + 20 + 11 * (stops % 4))) $pid 30
     kill -$signal $pid 2>/dev/null
     wait $pid
     rc=$?
