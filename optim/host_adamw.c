@@ -3,6 +3,7 @@
 #include "optim/host_adamw.h"
 
 #include "base/str.h"
+#include "kernels/kernels.h"
 #include "tensor/transfer.h"
 
 #include <pthread.h>
@@ -19,7 +20,8 @@ struct HostAdamw {
     Tensor buffers[HOST_ADAMW_SLOTS]; /* (longest) of gradients */
     Tensor *steps;                    /* (STEP_N) f32 each */
     Tensor scalars;                   /* all of them */
-    Job jobs[HOST_ADAMW_SLOTS];       /* job k in slot k % HOST_ADAMW_SLOTS */
+    Tensor sets; /* the same on the device: the caller writes the next set while one goes down */
+    Job jobs[HOST_ADAMW_SLOTS]; /* job k in slot k % HOST_ADAMW_SLOTS */
     int64_t raised; /* jobs whose weights are on their way up; the caller's thread's alone */
     int64_t rise;   /* event: they are there */
     pthread_t thread;
@@ -59,6 +61,7 @@ HostAdamw *host_adamw_new(Device *dev, Device *states, Device *pinned, DType gra
         h->buffers[i] = tensor_alloc(pinned, grads, 1, &longest, MEM_COMM);
     int64_t n = STEP_N, all = (int64_t)n_steps * n;
     h->scalars = tensor_alloc(pinned, DT_F32, 1, &all, MEM_COMM);
+    h->sets = tensor_alloc(dev, DT_F32, 1, &all, MEM_OPTIMIZER);
     h->steps = xcalloc((size_t)n_steps, sizeof *h->steps);
     for (int i = 0; i < n_steps; i++) {
         h->steps[i] = tensor_shape(DT_F32, 1, &n);
@@ -84,6 +87,7 @@ void host_adamw_free(HostAdamw *h)
     for (int i = 0; i < HOST_ADAMW_SLOTS; i++)
         tensor_clear(&h->buffers[i]);
     tensor_clear(&h->scalars);
+    tensor_clear(&h->sets);
     free(h->steps);
     free(h);
 }
@@ -126,7 +130,10 @@ static int64_t push(HostAdamw *h, const HostAdamwChunk *chunk, const Tensor *ste
 int64_t host_adamw_update(HostAdamw *h, const HostAdamwChunk *chunks, int n, const Tensor *step,
                           int i)
 {
-    int64_t came = transfer_begin(h->dev, STREAM_DOWN, &h->steps[i], step);
+    Tensor set = h->steps[i];
+    set.storage = h->sets.storage;
+    h->dev->k->copy(h->dev, &set, step);
+    int64_t came = transfer_begin(h->dev, STREAM_DOWN, &h->steps[i], &set);
     for (int k = 0; k < n; k++)
         came = push(h, &chunks[k], &h->steps[i]);
     return came;
