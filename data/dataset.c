@@ -236,7 +236,8 @@ static void warn_report(const Dataset *d, const DataOpts *opts, Log *log)
             "messages, with a template",
             (long long)r->spelled_tokens, (long long)r->first_spelled_line);
     if (r->packed_rows == 0)
-        log_warn(log, "the documents do not fill one row of %lld tokens: nothing to train on",
+        log_warn(log,
+                 "the documents do not fill one row of %lld tokens: there is nothing to compute",
                  (long long)opts->max_length);
 }
 
@@ -277,6 +278,16 @@ static void check_some(const Dataset *d, const char *what, Problems *p)
     if (d->n_docs == 0) problems_add(p, "the %s set has no row with a trained token", what);
 }
 
+/* Only PACK_CONCAT can leave a set without a row: whoever trains or evaluates would never see one. */
+static void check_rows(const Dataset *d, const char *what, const DataOpts *opts, Problems *p)
+{
+    if (d->report.packed_rows > 0) return;
+    problems_add(p,
+                 "the %s set has %lld tokens and does not fill one row of %lld; give more rows, "
+                 "lower max_length, or pack by best_fit",
+                 what, (long long)d->report.tokens, (long long)opts->max_length);
+}
+
 Status dataset_open(Dataset **train, Dataset **eval, const DataOpts *opts, const Tokenizer *t,
                     Pool *pool, Log *log, Problems *problems)
 {
@@ -300,17 +311,19 @@ Status dataset_open(Dataset **train, Dataset **eval, const DataOpts *opts, const
     }
     stores_release(s);
     stores_release(e);
+    if (!any(problems, before)) {
+        make_report(a, opts, true);
+        if (b) make_report(b, opts, e != NULL);
+        check_rows(a, "training", opts, problems);
+        if (b) check_rows(b, "validation", opts, problems);
+    }
     if (any(problems, before)) {
         dataset_free(a);
         dataset_free(b);
         return E_INPUT;
     }
-    make_report(a, opts, true);
     warn_report(a, opts, log);
-    if (b) {
-        make_report(b, opts, e != NULL);
-        compare_sets(a, b, log);
-    }
+    if (b) compare_sets(a, b, log);
     *train = a;
     *eval = b;
     return OK;

@@ -161,11 +161,14 @@ Status perplexity_of(Perplexity *out, Llama *m, const Dataset *d, const DataOpts
     feed_init(&pass.feed, m->dev);
 
     int64_t budget = opts->tokens_per_pass > 0 ? opts->tokens_per_pass : PERPLEXITY_TOKENS;
-    int64_t together = budget / loader_max(loader, 0, 1).n_tokens;
-    if (together < 1) together = 1;
     int64_t n_rows = loader_rows(loader, 0);
+    int64_t together = n_rows > 0 ? budget / loader_max(loader, 0, 1).n_tokens : 1;
+    if (together < 1) together = 1;
     int rank = opts->ranks ? opts->ranks->rank : 0, size = opts->ranks ? opts->ranks->size : 1;
     Status s = OK;
+    if (n_rows == 0)
+        s = err_set(err, E_INPUT, "the documents do not fill one row of %lld tokens",
+                    (long long)data->max_length);
     for (int64_t row = 0; !out->given_up && row < n_rows; row += together * size) {
         int64_t own = row + together * rank, n = rows_at(own, together, n_rows);
         loader_rows_fill(loader, 0, n > 0 ? own : 0, n, &pass.batch);
