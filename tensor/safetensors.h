@@ -106,6 +106,8 @@ Status safetensors_write(const char *path, const SafeTensor *tensors, int n,
 Status safetensors_write_model(const char *dir, const SafeTensor *tensors, int n,
                                uint64_t max_shard_bytes, SafeSource *source, void *ud,
                                Err *err) MUST_CHECK;
+/* That last part by itself: the folder has n_shards of these files and keeps no others. */
+Status safetensors_remove_stale(const char *dir, int n_shards, Err *err) MUST_CHECK;
 
 /* Where every tensor of a file, or of a model folder's files, lies, known before the first byte is written: for those who
  * write them in pieces.  The bytes are those that the functions above write. */

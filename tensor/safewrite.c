@@ -233,7 +233,7 @@ static bool is_weight_file(const char *name)
     return true;
 }
 
-static Status remove_stale(const char *dir, int n_shards, Err *err)
+Status safetensors_remove_stale(const char *dir, int n_shards, Err *err)
 {
     char **names;
     int n;
@@ -328,7 +328,7 @@ Status safetensors_write_model(const char *dir, const SafeTensor *tensors, int n
         free(name);
     }
     if (s == OK) s = write_index(dir, tensors, n, shard_of, n_shards, err);
-    if (s == OK) s = remove_stale(dir, n_shards, err);
+    if (s == OK) s = safetensors_remove_stale(dir, n_shards, err);
     free(shard_of);
     return s;
 }

@@ -2,6 +2,7 @@
 
 #include "base/fs.h"
 #include "base/str.h"
+#include "tensor/safetensors.h"
 
 #include <stdlib.h>
 
@@ -16,6 +17,15 @@ static Status move_in(const char *from_dir, const char *to_dir, const char *name
     return s;
 }
 
+/* Weight files of an earlier result in another number of parts, which readers would take. */
+static Status remove_stale(const char *dir, char *const *names, int n, Err *err)
+{
+    int n_shards = 0;
+    for (int i = 0; i < n; i++)
+        n_shards += str_starts(names[i], "model") && str_ends(names[i], ".safetensors");
+    return n_shards > 0 ? safetensors_remove_stale(dir, n_shards, err) : OK;
+}
+
 static Status move_all_in(const char *from, const char *to, Err *err)
 {
     char **names = NULL;
@@ -25,6 +35,7 @@ static Status move_all_in(const char *from, const char *to, Err *err)
     Status status = OK;
     for (int i = 0; i < n && status == OK; i++)
         status = move_in(from, to, names[i], err);
+    if (status == OK) status = remove_stale(to, names, n, err);
     dir_list_free(names, n);
     return status == OK ? dir_remove(from, err) : status;
 }
