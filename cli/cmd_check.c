@@ -18,13 +18,13 @@ static int explain(void)
 }
 
 /* What a run would go on from, and whether it can. */
-static Status check_resume(Session *s, Log *log, Problems *problems)
+static Status check_resume(Session *s, Problems *problems)
 {
     const TrainConfig *c = s->cfg;
     char *path = NULL;
     RunState run = {0};
     Err err = {0};
-    Status status = checkpoint_choose(&path, c, log, &err);
+    Status status = checkpoint_choose(&path, s, &err);
     if (status != OK) config_problem(c, problems, "resume", "%s", err.line);
     if (path) status = checkpoint_check(s, &run, path, problems);
     if (path && status == OK)
@@ -43,7 +43,7 @@ static int check(TrainConfig *c, Log *log, Problems *problems)
     Status model = session_open_model(&s, c, log, problems);
     if (model == OK) print_model(&s);
     Status worst = data != OK ? data : model;
-    if (worst == OK) worst = check_resume(&s, log, problems);
+    if (worst == OK) worst = check_resume(&s, problems);
     session_close(&s);
     if (worst == OK) printf("%s: ready to train\n", c->file);
     return command_end_problems(worst, problems, NULL);

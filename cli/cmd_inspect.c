@@ -91,7 +91,8 @@ static Status tell_checkpoint(StrBuf *b, const char *path, Err *err)
 {
     Json *manifest = NULL;
     RunState run = {0};
-    TRY(manifest_verify(&manifest, path, 0, 1, err));
+    TRY(manifest_verify(path, 0, 1, err));
+    TRY(manifest_read(&manifest, path, err));
     Status s = manifest_run(&run, manifest, path, err);
     if (s == OK) {
         strbuf_printf(b,

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PATIENCE = 120, LOOK_MS = 250, REPORT_SECONDS = 3, TEXT = 512 };
+enum { PATIENCE = 120, HELLO_PATIENCE = 10, LOOK_MS = 250, REPORT_SECONDS = 3, TEXT = 512 };
 
 typedef enum MessageKind {
     HELLO,  /* to rank 0: who I am */
@@ -264,8 +264,9 @@ static Status take_peers(Watch *w, int listener, Err *err)
         int fd;
         Message m;
         TRY(net_accept(&fd, listener, PATIENCE, err));
-        if (!net_receive(fd, &m, sizeof m) || m.kind != HELLO || m.rank < 1 ||
-            m.rank >= w->n_peers || w->peers[m.rank].fd >= 0) {
+        /* a stranger who says nothing keeps nobody waiting for long */
+        if (!net_wait(fd, HELLO_PATIENCE, NULL) || !net_receive(fd, &m, sizeof m) ||
+            m.kind != HELLO || m.rank < 1 || m.rank >= w->n_peers || w->peers[m.rank].fd >= 0) {
             close(fd);
             i--;
             continue;

@@ -55,8 +55,13 @@ char *checkpoint_path_beside(const TrainConfig *c, int64_t step)
     return str_format("%s/.checkpoint-%lld.tmp", c->output, (long long)step);
 }
 
-/* A folder cannot be renamed over another, and one that is removed piece by piece must not look whole:
- * it is renamed away first. */
+/* Where the one that a new one of the same step replaces waits until that is in its place; whole. */
+static char *path_before(const TrainConfig *c, int64_t step)
+{
+    return str_format("%s/.checkpoint-%lld.before", c->output, (long long)step);
+}
+
+/* One that is removed piece by piece must not look whole: it is renamed away first. */
 static Status retire(const TrainConfig *c, int64_t step, Err *err)
 {
     char *path = checkpoint_path(c, step);
@@ -74,12 +79,18 @@ static Status retire(const TrainConfig *c, int64_t step, Err *err)
 
 Status checkpoint_put_in_place(const TrainConfig *c, int64_t step, Err *err)
 {
-    char *beside = checkpoint_path_beside(c, step), *path = checkpoint_path(c, step);
+    char *beside = checkpoint_path_beside(c, step), *path = checkpoint_path(c, step),
+         *before = path_before(c, step);
     Status s = dir_sync(beside, err);
-    if (s == OK) s = retire(c, step, err);
+    if (s == OK && path_exists(path)) { /* a folder cannot be renamed over another */
+        s = dir_remove(before, err);
+        if (s == OK) s = file_rename(path, before, err);
+    }
     if (s == OK) s = file_rename(beside, path, err);
+    if (s == OK) s = dir_remove(before, err);
     free(beside);
     free(path);
+    free(before);
     return s;
 }
 
@@ -106,6 +117,19 @@ Status checkpoint_prune(const TrainConfig *c, const RunState *run, Err *err)
     return s;
 }
 
+/* Back into its place where nothing took that; else it goes. */
+static Status put_back(const TrainConfig *c, const char *name, Err *err)
+{
+    const char *step = name + strlen(".checkpoint-");
+    char *path = path_join(c->output, name),
+         *place = str_format("%s/checkpoint-%.*s", c->output,
+                             (int)(strlen(step) - strlen(".before")), step);
+    Status s = path_exists(place) ? dir_remove(path, err) : file_rename(path, place, err);
+    free(path);
+    free(place);
+    return s;
+}
+
 Status checkpoint_clean(const TrainConfig *c, Err *err)
 {
     char **names;
@@ -120,6 +144,8 @@ Status checkpoint_clean(const TrainConfig *c, Err *err)
                     str_starts(names[i], "metrics.jsonl.tmp.") || str_eq(names[i], ".result.tmp");
         char *path = path_join(c->output, names[i]);
         if (left) s = dir_remove(path, err);
+        if (str_starts(names[i], ".checkpoint-") && str_ends(names[i], ".before"))
+            s = put_back(c, names[i], err);
         free(path);
     }
     dir_list_free(names, n);
@@ -128,44 +154,50 @@ Status checkpoint_clean(const TrainConfig *c, Err *err)
 
 /* ---- reading ---------------------------------------------------------------------------------- */
 
-/* Of steps[n], the newest first: the index of the first whole one; n: there is none, and *why tells what is wrong with the
- * newest. */
-static int first_whole(const int64_t *steps, int n, const TrainConfig *c, Log *log, Err *why)
+/* All ranks: each reads its share. */
+static Status verify(Comm *hosts, const char *dir, Err *err)
 {
-    for (int i = 0; i < n; i++) {
-        char *dir = checkpoint_path(c, steps[i]);
-        Json *manifest = NULL;
-        Err wrong = {0};
-        Status s = manifest_verify(&manifest, dir, 0, 1, &wrong);
-        if (s != OK) log_warn(log, "%s is not whole and passed over: %s", dir, wrong.line);
-        if (i == 0) *why = wrong;
-        json_free(manifest);
-        free(dir);
-        if (s == OK) return i;
-    }
-    return n;
+    return comm_agree(hosts, manifest_verify(dir, hosts->rank, hosts->size, err), err);
 }
 
-Status checkpoint_find(char **path, const TrainConfig *c, Log *log, Err *err)
+/* Of steps[n] of the rank that leads, the newest first: the first whole one, NULL where there is none; *why: what is wrong
+ * with the newest. */
+static char *first_whole(Session *s, const int64_t *steps, int n, Err *why)
 {
-    int64_t *steps;
-    int n;
+    for (int i = 0;; i++) {
+        char *dir = i < n ? checkpoint_path(s->cfg, steps[i]) : NULL;
+        comm_say(s->hosts, &dir);
+        if (!dir) return NULL;
+        Err wrong = {0};
+        if (verify(s->hosts, dir, &wrong) == OK) return dir;
+        log_warn(s->log, "%s is not whole and passed over: %s", dir, wrong.line);
+        if (i == 0) *why = wrong;
+        free(dir);
+    }
+}
+
+/* The newest whole checkpoint of OUTPUT.  E_INPUT: there are some, and none is whole. */
+static Status find_newest(char **path, Session *s, Err *err)
+{
+    const TrainConfig *c = s->cfg;
+    int64_t *steps = NULL;
+    int n = 0;
     Err why = {0};
-    *path = NULL;
-    TRY(list_steps(&steps, &n, c, err));
-    int found = first_whole(steps, n, c, log, &why);
-    Status s = OK;
-    if (found < n)
-        *path = checkpoint_path(c, steps[found]);
-    else if (n > 0)
-        s = err_set(
-            err, E_INPUT,
-            "%s holds checkpoint-%lld and none that is whole, and a run from the start would "
-            "write over what is there; bring one back, choose another output folder, or "
-            "remove them (%s)",
-            c->output, (long long)steps[0], why.line);
+    Status status = session_leads(s) ? list_steps(&steps, &n, c, err) : OK;
+    TRY(comm_agree(s->hosts, status, err));
+    *path = first_whole(s, steps, n, &why);
+    char *none =
+        !*path && n > 0
+            ? str_format("%s holds checkpoint-%lld and none that is whole, and a run from the "
+                         "start would write over what is there; bring one back, choose another "
+                         "output folder, or remove them (%s)",
+                         c->output, (long long)steps[0], why.line)
+            : NULL;
+    comm_say(s->hosts, &none);
+    if (none) status = err_set(err, E_INPUT, "%s", none);
+    free(none);
     free(steps);
-    return s;
+    return status;
 }
 
 /* "OUTPUT/checkpoint-STEP.damaged", or with a number behind it where that is taken; in fresh memory. */
@@ -207,19 +239,30 @@ int64_t checkpoint_highest(const TrainConfig *c)
     return highest;
 }
 
-Status checkpoint_choose(char **path, const TrainConfig *c, Log *log, Err *err)
+/* No checkpoint in OUTPUT, as a rank that leads sees it. */
+static Status check_none(const TrainConfig *c, Err *err)
 {
-    *path = NULL;
-    if (str_eq(c->resume, "auto")) return checkpoint_find(path, c, log, err);
     int64_t highest = checkpoint_highest(c);
-    if (!str_eq(c->resume, "never"))
-        *path = xstrdup(c->resume);
-    else if (highest >= 0)
-        return err_set(err, E_INPUT,
-                       "is never, and %s holds checkpoint-%lld; choose another output folder, "
-                       "remove it, or set auto",
-                       c->output, (long long)highest);
-    return OK;
+    if (highest < 0) return OK;
+    return err_set(err, E_INPUT,
+                   "is never, and %s holds checkpoint-%lld; choose another output folder, "
+                   "remove it, or set auto",
+                   c->output, (long long)highest);
+}
+
+Status checkpoint_choose(char **path, Session *s, Err *err)
+{
+    const TrainConfig *c = s->cfg;
+    *path = NULL;
+    if (str_eq(c->resume, "auto")) return find_newest(path, s, err);
+    if (str_eq(c->resume, "never"))
+        return comm_agree(s->hosts, session_leads(s) ? check_none(c, err) : OK, err);
+    *path = xstrdup(c->resume);
+    Status status = verify(s->hosts, *path, err);
+    if (status == OK) return OK;
+    free(*path);
+    *path = NULL;
+    return status;
 }
 
 /* What is found by itself is the newest; later ones are damaged, and set aside. */
@@ -239,8 +282,7 @@ Status checkpoint_check(Session *s, RunState *run, const char *path, Problems *p
     Json *manifest = NULL;
     Err err = {0};
     int before = problems->n;
-    Status status = manifest_verify(&manifest, path, s->hosts->rank, s->hosts->size, &err);
-    status = comm_agree(s->hosts, status, &err);
+    Status status = comm_agree(s->hosts, manifest_read(&manifest, path, &err), &err);
     if (status == OK) {
         manifest_compare(s, manifest, path, problems);
         if (problems->n == before) status = manifest_run(run, manifest, path, &err);
@@ -248,7 +290,8 @@ Status checkpoint_check(Session *s, RunState *run, const char *path, Problems *p
     }
     if (status != OK) config_problem(s->cfg, problems, "resume", "%s", err.line);
     json_free(manifest);
-    return status == OK && problems->n > before ? E_INPUT : status;
+    /* folders and what is compared may differ from host to host */
+    return session_agree(s, status == OK && problems->n > before ? E_INPUT : status, problems);
 }
 
 Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *problems)
@@ -262,9 +305,6 @@ Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *pr
 
 Status checkpoint_load_weights(Session *s, const char *path, Err *err)
 {
-    Json *manifest = NULL;
-    Status status = manifest_verify(&manifest, path, s->hosts->rank, s->hosts->size, err);
-    TRY(comm_agree(s->hosts, status, err));
-    json_free(manifest);
+    TRY(verify(s->hosts, path, err));
     return state_file_read(s, path, STATE_WEIGHTS, err);
 }

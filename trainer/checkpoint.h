@@ -40,22 +40,20 @@ Status checkpoint_prune(const TrainConfig *c, const RunState *run, Err *err) MUS
 /* Removes what an interrupted run left behind half written. */
 Status checkpoint_clean(const TrainConfig *c, Err *err) MUST_CHECK;
 
-/* The newest whole checkpoint of OUTPUT; damaged ones are told and passed over.  *path NULL: there is none.  E_INPUT: there are
- * some, and none is whole. */
-Status checkpoint_find(char **path, const TrainConfig *c, Log *log, Err *err) MUST_CHECK;
 /* Renames those of later steps than `step`, which the newest whole one has, to checkpoint-N.damaged, so that the run which goes on from
  * there neither writes over them nor counts them among save.keep.  For the rank that leads. */
 Status checkpoint_set_aside(const TrainConfig *c, int64_t step, Log *log, Err *err) MUST_CHECK;
 /* The highest N of OUTPUT/checkpoint-N, whole or not; -1: none. */
 int64_t checkpoint_highest(const TrainConfig *c);
 
-/* What a run goes on from by its `resume`, in fresh memory; *path NULL: it begins anew.  E_INPUT about that key.  For the rank that
- * leads. */
-Status checkpoint_choose(char **path, const TrainConfig *c, Log *log, Err *err) MUST_CHECK;
-/* All ranks.  Whether the run can go on from it, as far as its manifest and checksums tell: a config that computes something else, other
+/* All ranks.  What the session's run goes on from by its `resume`, in fresh memory; *path NULL: it begins anew.  Each rank reads its share
+ * of the checksums.  auto: the newest whole one of OUTPUT; damaged ones are told and passed over.  E_INPUT about that key: there are
+ * some and none is whole, or the one that is named is not. */
+Status checkpoint_choose(char **path, Session *s, Err *err) MUST_CHECK;
+/* All ranks.  Whether the run can go on from one that is whole, as far as its manifest tells: a config that computes something else, other
  * data or another base is refused, key by key, and one that is named where OUTPUT has later ones.  *run: where it stands. */
 Status checkpoint_check(Session *s, RunState *run, const char *path, Problems *problems) MUST_CHECK;
-/* All ranks.  Checks, then restores master copies, m, v and *run. */
+/* All ranks.  Checks as checkpoint_check, then restores master copies, m, v and *run. */
 Status checkpoint_load(Session *s, RunState *run, const char *path, Problems *problems) MUST_CHECK;
-/* The master copies alone.  All ranks. */
+/* The master copies alone, verified before.  All ranks. */
 Status checkpoint_load_weights(Session *s, const char *path, Err *err) MUST_CHECK;

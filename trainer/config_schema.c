@@ -188,12 +188,13 @@ const ConfigField config_fields[] = {
     {"train.recompute", FIELD_ENUM, AT(recompute), .fallback = "auto",
      CHOICES("none", "selective", "attention", "full", "auto"),
      .doc =
-         "what backward makes again instead of keeping it, with the same numbers: nothing; norms "
-         "and SwiGLU; products, too; attention, too; or the fastest mix of these that fits the "
+         "what backward makes again instead of keeping it, with the same numbers: nothing; norms, "
+         "SwiGLU and the scaling of DoRA; products, too; attention, too; or the fastest mix of "
+         "these that fits the "
          "device (docs/memory.md says what each costs)"},
     {"train.recompute_layers", FIELD_INTS, AT(recompute_layers), COUNT(n_recompute_layers),
      .fallback = "[]", RANGE(0, 1e6), .doc = "only in these layers, counted from 0; empty: in all"},
-    {"train.gradients", FIELD_ENUM, AT(gradients), .fallback = "auto", .math = true,
+    {"train.gradients", FIELD_ENUM, AT(gradients), .fallback = "auto",
      CHOICES("auto", "fp32", "bf16"),
      .doc =
          "what gradients are kept in between backward and AdamW; bf16 (full tuning in bf16) takes "
@@ -263,7 +264,8 @@ const ConfigField config_fields[] = {
             "attention and untimed products, which is slower (`lorac bench --deterministic` tells "
             "by how much); the CPU is deterministic always"},
     {"runtime.trace", FIELD_STRING, AT(trace),
-     .doc = "empty folder that receives every op's output (slow; for `lorac inspect --diff`)"},
+     .doc = "empty folder that receives the output of every op of rank 0 (slow; for `lorac inspect "
+            "--diff`)"},
 
     {"parallel.zero", FIELD_INT, AT(zero), .fallback = "1", RANGE(0, 3),
      .doc = "what ranks split instead of each having all of it (ZeRO stages): 0 nothing, 1 master "

@@ -204,6 +204,13 @@ void config_visit_math(const TrainConfig *c, ConfigVisit *fn, void *ud)
         config_write_value(&value, f, c);
         fn(ud, f->key, value.data);
     }
+    for (int i = 0; i < c->data.n_train; i++) { /* how often each document comes */
+        char key[48];
+        snprintf(key, sizeof key, "data.train.%d.weight", i);
+        strbuf_reset(&value);
+        strbuf_printf(&value, "%g", c->data.train[i].weight);
+        fn(ud, key, value.data);
+    }
     strbuf_clear(&value);
 }
 

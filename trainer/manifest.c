@@ -174,9 +174,8 @@ Status manifest_write(const ManifestHead *head, const ManifestFile *known, int n
 
 /* ---- reading ---------------------------------------------------------------------------------- */
 
-Status manifest_verify(Json **out, const char *dir, int rank, int size, Err *err)
+Status manifest_read(Json **out, const char *dir, Err *err)
 {
-    Share share = {.rank = rank, .size = size};
     char *path = path_join(dir, "manifest.json");
     Json *root = NULL;
     Status s = json_parse_file(&root, path, err);
@@ -189,15 +188,24 @@ Status manifest_verify(Json **out, const char *dir, int rank, int size, Err *err
         s = err_set(err, E_INPUT, "%s: version %lld, this program reads %d", path,
                     (long long)version, VERSION);
     free(path);
-    const Json *files = json_get(root, "files");
-    for (void *it = json_first(files); it && s == OK; it = json_next(files, it))
-        s = verify_file(dir, json_iter_key(it), json_iter_value(it), &share, err);
-    if (s == OK && !json_get(files, "state.safetensors"))
+    if (s == OK && !json_get(json_get(root, "files"), "state.safetensors"))
         s = err_set(err, E_INPUT, "%s: the manifest names no state.safetensors", dir);
     if (s == OK)
         *out = root;
     else
         json_free(root);
+    return s;
+}
+
+Status manifest_verify(const char *dir, int rank, int size, Err *err)
+{
+    Share share = {.rank = rank, .size = size};
+    Json *root = NULL;
+    Status s = manifest_read(&root, dir, err);
+    const Json *files = s == OK ? json_get(root, "files") : NULL;
+    for (void *it = json_first(files); it && s == OK; it = json_next(files, it))
+        s = verify_file(dir, json_iter_key(it), json_iter_value(it), &share, err);
+    json_free(root);
     return s;
 }
 

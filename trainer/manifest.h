@@ -33,9 +33,10 @@ Status manifest_write(const ManifestHead *head, const ManifestFile *known, int n
                       Err *err) MUST_CHECK;
 /* Whether DIR/NAME is, byte for byte, what was written. */
 Status manifest_check_file(const char *dir, const ManifestFile *file, Err *err) MUST_CHECK;
-/* Reads it and compares those ranges of the files with their checksums that fall to this of so many ranks (0 of 1: all).  The
- * caller frees *out. */
-Status manifest_verify(Json **out, const char *dir, int rank, int size, Err *err) MUST_CHECK;
+/* DIR/manifest.json, which the caller frees. */
+Status manifest_read(Json **out, const char *dir, Err *err) MUST_CHECK;
+/* Whether those ranges of the files have their checksums that fall to this of so many ranks (0 of 1: all). */
+Status manifest_verify(const char *dir, int rank, int size, Err *err) MUST_CHECK;
 Status manifest_run(RunState *run, const Json *manifest, const char *dir, Err *err) MUST_CHECK;
 /* All ranks.  Every difference between the run that wrote it and this one that changes what is computed. */
 void manifest_compare(Session *s, const Json *manifest, const char *dir, Problems *problems);

@@ -328,13 +328,26 @@ static Status check_host(Session *s, const RunPlan *plan, Problems *problems)
     return status;
 }
 
+/* The memory of the rank that has the least. */
+static size_t least_region(Session *s)
+{
+    size_t mine = s->dev.region_bytes, least = mine;
+    if (!s->hosts || s->hosts->size == 1) return mine;
+    size_t *all = xcalloc((size_t)s->hosts->size, sizeof *all);
+    comm_exchange(s->hosts, all, &mine, sizeof mine);
+    for (int i = 0; i < s->hosts->size; i++)
+        least = all[i] < least ? all[i] : least;
+    free(all);
+    return least;
+}
+
 Status plan_for_device(Session *s, Problems *problems)
 {
     TrainConfig *c = s->cfg;
     PlanTarget target = plan_target_of(&s->dev);
     target.ranks = s->hosts ? s->hosts->size : 1;
     RunPlan plan;
-    size_t bytes = s->dev.region_bytes;
+    size_t bytes = least_region(s); /* what `auto` stands for must be the same on all ranks */
     TRY(plan_run(&plan, c, s->train, s->eval, &target, bytes, NULL, s->log, problems));
     s->planned_bytes = plan.extent;
     s->planned_peak = plan.mem.peak_total;

@@ -77,20 +77,12 @@ static Status of_resume(const TrainConfig *c, Status s, Err *err)
 }
 
 /* The checkpoint to begin with, or NULL. */
-static Status find_start(Run *r, char **path, Err *err)
-{
-    TRY(checkpoint_clean(r->c, err));
-    return of_resume(r->c, checkpoint_choose(path, r->c, r->s->log, err), err);
-}
-
-/* Rank 0 looks, so that all go on from the same one. */
 static Status choose_start(Run *r, char **path, Err *err)
 {
     *path = NULL;
-    Status s = session_leads(r->s) ? find_start(r, path, err) : OK;
-    s = comm_agree(r->s->hosts, s, err);
-    if (s == OK) comm_say(r->s->hosts, path);
-    return s;
+    Status s = session_leads(r->s) ? checkpoint_clean(r->c, err) : OK;
+    TRY(comm_agree(r->s->hosts, s, err));
+    return of_resume(r->c, checkpoint_choose(path, r->s, err), err);
 }
 
 /* Not before the one to go on from fits the config: a run that is refused leaves everything where it was. */
@@ -161,7 +153,7 @@ static Status run_open(Run *r, Session *s, bool terminal, Problems *problems, Er
     r->stepper = stepper_new(&s->model, &s->shards, r->loader, &opts, s->trace);
     Status status = OK;
     if (session_leads(s))
-        status = metrics_open(&r->metrics, c, r->state.step, r->total, s->log, terminal, err);
+        status = metrics_open(&r->metrics, c, r->saved, r->total, s->log, terminal, err);
     return comm_agree(s->hosts, status, err);
 }
 
@@ -191,18 +183,17 @@ static Status not_finite(Run *r, const StepResult *res, Err *err)
 {
     char blame[512];
     stepper_blame(r->stepper, res, blame, sizeof blame);
-    char *last = NULL;
     Err ignored = {0};
     Status saved = saving_finish(r->saving, &ignored);
-    (void)saved; /* checkpoint_find sees what became of it */
-    Status found = checkpoint_find(&last, r->c, NULL, &ignored);
+    (void)saved; /* what is there tells what became of it */
+    int64_t newest = checkpoint_highest(r->c);
+    char *last = newest >= 0 ? checkpoint_path(r->c, newest) : NULL;
     Status s = err_set(
         err, E_FAILED, "step %lld: %s; %s; %s%s", (long long)r->state.step + 1, blame,
         res->changed ? "stopped in the middle of the update, the next start continues from the "
                        "last checkpoint"
                      : "stopped before the optimizer, nothing was changed",
-        found == OK && last ? "the last good checkpoint is " : "there is no checkpoint",
-        found == OK && last ? last : "");
+        last ? "the last checkpoint is " : "there is no checkpoint", last ? last : "");
     free(last);
     return s;
 }

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,7 @@ typedef struct Slot {
     size_t used;
     SavePiece *pieces;
     int n, cap;
-    int64_t copied; /* event: data are there */
+    int64_t copied; /* event: data are there; once Saver.came is set it may be another's */
     struct Slot *next;
 } Slot;
 
@@ -34,7 +35,8 @@ struct Saver {
     Tasks *tasks;
     SaveParts parts;
     char *dir;
-    Slot *filling; /* the one that is being filled, or NULL */
+    Slot *filling;    /* the one that is being filled, or NULL */
+    atomic_bool came; /* all data of this save are there */
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -213,7 +215,8 @@ SaveFiles *saver_files(Saver *v)
 /* A device that failed never gets there; whoever waits for it next tells why, and ends the process. */
 static void await_copies(const Slot *slot)
 {
-    while (!device_happened(&slot->saver->s->dev, slot->copied))
+    const Saver *v = slot->saver;
+    while (!atomic_load(&v->came) && !device_happened(&v->s->dev, slot->copied))
         nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
 }
 
@@ -355,12 +358,14 @@ Status saver_begin(Saver *v, const char *dir, SaveParts parts, Err *err)
         (void)closed;
         return status;
     }
+    atomic_store(&v->came, false);
     begin(v);
     if (session_leads(s)) add_task(v, write_others, v);
     shards_end_pass(&s->shards);
     save_pieces_each(&s->shards, read_piece, v);
     hand_on(v);
     s->dev.backend->sync(&s->dev); /* the stall that is told has the copies in it */
+    atomic_store(&v->came, true);
     tasks_add(v->tasks, end_adding, v);
     return OK;
 }

@@ -228,7 +228,7 @@ static Status fill_weights(Session *s, Problems *p)
 static Status open_trace(Session *s, Problems *p)
 {
     TrainConfig *c = s->cfg;
-    if (!c->trace) return OK;
+    if (!c->trace || !session_leads(s)) return OK;
     Err err = {0};
     Status status = dir_check_new(c->trace, NULL, &err);
     if (status == OK) status = dir_make(c->trace, &err);
@@ -274,20 +274,38 @@ static Status build_model(Session *s, Problems *problems)
 {
     llama_init(&s->model, &s->shape, &s->dev, s->cfg->data.max_length);
     s->has_model = true;
-    TRY(quantize(s, problems));
-    if (s->cfg->method != METHOD_FULL)
-        TRY(attach_adapters(s, problems));
-    else
-        apply_full(&s->model);
     int before = problems->n;
-    apply_embedding(&s->model, s->cfg, problems);
-    apply_recompute(&s->model, s->cfg, problems);
-    if (problems->n > before) return E_INPUT;
+    Status status = quantize(s, problems);
+    if (status == OK && s->cfg->method != METHOD_FULL)
+        status = attach_adapters(s, problems);
+    else if (status == OK)
+        apply_full(&s->model);
+    if (status == OK) {
+        apply_embedding(&s->model, s->cfg, problems);
+        apply_recompute(&s->model, s->cfg, problems);
+        if (problems->n > before) status = E_INPUT;
+    }
+    /* what was read lies on each host: none may wait in a group for one that stopped here */
+    TRY(session_agree(s, status, problems));
     ShardOpts opts = step_shards(s->cfg);
     opts.host = host_home_shards(&s->home);
     TRY(open_groups(s, &opts, problems));
     shards_init(&s->shards, &s->dev, &s->comm, &s->model.params, &opts);
     apply_shards(&s->model, &s->shards);
+    return OK;
+}
+
+static Status report_codes(Session *s, Problems *problems)
+{
+    Err err = {0};
+    QuantReport report;
+    quant_report(&report, &s->model);
+    if (report.not_finite) {
+        quant_not_finite(s->cfg->model_path, report.not_finite, &err);
+        config_problem(s->cfg, problems, "model.path", "%s", err.line);
+        return E_INPUT;
+    }
+    quant_report_log(&report, &s->model, s->log);
     return OK;
 }
 
@@ -310,16 +328,9 @@ Status session_open_model(Session *s, TrainConfig *cfg, Log *log, Problems *prob
     status = build_model(s, problems);
     TRY(session_agree(s, status, problems));
     TRY(fill_weights(s, problems));
-    Err err = {0};
-    QuantReport report;
-    quant_report(&report, &s->model);
-    if (report.not_finite) {
-        quant_not_finite(s->cfg->model_path, report.not_finite, &err);
-        config_problem(s->cfg, problems, "model.path", "%s", err.line);
-        return E_INPUT;
-    }
-    quant_report_log(&report, &s->model, s->log);
-    return open_trace(s, problems);
+    status = report_codes(s, problems);
+    if (status == OK) status = open_trace(s, problems);
+    return session_agree(s, status, problems);
 }
 
 Status session_open_plan(Session *s, TrainConfig *cfg, const PlanTarget *target, Log *log,

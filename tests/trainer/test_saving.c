@@ -90,7 +90,8 @@ static RunState read_state(const char *output)
     Json *manifest;
     RunState state;
     Err err = {0};
-    cr_assert_eq(manifest_verify(&manifest, path, 0, 1, &err), OK, "%s", err.line);
+    cr_assert_eq(manifest_verify(path, 0, 1, &err), OK, "%s", err.line);
+    cr_assert_eq(manifest_read(&manifest, path, &err), OK, "%s", err.line);
     cr_assert_eq(manifest_run(&state, manifest, path, &err), OK);
     json_free(manifest);
     free(path);
