@@ -80,9 +80,19 @@ Status file_out_close(FileOut *f, Err *err)
 void file_out_abort(FileOut *f)
 {
     if (!f->path) return;
+    struct stat st;
+    bool regular = fstat(f->fd, &st) == 0 && S_ISREG(st.st_mode);
     close(f->fd);
-    unlink(f->path);
+    if (regular) unlink(f->path);
     file_out_clear(f);
+}
+
+char *file_place(const char *path, bool *in_place)
+{
+    struct stat st;
+    char *real = realpath(path, NULL);
+    *in_place = stat(path, &st) == 0 && !S_ISREG(st.st_mode);
+    return real ? real : xstrdup(path);
 }
 
 Status file_rename(const char *from, const char *to, Err *err)
@@ -98,16 +108,19 @@ Status file_rename(const char *from, const char *to, Err *err)
 
 Status file_write_atomic(const char *path, const void *data, size_t len, Err *err)
 {
-    char *tmp = str_format("%s.tmp.%ld", path, (long)getpid());
+    bool in_place;
+    char *place = file_place(path, &in_place);
+    char *tmp = in_place ? xstrdup(place) : str_format("%s.tmp.%ld", place, (long)getpid());
     FileOut f;
     Status s = file_out_open(&f, tmp, err);
     if (s == OK) {
         file_out_write(&f, data, len);
         s = file_out_close(&f, err);
-        if (s == OK) s = file_rename(tmp, path, err);
-        if (s != OK) unlink(tmp);
+        if (s == OK && !in_place) s = file_rename(tmp, place, err);
+        if (s != OK && !in_place) unlink(tmp);
     }
     free(tmp);
+    free(place);
     return s;
 }
 

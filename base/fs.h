@@ -59,7 +59,10 @@ void dir_sweep(const char *path, const char *name);
 /* Renames over `to` and syncs its folder, so that the new name outlives a crash. */
 Status file_rename(const char *from, const char *to, Err *err) MUST_CHECK;
 
-/* Writes path.tmp.PID, fsyncs, renames over path: a reader sees the old file or the new one. */
+/* Where `path` is written, in fresh memory: what it is a link to, or path itself.  *in_place: that is there and no regular file (a device,
+ * a pipe), so that nothing may be renamed over it. */
+char *file_place(const char *path, bool *in_place);
+/* Writes path.tmp.PID, fsyncs, renames over path (file_place): a reader sees the old file or the new one. */
 Status file_write_atomic(const char *path, const void *data, size_t len, Err *err) MUST_CHECK;
 Status file_copy(const char *from, const char *to,
                  Err *err) MUST_CHECK; /* bytes and mode, fsynced */
@@ -73,7 +76,7 @@ Status file_create_sized(int *fd, const char *path, uint64_t bytes, Err *err) MU
 
 /* A sequential writer with a CRC-32C of all that went through it; used for large files.  Write
  * errors (disk full) are kept and told once by file_out_close, which fsyncs.  After file_out_close
- * or file_out_abort (which also unlinks) the struct is empty. */
+ * or file_out_abort (which also unlinks a regular file) the struct is empty. */
 typedef struct FileOut {
     int fd;
     char *path;

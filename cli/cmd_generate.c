@@ -84,6 +84,11 @@ Status generate_text(GenerateJob *job, Err *err)
     char *text = NULL;
     size_t len;
     TRY(read_prompt(&text, &len, job, err));
+    if (len > TOKENIZER_MAX_TEXT) {
+        free(text);
+        return err_set(err, E_INPUT, "%s: has %zu bytes; %zu are the most", job->prompt_file, len,
+                       TOKENIZER_MAX_TEXT);
+    }
     TokenBuf ids = {0};
     int bos = tokenizer_bos(job->t);
     tokenizer_encode(job->t, &ids, text, len, job->specials ? ENCODE_SPECIALS : 0);

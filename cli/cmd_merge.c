@@ -127,7 +127,9 @@ static Status merge_decoded(const Flags *f, const MergeAgain *again, Log *log, M
 {
     /* merge_adapter looks when the decoded model is there, and does not know the quantised one */
     TRY(dir_check_new(f->out, f->model.model, err));
-    char *place = path_trim(f->out), *base = str_format("%s.base", place);
+    bool in_place;
+    char *trimmed = path_trim(f->out), *place = file_place(trimmed, &in_place),
+         *base = str_format("%s.base", place);
     Device *d = again->dev;
     Status s = path_exists(base) ? err_set(err, E_INPUT, "%s is in the way; remove it", base) : OK;
     if (s == OK) {
@@ -140,6 +142,7 @@ static Status merge_decoded(const Flags *f, const MergeAgain *again, Log *log, M
     }
     free(base);
     free(place);
+    free(trimmed);
     return s;
 }
 
@@ -222,7 +225,7 @@ static Status merge(const Flags *f, const LlamaConfig *cfg, const QuantOpts *bas
 {
     bool decode = cfg->quant.method && !f->original;
     MergeReport report = {0};
-    Measured k = {.again = again, .n = f->sample >= 0 ? f->sample : again ? SAMPLE : 0};
+    Measured k = {.again = again, .n = f->sample != OPT_UNSET_INT ? f->sample : again ? SAMPLE : 0};
     Status s = decode ? merge_decoded(f, again, log, &report, err)
                       : merge_plain(f, again, log, &report, err);
     if (s == OK && again) warn_again(log, &report.again, &again->opts);
@@ -242,6 +245,7 @@ static Status merge(const Flags *f, const LlamaConfig *cfg, const QuantOpts *bas
 static Status run(const Flags *f, Err *err)
 {
     TRY(flag_threads(f->model.threads, err));
+    if (f->sample != OPT_UNSET_INT) TRY(flag_range("sample", f->sample, 0, 1 << 20, err));
     TRY(check_folders(f, err));
     Log log = {.to = stderr, .level = f->quiet ? LOG_WARN : LOG_INFO};
     LlamaConfig cfg;
@@ -262,7 +266,7 @@ static Status run(const Flags *f, Err *err)
 
 int cmd_merge(int argc, char **argv)
 {
-    Flags f = {.model = model_flags_defaults(), .sample = -1};
+    Flags f = {.model = model_flags_defaults(), .sample = OPT_UNSET_INT};
     const Opt opts[] = {
         {"model", OPT_STRING, &f.model.model, "DIR", "the base model's folder"},
         {"adapter", OPT_STRING, &f.model.adapter, "DIR", "the adapter's folder, in PEFT's layout"},

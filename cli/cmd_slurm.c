@@ -17,12 +17,12 @@ static char *name_of(const char *path)
     return str_format("%.*s", (int)(dot ? (size_t)(dot - base) : strlen(base)), base);
 }
 
-static Status check_counts(const SlurmJob *j, Err *err)
+static Status check_counts(const SlurmJob *j, bool cpu, Err *err)
 {
     const struct {
         const char *flag;
         int64_t value, least;
-    } counts[] = {{"--gpus", j->gpus, 0},
+    } counts[] = {{"--gpus", j->gpus, cpu ? 0 : 1},
                   {"--ranks", j->tasks, 1},
                   {"--gpus-per-node", j->gpus_per_node, 1},
                   {"--cpus-per-task", j->cpus_per_gpu, 1}};
@@ -48,7 +48,7 @@ static Status settle_counts(SlurmJob *j, const char *device, Err *err)
                        "--ranks: the config's runtime.device is %s, with a process for each GPU; "
                        "say --gpus",
                        device);
-    if (j->gpus < 0) j->gpus = cpu ? 0 : 1;
+    if (j->gpus == UNSAID) j->gpus = cpu ? 0 : 1;
     if (j->tasks == UNSAID) j->tasks = 1;
     return OK;
 }
@@ -115,7 +115,7 @@ int cmd_slurm(int argc, char **argv)
     ConfigArgs args = {0};
     OptStrings sweep = {0};
     SlurmJob job = {.lorac = "lorac",
-                    .gpus = -1,
+                    .gpus = UNSAID,
                     .gpus_per_node = 8,
                     .cpus_per_gpu = 8,
                     .tasks = UNSAID,
@@ -161,7 +161,7 @@ int cmd_slurm(int argc, char **argv)
     StrBuf b = {0};
     Err err = {0};
     status = settle_counts(&job, c.device, &err);
-    if (status == OK) status = check_counts(&job, &err);
+    if (status == OK) status = check_counts(&job, str_eq(c.device, "cpu"), &err);
     if (status == OK) status = check_words(&job, &err);
     if (status == OK) status = slurm_script(&b, &job, &err);
     if (status == OK) status = check_sweep(&job, &args, &problems);

@@ -75,6 +75,9 @@ static void json_pieces(StrBuf *b, const Tokenizer *t, const int32_t *ids, int64
 
 static Status show_text(const Flags *f, const Tokenizer *t, const char *text, size_t len, Err *err)
 {
+    if (len > TOKENIZER_MAX_TEXT)
+        return err_set(err, E_INPUT, "%s: has %zu bytes; %zu are the most",
+                       f->file ? f->file : "the text", len, TOKENIZER_MAX_TEXT);
     TokenBuf tokens = {0};
     int bos = tokenizer_bos(t), eos = tokenizer_eos(t);
     if (f->bos) tokenbuf_push(&tokens, bos, 0);

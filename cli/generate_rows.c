@@ -60,7 +60,9 @@ static Status answer(GenerateJob *job, const Questions *q, RowWriter *w, Err *er
 
 static Status answer_to_file(GenerateJob *job, const Questions *q, RowWriter *w, Err *err)
 {
-    char *part = str_format("%s.part", job->out);
+    bool in_place;
+    char *place = file_place(job->out, &in_place),
+         *part = in_place ? xstrdup(place) : str_format("%s.part", place);
     Status s = file_out_open(&w->file, part, err);
     if (s == OK) {
         w->to_file = true;
@@ -70,8 +72,9 @@ static Status answer_to_file(GenerateJob *job, const Questions *q, RowWriter *w,
         else
             file_out_abort(&w->file);
     }
-    if (s == OK) s = file_rename(part, job->out, err);
+    if (s == OK && !in_place) s = file_rename(part, place, err);
     free(part);
+    free(place);
     return s;
 }
 

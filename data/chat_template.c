@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char QWEN_SYSTEM[] =
-    "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
 /* Llama 3.1's template fixes the date where none is passed in, so that a text depends on no clock. */
 static const char LLAMA31_SYSTEM[] =
     "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
@@ -31,11 +29,41 @@ const char *chat_template_name(ChatTemplate kind)
     return NULL;
 }
 
+/* The text without white space and line ends, written or not, with one kind of quotes and of members: message["role"] is
+ * message.role. */
+static char *plain_jinja(const char *jinja)
+{
+    StrBuf b = {0};
+    for (const char *p = jinja; *p; p++) {
+        const char *end = p[0] == '[' && (p[1] == '\'' || p[1] == '"') ? strchr(p + 2, p[1]) : NULL;
+        if (end && end[1] == ']') {
+            strbuf_printf(&b, ".%.*s", (int)(end - p - 2), p + 2);
+            p = end + 1;
+        } else if (p[0] == '\\' && p[1] == 'n') {
+            p++;
+        } else if (!strchr(" \t\r\n", *p)) {
+            strbuf_putc(&b, *p == '"' ? '\'' : *p);
+        }
+    }
+    return strbuf_take(&b);
+}
+
+/* Whether each turn is <|im_start|>{role}\n{content}<|im_end|>, the content as it is, and nothing else is written into an
+ * assistant's (Qwen 3's template puts an empty <think> there). */
+static bool is_chatml(const char *jinja)
+{
+    char *plain = plain_jinja(jinja);
+    bool turns = strstr(plain, "'<|im_start|>'+message.role+''+message.content+'<|im_end|>") ||
+                 strstr(plain, "'<|im_start|>'+message.role+''+content+'<|im_end|>");
+    free(plain);
+    return turns && !strstr(jinja, "<think>") && !strstr(jinja, "trim");
+}
+
 ChatTemplate chat_template_guess(const Tokenizer *t)
 {
     const char *jinja = tokenizer_chat_template(t);
     if (!jinja) return TEMPLATE_DEFAULT;
-    if (strstr(jinja, "<|im_start|>")) return TEMPLATE_CHATML;
+    if (strstr(jinja, "<|im_start|>")) return is_chatml(jinja) ? TEMPLATE_CHATML : TEMPLATE_DEFAULT;
     if (strstr(jinja, "<|start_header_id|>"))
         return strstr(jinja, "Cutting Knowledge Date") ? TEMPLATE_LLAMA31 : TEMPLATE_LLAMA3;
     return strstr(jinja, "[INST]") && strstr(jinja, "<<SYS>>") ? TEMPLATE_LLAMA2 : TEMPLATE_DEFAULT;
@@ -49,6 +77,28 @@ static Status marker(int *id, const Chat *c, const Tokenizer *t, const char *con
         err, E_INPUT,
         "the template '%s' needs the token %s, which this model's tokenizer does not have",
         chat_template_name(c->kind), content);
+}
+
+/* The system message that a ChatML template writes where no message says one ("You are a helpful assistant."): a turn that
+ * is a literal; "" where there is none. */
+static void find_system(char *out, size_t room, const char *jinja)
+{
+    static const char begin[] = "<|im_start|>system", end[] = "<|im_end|>";
+    out[0] = '\0';
+    for (const char *p = jinja; (p = strstr(p, begin)) != NULL;) {
+        p += strlen(begin);
+        p += p[0] == '\\' && p[1] == 'n' ? 2 : p[0] == '\n' ? 1 : 0;
+        const char *to = strstr(p, end);
+        size_t n = to ? (size_t)(to - p) : 0, k = 0;
+        if (n == 0 || n >= room || memchr(p, '\'', n) || memchr(p, '"', n)) continue;
+        for (size_t i = 0; i < n; i++) {
+            bool line = p[i] == '\\' && i + 1 < n && p[i + 1] == 'n';
+            out[k++] = line ? '\n' : p[i];
+            i += line;
+        }
+        out[k] = '\0';
+        return;
+    }
 }
 
 Status chat_open(Chat *out, ChatTemplate kind, const Tokenizer *t, Err *err)
@@ -78,8 +128,9 @@ Status chat_open(Chat *out, ChatTemplate kind, const Tokenizer *t, Err *err)
     case TEMPLATE_CHATML:
         TRY(marker(&c.header, &c, t, "<|im_start|>", err));
         TRY(marker(&c.turn, &c, t, "<|im_end|>", err));
-        /* Qwen 2.5's template has this default and says so; other ChatML templates have none. */
-        if (jinja && strstr(jinja, QWEN_SYSTEM)) c.default_system = QWEN_SYSTEM;
+        if (jinja) find_system(c.default_system, sizeof c.default_system, jinja);
+        /* the model's own template says whether BOS stands in front */
+        c.no_bos = c.bos == c.header || (jinja && is_chatml(jinja) && !strstr(jinja, "bos_token"));
         break;
     default:
         return err_set(err, E_INPUT,
@@ -199,7 +250,7 @@ static void render_llama3(const Chat *c, Rendering *r, const ChatMessage *m, int
  * as in TRL's training templates for Qwen. */
 static void render_chatml(const Chat *c, Rendering *r, const ChatMessage *m, int n, bool all)
 {
-    if (c->default_system && !(n > 0 && str_eq(m[0].role, "system"))) {
+    if (c->default_system[0] && !(n > 0 && str_eq(m[0].role, "system"))) {
         header(c, r, "system", all);
         rendering_puts(r, c->default_system, all);
         rendering_token(r, c->turn, all);
@@ -218,7 +269,7 @@ Status chat_render(const Chat *c, Rendering *r, const ChatMessage *m, int n, boo
                    bool generation_prompt, Err *err)
 {
     if (n == 0) return err_set(err, E_INPUT, "no messages");
-    r->starts_with_bos = c->kind != TEMPLATE_CHATML;
+    r->starts_with_bos = c->kind != TEMPLATE_CHATML || c->no_bos;
     switch (c->kind) {
     case TEMPLATE_LLAMA2: /* its prompt ends with [/INST]: there is no header to add */
         return render_llama2(c, r, m, n, train_all, err);

@@ -21,7 +21,9 @@ typedef struct Chat {
     ChatTemplate kind;
     int bos, eos;                 /* or -1 */
     int header, end_header, turn; /* ids of the template's markers, or -1 */
-    const char *default_system;   /* what the model's own template puts in where no message says */
+    char default_system
+        [512];   /* what the model's own template puts in where no message says; or "" */
+    bool no_bos; /* BOS does not stand in front, though the tokenizer has one */
 } Chat;
 
 /* "llama2", "llama3", "llama3.1", "chatml", ...; NULL for a number that is none */

@@ -278,14 +278,19 @@ static void check_some(const Dataset *d, const char *what, Problems *p)
     if (d->n_docs == 0) problems_add(p, "the %s set has no row with a trained token", what);
 }
 
-/* Only PACK_CONCAT can leave a set without a row: whoever trains or evaluates would never see one. */
+/* Whoever trains or evaluates must see a row in the first epoch. */
 static void check_rows(const Dataset *d, const char *what, const DataOpts *opts, Problems *p)
 {
     if (d->report.packed_rows > 0) return;
-    problems_add(p,
-                 "the %s set has %lld tokens and does not fill one row of %lld; give more rows, "
-                 "lower max_length, or pack by best_fit",
-                 what, (long long)d->report.tokens, (long long)opts->max_length);
+    if (opts->packing != PACK_CONCAT)
+        problems_add(p, "the weights take no row of the %s set into the first epoch; raise them",
+                     what);
+    else
+        problems_add(
+            p,
+            "the %s set has %lld tokens and does not fill one row of %lld; give more rows, "
+            "lower max_length, or pack by best_fit",
+            what, (long long)d->report.tokens, (long long)opts->max_length);
 }
 
 Status dataset_open(Dataset **train, Dataset **eval, const DataOpts *opts, const Tokenizer *t,

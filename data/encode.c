@@ -133,7 +133,7 @@ static void encode_piece(const Tokenizer *t, struct EncodeScratch *s, TextView v
 
 void tokenizer_encode(const Tokenizer *t, TokenBuf *out, const char *text, size_t len, int flags)
 {
-    ASSERT(len < (size_t)1 << 30, "a text of %zu bytes", len);
+    ASSERT(len <= TOKENIZER_MAX_TEXT, "a text of %zu bytes", len);
     struct EncodeScratch *s = scratch_of(out, t);
     TextView v =
         utf8_valid(text, len) ? (TextView){text, len, NULL, 0} : make_valid(&s->valid, text, len);

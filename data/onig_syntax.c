@@ -5,7 +5,7 @@
 
 /* Members of a class, without the brackets.  White space is Unicode's White_Space (PCRE2's \s has
  * U+180E too); a word character is Alphabetic, Mark, Decimal_Number or Connector_Punctuation, and in
- * Oniguruma Latin-1's other numbers too. */
+ * Oniguruma, outside of [ ], Latin-1's other numbers too. */
 #define SPACES                                                                                     \
     "\\x{9}-\\x{D}\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}"    \
     "\\x{205F}\\x{3000}"
@@ -13,8 +13,9 @@
     "\\x{0}-\\x{8}\\x{E}-\\x{1F}\\x{21}-\\x{84}\\x{86}-\\x{9F}\\x{A1}-\\x{167F}\\x{1681}-"         \
     "\\x{1FFF}\\x{200B}-\\x{2027}\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}\\x{2060}-\\x{2FFF}"        \
     "\\x{3001}-\\x{10FFFF}"
-#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
-#define HEX  "0-9A-Fa-f"
+#define WORD_IN_CLASS "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD          WORD_IN_CLASS "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
+#define HEX           "0-9A-Fa-f"
 
 enum { MAX_GROUPS = 64 };
 
@@ -32,7 +33,81 @@ static Status refuse(const Rewrite *r, const char *what)
     return err_set(r->err, E_INPUT, "the pattern has %s, which lorac cannot translate", what);
 }
 
-/* \p{...}, \P{...}, \x{...}, \xHH: copied whole. */
+/* The binary properties that both know by these names, without case, spaces, - and _. */
+static bool is_binary_property(const char *name)
+{
+    static const char *const names[] = {"alphabetic",
+                                        "any",
+                                        "ascii",
+                                        "asciihexdigit",
+                                        "cased",
+                                        "caseignorable",
+                                        "dash",
+                                        "defaultignorablecodepoint",
+                                        "diacritic",
+                                        "emoji",
+                                        "emojicomponent",
+                                        "emojimodifier",
+                                        "emojimodifierbase",
+                                        "emojipresentation",
+                                        "extendedpictographic",
+                                        "extender",
+                                        "graphemebase",
+                                        "graphemeextend",
+                                        "hexdigit",
+                                        "idcontinue",
+                                        "idstart",
+                                        "ideographic",
+                                        "joincontrol",
+                                        "lowercase",
+                                        "math",
+                                        "noncharactercodepoint",
+                                        "patternsyntax",
+                                        "patternwhitespace",
+                                        "quotationmark",
+                                        "radical",
+                                        "regionalindicator",
+                                        "sentenceterminal",
+                                        "softdotted",
+                                        "terminalpunctuation",
+                                        "unifiedideograph",
+                                        "uppercase",
+                                        "variationselector",
+                                        "whitespace",
+                                        "xidcontinue",
+                                        "xidstart"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (str_eq(names[i], name)) return true;
+    return false;
+}
+
+/* \p{...}, \P{...}.  A script's name means Script_Extensions to PCRE2 and Script to Oniguruma. */
+static Status copy_property(Rewrite *r)
+{
+    const char *from = r->p, *end = memchr(from, '}', (size_t)(r->end - from));
+    char plain[64];
+    size_t n = 0;
+    if (r->end - from < 3 || from[2] != '{') return refuse(r, "\\p without {}");
+    if (!end) return refuse(r, "an unclosed {");
+    const char *name = from + 3;
+    bool negated = *name == '^';
+    name += negated;
+    for (const char *p = name; p < end; p++) {
+        bool letter = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z');
+        if (!letter && *p != ' ' && *p != '_' && *p != '-')
+            return refuse(r, "a \\p{} whose name is not letters alone");
+        if (letter && n + 1 < sizeof plain) plain[n++] = (char)(*p | 0x20);
+    }
+    plain[n] = '\0';
+    if (n == 3 && plain[0] == 'x') return refuse(r, "a \\p{} of PCRE2's own");
+    bool script = n > 2 && !is_binary_property(plain);
+    strbuf_printf(r->out, "\\%c{%s%s%.*s}", from[1], negated ? "^" : "", script ? "sc:" : "",
+                  (int)(end - name), name);
+    r->p = end + 1;
+    return OK;
+}
+
+/* \x{...}, \xHH: copied whole. */
 static Status copy_braced(Rewrite *r)
 {
     const char *from = r->p; /* at the backslash */
@@ -42,8 +117,6 @@ static Status copy_braced(Rewrite *r)
             r->p++;
         if (r->p == r->end) return refuse(r, "an unclosed {");
         r->p++;
-    } else if (from[1] != 'x') {
-        return refuse(r, "\\p without {}");
     } else {
         for (int i = 0; i < 2 && r->p < r->end && *r->p && strchr("0123456789abcdefABCDEF", *r->p);
              i++)
@@ -89,7 +162,7 @@ static Status escape(Rewrite *r, bool in_class)
         members = HEX, negated = true;
         break;
     case 'w':
-        members = WORD;
+        members = in_class ? WORD_IN_CLASS : WORD;
         break;
     case 'W':
         if (in_class) return refuse(r, "\\W inside [ ]");
@@ -97,6 +170,7 @@ static Status escape(Rewrite *r, bool in_class)
         break;
     case 'p':
     case 'P':
+        return copy_property(r);
     case 'x':
         return copy_braced(r);
     case 'u':

@@ -367,7 +367,13 @@ static void warn_template(const RowFormat *f, Log *log)
     if (f->as_chat && own != TEMPLATE_DEFAULT && own != f->src->chat)
         log_warn(log, "%s: the template is %s, the model's own looks like %s", f->src->path,
                  chat_template_name(f->src->chat), chat_template_name(own));
-    if (f->chat.default_system && !f->src->system)
+    if (f->as_chat && own == TEMPLATE_DEFAULT && tokenizer_chat_template(f->t))
+        log_warn(
+            log,
+            "%s: the model's own template is none that lorac knows: conversations are written as "
+            "%s, which may differ from it",
+            f->src->path, chat_template_name(f->src->chat));
+    if (f->chat.default_system[0] && !f->src->system)
         log_verbose(log, "%s: conversations without a system message get the model's own: \"%s\"",
                     f->src->path, f->chat.default_system);
     if (f->eos < 0 && !f->as_chat && f->src->format != DATA_TOKENS)

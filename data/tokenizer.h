@@ -62,7 +62,8 @@ typedef enum EncodeFlags {
                            * (not those behind special tokens in it): the text goes on another */
 } EncodeFlags;
 
-/* Appends the ids of text[0..len), len < 2^30; adds neither BOS nor EOS.  Invalid UTF-8 is first made
+#define TOKENIZER_MAX_TEXT (((size_t)1 << 30) - 1) /* bytes */
+/* Appends the ids of text[0..len), TOKENIZER_MAX_TEXT at most; adds neither BOS nor EOS.  Invalid UTF-8 is first made
  * valid (U+FFFD).  Added tokens that are not special ("<think>") are found with any flags. */
 void tokenizer_encode(const Tokenizer *t, TokenBuf *out, const char *text, size_t len, int flags);
 

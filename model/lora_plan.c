@@ -225,6 +225,13 @@ static Status check_targets(const Matcher *k, Err *err)
 {
     const LoraOpts *o = k->opts;
     for (int i = 0; i < o->n_targets; i++)
+        for (int j = 0; j < o->n_save_modules; j++)
+            if (str_eq(o->targets[i], o->save_modules[j]))
+                return err_set(err, E_INPUT,
+                               "'%s' is one of save_modules, too; train it whole, or give it an "
+                               "adapter",
+                               o->targets[i]);
+    for (int i = 0; i < o->n_targets; i++)
         if (!k->all_linear && !k->target_used[i])
             return err_set(err, E_INPUT,
                            "LoRA target '%s' matches no module; there are q_proj, k_proj, v_proj, "

@@ -381,13 +381,16 @@ static Status merge_into(const char *base_dir, const char *out, const MergePlan 
                          MergeReport *report, Err *err)
 {
     Merge m = {.plan = plan, .pool = pool, .again = again, .report = report};
-    char *place = path_trim(out), *tmp = str_format("%s.tmp.%ld", place, (long)getpid());
+    bool in_place; /* an empty folder may be there, by way of a link */
+    char *trimmed = path_trim(out), *place = file_place(trimmed, &in_place),
+         *tmp = str_format("%s.tmp.%ld", place, (long)getpid());
     sweep_beside(place);
     Status s = write_folder(&m, base, base_dir, tmp, log, err);
-    if (s == OK) s = file_rename(tmp, out, err);
+    if (s == OK) s = file_rename(tmp, place, err);
     if (s != OK) (void)!dir_remove(tmp, NULL);
     free(tmp);
     free(place);
+    free(trimmed);
     report->n_tensors = safetensors_count(base);
     report->untied = plan->untied;
     report->delta_norm = sqrt(m.delta2);

@@ -119,8 +119,9 @@ Status llama_quantize_as(Llama *m, const char *dir, Err *err)
     safetensors_close(from);
     return n > 0 ? OK
                  : err_set(err, E_INPUT,
-                           "%s: config.json says the model is quantised by %s, but not one matrix "
-                           "of its files is; remove quantization_config",
+                           "%s: the model is said to be quantised by %s, but not one matrix of its "
+                           "files is; remove quantization_config from config.json, or "
+                           "quantize_config.json",
                            dir, quant_method_name(f->method));
 }
 

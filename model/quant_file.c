@@ -128,7 +128,8 @@ static Status check_state(const Load *l, const SafeTensor *t, const Json *state)
                        "%s: %s: does not agree with config.json on double quantisation", t->file,
                        t->name);
     double offset = 0;
-    json_number(json_get(state, "nested_offset"), &offset);
+    if (q->nested && !json_number(json_get(state, "nested_offset"), &offset))
+        return err_set(l->err, E_INPUT, "%s: %s: nested_offset is no number", t->file, t->name);
     float value = (float)offset;
     if (q->nested) memcpy(piece(l, q->tables) + (16 + 256) * sizeof value, &value, sizeof value);
     return OK;

@@ -70,6 +70,17 @@ static int default_member(const char *key)
     return str_eq(key, "data.eval") ? config_field_index("data.eval.path") : -1;
 }
 
+/* A key may be written nested or with dots; what the command line says stands whatever the file has. */
+static void set_key(ConfigReader *r, int i, const char *key, int line, YamlNode *value)
+{
+    const YamlNode *before = r->set[i];
+    if (before && before->line > 0 && line > 0)
+        reader_problem(r, line, key, "the key stands here a second time, first in line %d",
+                       before->line);
+    else if (!before || before->line > 0 || line == 0)
+        r->set[i] = value;
+}
+
 static void collect_one(ConfigReader *r, const char *key, int line, YamlNode *value)
 {
     int i = config_field_index(key);
@@ -78,7 +89,7 @@ static void collect_one(ConfigReader *r, const char *key, int line, YamlNode *va
         if (member >= 0) i = member;
     }
     if (i >= 0) {
-        r->set[i] = value;
+        set_key(r, i, key, line, value);
     } else if (is_section(key)) {
         if (value->kind == YAML_MAP)
             reader_collect(r, key, value);

@@ -21,9 +21,10 @@ static void wrong_value(ConfigReader *r, const char *key, const YamlNode *n, con
     reader_problem(r, n->line, key, "must be %s, is %s", must, found(n, got, sizeof got));
 }
 
-static const char *range_text(const ConfigField *f, char *buf, size_t n)
+/* Of what has to be refused: a bound that nobody reaches is told to who does. */
+static const char *range_text(const ConfigField *f, double v, char *buf, size_t n)
 {
-    bool endless = f->max >= 1e9;
+    bool endless = f->max >= 1e9 && !(v > f->max);
     const char *low = f->open_min ? "above" : endless ? "at least" : "from";
     if (endless)
         snprintf(buf, n, "%s %.10g", low, f->min);
@@ -50,7 +51,7 @@ static bool read_int(ConfigReader *r, const ConfigField *f, const char *key, con
     bool ok = yaml_int(n, &v);
     if (!ok && yaml_number(n, &d) && d == floor(d) && fabs(d) < 9e15) v = (int64_t)d, ok = true;
     if (!ok || !in_range(f, (double)v)) {
-        snprintf(must, sizeof must, "an integer %s", range_text(f, range, sizeof range));
+        snprintf(must, sizeof must, "an integer %s", range_text(f, (double)v, range, sizeof range));
         wrong_value(r, key, n, must);
         return false;
     }
@@ -62,12 +63,12 @@ static void read_number(ConfigReader *r, const ConfigField *f, const char *key, 
                         double *out)
 {
     char must[128], range[96];
-    double v;
+    double v = 0;
     if (yaml_number(n, &v) && in_range(f, v)) {
         *out = v;
         return;
     }
-    snprintf(must, sizeof must, "a number %s", range_text(f, range, sizeof range));
+    snprintf(must, sizeof must, "a number %s", range_text(f, v, range, sizeof range));
     wrong_value(r, key, n, must);
 }
 

@@ -14,6 +14,24 @@ said 'counts, model, verdict' "train
 checks=$((checks + 1))
 [ -e "$tmp/run" ] && fail 'check made the output folder'
 
+{ cat "$tmp/run.yaml" && echo 'data.max_length: 32'; } >"$tmp/twice.yaml"
+refused 'a key nested and with dots' 2 "$tmp/twice.yaml:4: data.max_length: the key stands here a second time, first in line 2" check "$tmp/twice.yaml"
+printf 'optim.lr: 0.5\n' | cat "$tmp/run.yaml" - >"$tmp/dotted.yaml"
+refused 'the command line stands over keys with dots' 2 "command line: optim.lr: must be *, is '-1'" check "$tmp/dotted.yaml" optim.lr=-1
+refused 'a bound that nobody reaches is told to who does' 2 "command line: train.epochs: must be an integer from 1 to 1000000000, is '1000000000000'" \
+    check "$tmp/run.yaml" train.epochs=1000000000000
+# the model is looked at as well, and so there is something on standard output
+run check "$tmp/run.yaml" data.packing=concat data.max_length=100000
+ends 'a training set without a row' 2
+noted 'a training set without a row' '*the training set has * tokens and does not fill one row of 100000; give more rows, lower max_length, or pack by best_fit*'
+head -n 1 "$model/packed.jsonl" >"$tmp/short.jsonl"
+run check "$tmp/run.yaml" data.packing=concat data.eval="$tmp/short.jsonl"
+ends 'a validation set without a row' 2
+noted 'a validation set without a row' 'the validation set has * tokens and does not fill one row of 64; *'
+run check "$tmp/run.yaml" data.train="[{path: $model/packed.jsonl, weight: 0.000001}]"
+ends 'weights that take no row' 2
+noted 'weights that take no row' 'the weights take no row of the training set into the first epoch; raise them'
+
 done_by 'the reference' check --explain
 cp "$tmp/out" "$tmp/explained"
 same 'docs/config.md is up to date' "$tmp/explained" "$root/docs/config.md"
@@ -97,6 +115,8 @@ size=$(wc -c <"$tmp/other/model.safetensors")
 printf '\000\000\000\100' | dd of="$tmp/other/model.safetensors" bs=1 seek=$((size - 4)) conv=notrunc 2>"$tmp/err"
 refused_by_both 'another base' "command line: model.path: the base is not the one that $tmp/two/checkpoint-2 was trained on; start anew in another output folder" \
     model.path="$tmp/other" optim.schedule=constant
+refused_by_both 'another weight' "*: data.train.0.weight: is 3, and $tmp/two/checkpoint-2 was made with 1*" \
+    data.train="[{path: $model/packed.jsonl, weight: 3}]" optim.schedule=constant
 refused_by_both 'another rate' "command line: optim.lr: is 0.5, and $tmp/two/checkpoint-2 was made with *" optim.lr=0.5 optim.schedule=constant
 refused_by_both 'one before the last' "command line: resume: $tmp/two/checkpoint-1 is at step 1, and $tmp/two goes on to checkpoint-2; choose another *" \
     resume="$tmp/two/checkpoint-1" optim.schedule=constant

@@ -74,13 +74,33 @@ same "the batch changes nothing" "$tmp/out" "$tmp/said.jsonl"
 done_by "limit" generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --max-new-tokens 5 --limit 2 --out-field x
 [ "$(grep -c '"x": "' "$tmp/out")" = 2 ] || fail "two rows with a field x"
 
+# --- where rows go: through a link, and into what is no regular file (nothing is put in its place)
+echo old >"$tmp/real"
+ln -s real "$tmp/link"
+mkfifo "$tmp/pipe"
+cat "$tmp/pipe" >"$tmp/piped" &
+done_by "rows by way of a link" generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --max-new-tokens 5 --quiet --out "$tmp/link"
+same "rows by way of a link" "$tmp/real" "$tmp/said.jsonl"
+done_by "rows into a pipe" generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --max-new-tokens 5 --quiet --out "$tmp/pipe"
+wait
+same "rows into a pipe" "$tmp/piped" "$tmp/said.jsonl"
+[ -L "$tmp/link" ] && [ -p "$tmp/pipe" ] || fail "a link or a pipe was replaced"
+checks=$((checks + 1))
+
 # --- chat
 echo '[{"role": "user", "content": "the cat"}]' >"$tmp/chat.json"
 done_by "chat" generate --model "$m" --chat "$tmp/chat.json" --max-new-tokens 12
 cp "$tmp/out" "$tmp/answer"
 printf '<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n' >"$tmp/spelled"
-done_by "spelled out" generate --model "$m" --prompt-file "$tmp/spelled" --specials --max-new-tokens 12
+done_by "spelled out" generate --model "$m" --prompt-file "$tmp/spelled" --specials --no-bos --max-new-tokens 12
 same "a chat is its template" "$tmp/out" "$tmp/answer"
+# templates that only begin like ChatML: Qwen 3's, and one that trims
+cp -r "$m" "$tmp/other"
+for other in "'<think>' + message['content']" "message['content'] | trim"; do
+    sed "s/message\['content'\]/$other/" "$m/tokenizer_config.json" >"$tmp/other/tokenizer_config.json"
+    refused "a chat template like $other" 2 '--template: the tokenizer names no chat template, or one that is none of ours*' \
+        generate --model "$tmp/other" --chat "$tmp/chat.json"
+done
 "$lorac" generate --model "$m" --chat - --max-new-tokens 12 <"$tmp/chat.json" >"$tmp/out" 2>/dev/null
 same "a chat from standard input" "$tmp/out" "$tmp/answer"
 

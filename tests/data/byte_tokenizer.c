@@ -90,8 +90,10 @@ Status byte_tokenizer_make(Tokenizer **out, const char *dir, int flags, Err *err
         "{\"bos_token\":%s,\"eos_token\":\"</s>\",\"pad_token\":\"<pad>\",\"chat_template\":%s}",
         flags & BYTE_NO_BOS ? "null" : "\"<s>\"",
         flags & BYTE_QWEN
-            ? "\"<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a "
-              "helpful assistant.<|im_end|>\""
+            ? "\"{% for message in messages %}{% if loop.first and messages[0].role != 'system' %}"
+              "{{ '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
+              "assistant.<|im_end|>\\n' }}{% endif %}{{ '<|im_start|>' + message['role'] + '\\n' + "
+              "message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}\""
             : "null");
     Status s = dir_make(home, err);
     if (s == OK) s = put(home, "tokenizer.json", json, err);

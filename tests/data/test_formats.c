@@ -142,6 +142,12 @@ static const Case CASES[] = {
      "assistant.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
      "«Yo<|im_end|>\n»",
      .flags = BYTE_NO_BOS | BYTE_QWEN},
+    {"chatml as the model's own template has it, without BOS", DATA_COMPLETION, TEMPLATE_CHATML,
+     "{\"prompt\":\"Hi\",\"completion\":\"Yo\"}",
+     "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
+     "assistant.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+     "«Yo<|im_end|>\n»",
+     .flags = BYTE_QWEN},
     {"chatml, a line end merges into the header's", DATA_COMPLETION, TEMPLATE_CHATML,
      "{\"prompt\":\"Hi\",\"completion\":\"\\nYo\"}",
      "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n\n«Yo<|im_end|>\n»",

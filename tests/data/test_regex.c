@@ -19,6 +19,10 @@ Test(regex, matches)
         {"[\\S]+", "a\u180Eb\u3000c", "|a\u180Eb|c|"},
         {"\\w+", "naïve ² _x-1 e\u0301", "|naïve|²|_x|1|e\u0301|"},
         {"\\W", "a-b ", "|-| |"},
+        {"[^\\w\\s]", "x² é-½", "|²|-|½|"},     /* no word characters inside [ ] */
+        {"[\\p{Han}]+", "世界。」é", "|世界|"}, /* by Script, not Script_Extensions */
+        {"\\P{Greek}", "α\u0342", "|\u0342|"},
+        {"\\p{^Lu}\\p{White_Space}", "A b ", "|b |"},
         {"\\h+", "xaFg 1", "|aF|1|"},
         {"\\H", "aFg ", "|g| |"},
         {"\\d", "1a٣", "|1|٣|"},
@@ -59,9 +63,33 @@ Test(regex, matches)
 Test(regex, refused)
 {
     static const char *const patterns[] = {
-        "(",      "[a",          "[a[b]]",  "[a&&b]", "[]",           "a{1,2}+", "a{,2}", "(?<n>a)",
-        "(?m:a)", "a(?i)b",      "(*FAIL)", "\\",     "\\1",          "\\R",     "\\K",   "\\pL",
-        "\\p{",   "\\p{NoSuch}", "(?i:ss)", "(?i:é)", "(?i:a(?:Fi))", "[\\W]",   "[\\b]", "\\Q",
+        "(",
+        "[a",
+        "[a[b]]",
+        "[a&&b]",
+        "[]",
+        "a{1,2}+",
+        "a{,2}",
+        "(?<n>a)",
+        "(?m:a)",
+        "a(?i)b",
+        "(*FAIL)",
+        "\\",
+        "\\1",
+        "\\R",
+        "\\K",
+        "\\pL",
+        "\\p{",
+        "\\p{NoSuch}",
+        "\\p{Script=Han}",
+        "\\p{L&}",
+        "\\p{Xan}",
+        "(?i:ss)",
+        "(?i:é)",
+        "(?i:a(?:Fi))",
+        "[\\W]",
+        "[\\b]",
+        "\\Q",
     };
     for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) {
         Regex *re = NULL;

@@ -150,8 +150,8 @@ Test(quant_file, refuses_what_it_cannot_read_exactly)
     refused("plain", "\"tie_word_embeddings\": true",
             "\"tie_word_embeddings\": true, \"quantization_config\": {\"quant_method\": \"awq\", "
             "\"bits\": 4}",
-            "config.json says the model is quantised by awq, but not one matrix of its files is; "
-            "remove quantization_config");
+            "the model is said to be quantised by awq, but not one matrix of its files is; remove "
+            "quantization_config from config.json, or quantize_config.json");
     refused(
         "gptq-4bit-g32-skip", "\"-:model.layers.0.mlp.down_proj\": {}",
         "\"+:.*down_proj\": {\"bits\": 8, \"group_size\": 32}",
