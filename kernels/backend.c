@@ -68,6 +68,7 @@ static const char *const kernel_names[] = {
     "sum",
     "sum_squares",
     "count_nonfinite",
+    "checksum",
     "step_scalars",
     "adamw",
 };

@@ -43,6 +43,16 @@ RNG_FN float dropout_draw(uint64_t key, int64_t sample, int32_t position, int64_
     return rng_unit(r.v[col & 3]);
 }
 
+/* Of a word and its place (SplitMix64's finalizer, Steele et al. 2014): no other word and no other order has the same sum but by
+ * chance. */
+RNG_FN uint64_t checksum_term(uint64_t word, uint64_t place)
+{
+    uint64_t z = word + (place + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
 /* Documents of a packed batch: `cu` (n_docs + 1) i32 on the device, first token of each, then N. */
 typedef struct Docs {
     const Tensor *cu;
@@ -224,6 +234,9 @@ typedef struct Kernels {
     void (*sum_squares)(Device *d, Tensor *out, float beta, const Tensor *x);
     /* count (1) f32 = beta * count + how many elements of x are NaN or infinite. */
     void (*count_nonfinite)(Device *d, Tensor *count, float beta, const Tensor *x);
+    /* sum (1) i64 = the sum mod 2^64 of checksum_term over x's rows, each cut into words of eight bytes (zeros behind the last):
+     * the same whoever adds in whatever order.  Any dtype; pitch. */
+    void (*checksum)(Device *d, Tensor *sum, const Tensor *x);
 
     /* step[STEP_GRAD_SCALE] = min(1, clip / (sqrt(sum_squares) + 1e-6)) as torch's clip_grad_norm_ (clip 0: 1);
      * step[STEP_SKIP] = 1 when sum_squares or loss (1 each, f32) is not finite; else it stays as it was. */

@@ -432,6 +432,12 @@ static void m_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor
     end(d, ID(count_nonfinite), 0, size(x));
 }
 
+static void m_checksum(Device *d, Tensor *sum, const Tensor *x)
+{
+    RUN(d, checksum, (d, sum, x));
+    end(d, ID(checksum), 0, size(x));
+}
+
 static void m_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
                            float clip)
 {
@@ -486,6 +492,7 @@ static const Kernels meter_kernels = {
     .sum = m_sum,
     .sum_squares = m_sum_squares,
     .count_nonfinite = m_count_nonfinite,
+    .checksum = m_checksum,
     .step_scalars = m_step_scalars,
     .adamw = m_adamw,
 };

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VERSION = 1 };
+enum { VERSION = 2 };
 
 /* ---- files ------------------------------------------------------------------------------------ */
 
@@ -272,42 +272,47 @@ void manifest_compare(Session *s, const Json *m, const char *dir, Problems *prob
                        "the base is not the one that %s was trained on; %s", dir, advice);
 }
 
-/* The first row's bytes as they are kept, codes of a quantised one; in fresh memory. */
-static void *first_row(Device *d, const Param *p, size_t *bytes)
+/* As the kernel: a matrix may be on the device in the next start. */
+static uint64_t sum_on_host(const Param *p)
 {
-    const Quant *q = p->t.quant;
-    Tensor row = p->t.n_dims == 1 || q ? p->t : tensor_slice_rows(&p->t, 0, 1);
-    *bytes = (size_t)tensor_cols(&row) * dtype_bytes(row.dtype);
-    if (q) {
-        int64_t n = (int64_t)quant_codes_bytes(&q->parts[0]) / q->parts[0].rows;
-        row = tensor_shape(DT_U8, 1, &n);
-        row.storage = q->packed.storage;
-        row.offset = q->packed.offset + q->parts[0].codes;
-        *bytes = (size_t)n;
-    }
-    void *host = xmalloc(*bytes);
-    if (p->on_host)
-        memcpy(host, p->host, *bytes);
-    else
-        tensor_read(d, &row, host);
-    return host;
+    size_t row_bytes = (size_t)tensor_cols(&p->t) * dtype_bytes(p->t.dtype);
+    uint64_t sum = 0, place = 0;
+    for (int64_t r = 0; r < tensor_rows(&p->t); r++)
+        for (size_t at = 0; at < row_bytes; at += 8) {
+            uint64_t word = 0;
+            const char *from = (const char *)p->host + (size_t)r * row_bytes + at;
+            memcpy(&word, from, row_bytes - at < 8 ? row_bytes - at : 8);
+            sum += checksum_term(word, place++);
+        }
+    return sum;
+}
+
+/* Of the values as they are kept, codes of a quantised matrix. */
+static uint64_t sum_of(Device *d, const Param *p, Tensor *sum)
+{
+    uint64_t got = 0;
+    if (p->on_host) return sum_on_host(p);
+    d->k->checksum(d, sum, p->t.quant ? &p->t.quant->packed : &p->t);
+    tensor_read(d, sum, &got);
+    return got;
 }
 
 uint64_t manifest_base_hash(Session *s)
 {
     uint64_t h = 0;
     const ParamSet *ps = &s->model.params;
+    int64_t one = 1;
+    Tensor sum = tensor_alloc(&s->dev, DT_I64, 1, &one, MEM_WORKSPACE);
     for (int i = 0; i < ps->n; i++) {
         Param *p = ps->items[i];
         if (p->trained) continue;
         param_open(p);
-        size_t bytes;
-        void *host = first_row(&s->dev, p, &bytes);
+        uint64_t values = sum_of(&s->dev, p, &sum);
         param_close(p, false);
         h = hash64(p->name, strlen(p->name), h);
-        h = hash64(host, bytes, h);
-        free(host);
+        h = hash64(&values, sizeof values, h);
     }
+    tensor_clear(&sum);
     shards_end_pass(&s->shards);
     return h;
 }

@@ -26,7 +26,7 @@ typedef struct ManifestHead {
     RunState run;
 } ManifestHead;
 
-/* Of the first row of every frozen parameter: enough to tell one base from another.  All ranks. */
+/* Of every number of the frozen parameters, as they are kept.  All ranks. */
 uint64_t manifest_base_hash(Session *s);
 /* Writes DIR/manifest.json over all files of `dir`: their checksums are those of `known`, or made here. */
 Status manifest_write(const ManifestHead *head, const ManifestFile *known, int n, const char *dir,

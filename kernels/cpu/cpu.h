@@ -112,6 +112,7 @@ void cpu_quant_mixed(Device *d, Tensor *y, const Tensor *add, const Tensor *x, c
 void cpu_sum(Device *d, Tensor *out, float beta, const Tensor *x);
 void cpu_sum_squares(Device *d, Tensor *out, float beta, const Tensor *x);
 void cpu_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x);
+void cpu_checksum(Device *d, Tensor *sum, const Tensor *x);
 
 void cpu_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
                       float clip);

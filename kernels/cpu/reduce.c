@@ -1,6 +1,8 @@
-/* Sums over all elements: in double, by parts of fixed length whose sums are added in order. */
+/* Sums over all elements: in double, by parts of fixed length whose sums are added in order; checksums in any order. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
+
+#include <stdatomic.h>
 
 enum { PART = CPU_REDUCE_PART };
 
@@ -65,4 +67,35 @@ static double count_nonfinite(const float *x, int64_t n)
 void cpu_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x)
 {
     reduce(d, count, beta, x, count_nonfinite);
+}
+
+typedef struct Checksum {
+    const char *x;
+    size_t row_bytes, pitch_bytes;
+    atomic_uint_fast64_t *sum;
+} Checksum;
+
+static void checksum_rows(void *args, int64_t row0, int64_t row1)
+{
+    const Checksum *a = args;
+    uint64_t per_row = (a->row_bytes + 7) / 8, sum = 0;
+    for (int64_t r = row0; r < row1; r++)
+        for (uint64_t w = 0; w < per_row; w++) {
+            uint64_t word = 0;
+            size_t at = 8 * w, n = a->row_bytes - at;
+            memcpy(&word, a->x + (size_t)r * a->pitch_bytes + at, n < 8 ? n : 8);
+            sum += checksum_term(word, (uint64_t)r * per_row + w);
+        }
+    atomic_fetch_add(a->sum, sum);
+}
+
+void cpu_checksum(Device *d, Tensor *sum, const Tensor *x)
+{
+    ASSERT(sum->dtype == DT_I64 && tensor_numel(sum) == 1, "checksum: the result is no i64");
+    atomic_uint_fast64_t all = 0;
+    size_t each = dtype_bytes(x->dtype);
+    Checksum a = {tensor_data(x), (size_t)tensor_cols(x) * each, (size_t)x->ld * each, &all};
+    if (tensor_numel(x) > 0) rows_run(d, tensor_rows(x), tensor_cols(x), checksum_rows, &a);
+    uint64_t got = atomic_load(&all);
+    memcpy(tensor_data(sum), &got, sizeof got);
 }

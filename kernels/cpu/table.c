@@ -39,6 +39,7 @@ const Kernels cpu_kernels = {
     .sum = cpu_sum,
     .sum_squares = cpu_sum_squares,
     .count_nonfinite = cpu_count_nonfinite,
+    .checksum = cpu_checksum,
     .step_scalars = cpu_step_scalars,
     .adamw = cpu_adamw,
 };

@@ -82,6 +82,42 @@ void cuda_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x)
     reduce<NONFINITE>(d, count, beta, x);
 }
 
+__global__ void checksum_kernel(unsigned long long *out, const uint8_t *x, uint64_t rows,
+                                uint64_t row_bytes, uint64_t pitch_bytes)
+{
+    const uint64_t per_row = (row_bytes + 7) / 8, n = rows * per_row;
+    uint64_t sum = 0;
+    for (uint64_t i = blockIdx.x * (uint64_t)THREADS + threadIdx.x; i < n;
+         i += (uint64_t)gridDim.x * THREADS) {
+        const uint64_t row = i / per_row, at = 8 * (i - row * per_row), left = row_bytes - at;
+        const uint8_t *from = x + row * pitch_bytes + at;
+        uint64_t word = 0;
+        if (left >= 8 && (uintptr_t)from % 8 == 0)
+            word = *(const uint64_t *)from;
+        else
+            for (uint64_t k = 0; k < left && k < 8; k++)
+                word |= (uint64_t)from[k] << (8 * k);
+        sum += checksum_term(word, i);
+    }
+    for (int o = WARP / 2; o > 0; o >>= 1)
+        sum += __shfl_xor_sync(0xffffffffu, sum, o);
+    if (threadIdx.x % WARP == 0) atomicAdd(out, (unsigned long long)sum);
+}
+
+void cuda_checksum(Device *d, Tensor *sum, const Tensor *x)
+{
+    ASSERT(sum->dtype == DT_I64 && tensor_numel(sum) == 1, "checksum: the result is no i64");
+    const int64_t each = (int64_t)dtype_bytes(x->dtype), rows = tensor_rows(x);
+    const int64_t row_bytes = tensor_cols(x) * each, need = ceil_div(rows * row_bytes, 8 * THREADS);
+    tensor_zero(d, sum);
+    if (need == 0) return;
+    checksum_kernel<<<(unsigned)(need < (int64_t)MAX_BLOCKS ? need : (int64_t)MAX_BLOCKS), THREADS,
+                      0, cuda_stream(d)>>>((unsigned long long *)tensor_data(sum),
+                                           (const uint8_t *)tensor_data(x), (uint64_t)rows,
+                                           (uint64_t)row_bytes, (uint64_t)(x->ld * each));
+    LAUNCHED();
+}
+
 __global__ void step_scalars_kernel(float *step, const float *sum_squares, const float *loss,
                                     float clip)
 {

@@ -39,6 +39,7 @@ const Kernels cuda_kernels = {
     .sum = cuda_sum,
     .sum_squares = cuda_sum_squares,
     .count_nonfinite = cuda_count_nonfinite,
+    .checksum = cuda_checksum,
     .step_scalars = cuda_step_scalars,
     .adamw = cuda_adamw,
 };

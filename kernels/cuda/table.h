@@ -67,6 +67,7 @@ void cuda_quant_mixed(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
 void cuda_sum(Device *d, Tensor *out, float beta, const Tensor *x);
 void cuda_sum_squares(Device *d, Tensor *out, float beta, const Tensor *x);
 void cuda_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x);
+void cuda_checksum(Device *d, Tensor *sum, const Tensor *x);
 void cuda_step_scalars(Device *d, Tensor *step, const Tensor *sum_squares, const Tensor *loss,
                        float clip);
 void cuda_adamw(Device *d, Tensor *w, Tensor *low, AdamwStates *states, const Tensor *grad,

@@ -250,7 +250,7 @@ Test(resume, another_base_is_refused)
     char *out = tmp_dir();
     Training t = run_ok(out, LIST(DROP));
     training_clear(&t);
-    /* the same shape with other weights */
+    /* the same shape with another weight */
     char *base = tmp_dir(), *model = source_path("tests/fixtures/models/qwen3-d64");
     Err err = {0};
     char *from = path_join(model, "config.json"), *to = path_join(base, "config.json");
@@ -260,8 +260,7 @@ Test(resume, another_base_is_refused)
     char *bytes;
     size_t len;
     cr_assert_eq(file_read(&bytes, &len, weights, &err), OK);
-    for (size_t i = len / 4; i < len; i += 4)
-        bytes[i] ^= 1; /* the lowest bit of many weights */
+    bytes[len / 2] ^= 1; /* a bit of one weight */
     cr_assert_eq(file_write_atomic(copy, bytes, len, &err), OK);
     char *path = str_format("model.path=%s", base);
     char *line = str_format("command line: model.path: the base is not the one that "
