@@ -31,58 +31,78 @@ void cuda_embedding_fwd(Device *d, Tensor *y, const Tensor *w, const Tensor *ids
     });
 }
 
-enum { LIST = 1024 }; /* occurrences gathered at a time */
+enum { LIST = 1024, TILE = 8 }; /* occurrences gathered at a time; columns of a thread */
 
-template <typename G, typename T>
-__global__ void embedding_bwd_kernel(G *dw, bool add, const T *dy, const int32_t *ids, int n,
-                                     int cols)
+/* Occurrences of an id, in order. */
+struct Found {
+    int count, next; /* the list is complete below this position */
+    int at[LIST];
+};
+
+/* Those from position `from` on, as many as the list takes. */
+__device__ static void gather(Found *f, const int32_t *ids, int n, int id, int from)
 {
-    __shared__ int seen, count, next, list[LIST];
-    int at = blockIdx.x, id = ids[at];
+    __syncthreads(); /* the list before is read */
+    if (threadIdx.x == 0) f->count = 0, f->next = n;
+    __syncthreads();
+    for (int base = from; base < n; base += THREADS) {
+        int i = base + (int)threadIdx.x;
+        bool hit = i < n && ids[i] == id;
+        /* an ordered append: warps one after the other */
+        for (int w = 0; w < THREADS / WARP; w++) {
+            if ((int)threadIdx.x / WARP == w) {
+                unsigned ballot = __ballot_sync(0xffffffffu, hit);
+                int rank = __popc(ballot & ((1u << (threadIdx.x % WARP)) - 1u));
+                int start = f->count;
+                __syncwarp();
+                if (hit) f->at[start + rank] = i;
+                if (threadIdx.x % WARP == 0) f->count = start + __popc(ballot);
+            }
+            __syncthreads();
+        }
+        if (f->count > LIST - THREADS) {
+            if (threadIdx.x == 0) f->next = base + THREADS < n ? base + THREADS : n;
+            break;
+        }
+    }
+    __syncthreads();
+}
+
+/* dw += ..., each sum in f32 over all occurrences and rounded once. */
+template <typename G, typename T>
+__global__ void embedding_bwd_kernel(G *dw, const T *dy, const int32_t *ids, int n, int cols)
+{
+    __shared__ int seen;
+    __shared__ Found f;
+    int first = blockIdx.x, id = ids[first];
     if (threadIdx.x == 0) seen = 0;
     __syncthreads();
-    for (int i = threadIdx.x; i < at; i += THREADS)
+    for (int i = threadIdx.x; i < first; i += THREADS)
         if (ids[i] == id) seen = 1;
     __syncthreads();
     if (seen) return; /* an earlier block does this id */
-    bool first = true;
-    for (int from = at; from < n; from = next) {
-        __syncthreads();
-        if (threadIdx.x == 0) { /* the next occurrences, in order; a chunk of positions at a time */
-            count = 0;
-            next = n;
-        }
-        __syncthreads();
-        for (int base = from; base < n; base += THREADS) {
-            int i = base + (int)threadIdx.x;
-            bool hit = i < n && ids[i] == id;
-            /* an ordered append: warps one after the other */
-            for (int w = 0; w < THREADS / WARP; w++) {
-                if ((int)threadIdx.x / WARP == w) {
-                    unsigned ballot = __ballot_sync(0xffffffffu, hit);
-                    int rank = __popc(ballot & ((1u << (threadIdx.x % WARP)) - 1u));
-                    int start = count;
-                    __syncwarp();
-                    if (hit) list[start + rank] = i;
-                    if (threadIdx.x % WARP == 0) count = start + __popc(ballot);
-                }
-                __syncthreads();
+    gather(&f, ids, n, id, first);
+    bool whole = f.next == n; /* and so for all columns */
+    for (int col = threadIdx.x; col - (int)threadIdx.x < cols; col += THREADS * TILE) {
+        G *to = dw + (int64_t)id * cols + col;
+        float sum[TILE];
+#pragma unroll
+        for (int j = 0; j < TILE; j++)
+            sum[j] = col + j * THREADS < cols ? to_f32(to[j * THREADS]) : 0;
+        for (int from = first;;) {
+            if (!whole) gather(&f, ids, n, id, from);
+            for (int k = 0; k < f.count; k++) {
+                const T *row = dy + (int64_t)f.at[k] * cols + col;
+#pragma unroll
+                for (int j = 0; j < TILE; j++)
+                    if (col + j * THREADS < cols) sum[j] += to_f32(row[j * THREADS]);
             }
-            if (count > LIST - THREADS) {
-                if (threadIdx.x == 0) next = base + THREADS < n ? base + THREADS : n;
-                break;
-            }
+            from = f.next;
+            if (from == n) break;
         }
-        __syncthreads();
-        for (int c = threadIdx.x; c < cols; c += THREADS) {
-            G *to = dw + (int64_t)id * cols + c;
-            float sum = first && !add ? 0.0f : to_f32(*to);
-            for (int k = 0; k < count; k++)
-                sum += to_f32(dy[(int64_t)list[k] * cols + c]);
-            *to = from_f32<G>(sum);
-        }
-        first = false;
-        __syncthreads();
+#pragma unroll
+        for (int j = 0; j < TILE; j++)
+            if (col + j * THREADS < cols) to[j * THREADS] = from_f32<G>(sum[j]);
     }
 }
 
@@ -94,8 +114,8 @@ void cuda_embedding_bwd(Device *d, Tensor *dw, float beta, const Tensor *dy, con
     DISPATCH(dw, G, {
         DISPATCH(dy, T, {
             embedding_bwd_kernel<G, T><<<(unsigned)n, THREADS, 0, cuda_stream(d)>>>(
-                (G *)tensor_data(dw), true, (const T *)tensor_data(dy),
-                (const int32_t *)tensor_data(ids), (int)n, (int)cols);
+                (G *)tensor_data(dw), (const T *)tensor_data(dy), (const int32_t *)tensor_data(ids),
+                (int)n, (int)cols);
         });
     });
     LAUNCHED();

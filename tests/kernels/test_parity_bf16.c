@@ -140,6 +140,29 @@ Test(parity_bf16, loss_rows_and_embedding)
     pairs_close(&b);
 }
 
+/* A token that comes thousands of times, in more columns than a thread's at once: a sum that is rounded once has the
+ * precision of one rounding. */
+Test(parity_bf16, gradient_of_a_frequent_token)
+{
+    enum { N = 5000, COLS = 2100 };
+    Pairs b;
+    if (!pairs_open(&b, false)) return;
+    int32_t *ids = xmalloc(N * sizeof *ids);
+    for (int i = 0; i < N; i++)
+        ids[i] = i % 7 == 0 ? 1 : i == 4000 ? 2 : 0;
+    Pair *id = pair_ints(&b, ids, N), *dy = pair_fill(&b, pair_matrix(&b, N, COLS, 0), 0.1, 1),
+         *dw = pair_matrix(&b, 4, COLS, 0);
+    for (int beta = 0; beta < 2; beta++) {
+        BOTH(&b, embedding_bwd, (&b.cpu, &dw->cpu, (float)beta, &dy->cpu, &id->cpu),
+             (&b.gpu, &dw->gpu, (float)beta, &dy->gpu, &id->gpu));
+        pair_same(&b, "gradient of a frequent token", dw, beta ? BF16 : BF16 / 3);
+    }
+    free(ids);
+    pairs_drop(&b);
+    cr_assert_eq(b.n_failed, 0);
+    pairs_close(&b);
+}
+
 /* Ranks that are whole vectors and some that are not; rows of nobody. */
 Test(parity_bf16, adapters_around_a_matrix)
 {
