@@ -3,6 +3,7 @@
 
 #include "base/fs.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "data/tokenizer_impl.h"
 
 #include <stdlib.h>
@@ -52,6 +53,10 @@ static Status name_specials(Tokenizer *t, const TokenizerConfig *c, const char *
     bool spm = t->dec.kind == DECODE_SPM; /* its own file says */
     named_token(t, c->unk);
     if (c->bos) t->bos = named_token(t, c->bos);
+    if (c->bos &&
+        t->bos < 0) /* transformers would add it, behind what the model has an embedding for */
+        return err_set(err, E_INPUT, "%s: bos_token: '%s' is no token of %s; name one, or null",
+                       c->path ? c->path : path, c->bos, path);
     if (c->eos) t->eos = named_token(t, c->eos);
     if (c->pad) t->pad = named_token(t, c->pad);
     bool quiet = !c->bos && !c->eos; /* "bos_token": null is an answer where eos_token is given */
@@ -162,6 +167,28 @@ Status tokenizer_load_bytes(Tokenizer **out, const char *name, const void *data,
     return assemble(out, &none, name, data, len, err);
 }
 
+/* The older place for added tokens, which transformers reads where tokenizer_config.json has no added_tokens_decoder: what
+ * it says must be known from the other files. */
+static Status check_added_file(const Tokenizer *t, const char *path, const char *dir, Err *err)
+{
+    char *file = path_join(dir, "added_tokens.json");
+    Json *list = NULL;
+    Status s = path_exists(file) ? json_parse_file(&list, file, err) : OK;
+    for (void *it = json_first(list); it && s == OK; it = json_next(list, it)) {
+        int64_t id = -1;
+        const char *token = json_iter_key(it);
+        if (!json_int(json_iter_value(it), &id) || tokenizer_id(t, token) != id)
+            s = err_set(
+                err, E_INPUT,
+                "%s: '%s' is not that token of %s; save the tokenizer with transformers, which "
+                "puts added tokens into tokenizer.json or tokenizer_config.json",
+                file, token, path);
+    }
+    json_free(list);
+    free(file);
+    return s;
+}
+
 static Status load_file(Tokenizer **out, const char *path, const char *dir, Err *err)
 {
     TokenizerConfig c = {0};
@@ -171,6 +198,10 @@ static Status load_file(Tokenizer **out, const char *path, const char *dir, Err 
     if (s == OK) {
         s = assemble(out, &c, path, f.data, f.len, err);
         file_unmap(&f);
+    }
+    if (s == OK && (s = check_added_file(*out, path, dir, err)) != OK) {
+        tokenizer_free(*out);
+        *out = NULL;
     }
     tokenizer_config_clear(&c);
     return s;

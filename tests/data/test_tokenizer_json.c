@@ -306,6 +306,27 @@ Test(tokenizer_json, chat_templates)
     free(json);
 }
 
+/* added_tokens.json, which older folders have: fine where the others say the same, else refused. */
+Test(tokenizer_json, added_tokens_file)
+{
+    char *dir = tmp_dir(), *json = file_of("", LETTERS);
+    write_file(dir, "tokenizer.json", json, strlen(json));
+    write_file(dir, "added_tokens.json", "{\"x\": 4}", 8);
+    tokenizer_free(load_or_fail(dir));
+    static const char *const bad[] = {"{\"x\": 3}", "{\"new\": 9}"};
+    for (int i = 0; i < 2; i++) {
+        Tokenizer *t = NULL;
+        Err err = {0};
+        write_file(dir, "added_tokens.json", bad[i], strlen(bad[i]));
+        cr_expect_eq(tokenizer_load(&t, dir, &err), E_INPUT);
+        cr_expect(!t && strstr(err.line, "added_tokens.json: '") &&
+                      strstr(err.line, "is not that token"),
+                  "%s", err.line);
+    }
+    tmp_dir_remove(dir);
+    free(json);
+}
+
 /* Refused in one line, which names the file and what it is about. */
 Test(tokenizer_json, refusals)
 {
@@ -386,6 +407,7 @@ Test(tokenizer_json, refusals)
         {"\"version\": \"2.0\"", LETTERS, NULL, "version"},
         {"", LETTERS, "[]", "tokenizer_config.json: must be a JSON object"},
         {"", LETTERS, "{\"bos_token\": 1}", "tokenizer_config.json: bos_token"},
+        {"", LETTERS, "{\"bos_token\": \"<nope>\"}", "bos_token: '<nope>' is no token"},
         {"", LETTERS, "{\"add_bos_token\": \"yes\"}", "add_bos_token"},
         {"", LETTERS, "{\"added_tokens_decoder\": {\"x\": {}}}", "'x' is no token id"},
         {"", LETTERS, "{\"added_tokens_decoder\": {\"3\": {\"content\": \"new\"}}}",
