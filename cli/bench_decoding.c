@@ -29,11 +29,11 @@ static void print(StrBuf *b, const DecodeBenchOpts *o, const DecodeBenchResult *
     strbuf_printf(b, "%s on %s\n", title, r->info.name);
     strbuf_printf(b, "  speed      %10.1f tokens/s in all, %.1f a sequence\n",
                   (double)o->batch / r->token_s, 1 / r->token_s);
-    strbuf_printf(
-        b,
-        "  token      %10.3f ms, median of %lld (%.3f to %.3f), with the host's reading of "
-        "it\n",
-        1e3 * r->token_s, (long long)o->new_tokens, 1e3 * r->token_min_s, 1e3 * r->token_max_s);
+    strbuf_printf(b,
+                  "  token      %10.3f ms, %lld in turn (%.3f to %.3f), with the host's reading of "
+                  "it\n",
+                  1e3 * r->token_s, (long long)o->new_tokens, 1e3 * r->token_min_s,
+                  1e3 * r->token_max_s);
     strbuf_printf(b, "  reads      %10.3f GB a pass: weights %.3f, cache %.3f\n", bytes / giga,
                   r->weight_bytes / giga, r->cache_bytes / giga);
     strbuf_printf(b,

@@ -20,9 +20,9 @@ typedef struct DecodeBenchOpts {
 
 typedef struct DecodeBenchResult {
     DeviceInfo info;
-    double token_s, token_min_s,
-        token_max_s; /* of a pass, a token of each sequence: median of new_tokens */
-    double prompt_s; /* all prompts */
+    double token_s; /* of a pass, a token of each sequence: all new_tokens of them, divided */
+    double token_min_s, token_max_s; /* as the host reads one after the other */
+    double prompt_s;                 /* all prompts */
     double weight_bytes,
         cache_bytes;       /* that a pass reads: all matrices once; keys and values, in the mean */
     double copy_bandwidth; /* bytes a second, read and written */

@@ -51,7 +51,7 @@ fast="--device cpu --threads 1 --seq 16 --micro 2 --seconds 0 --steps 1"
     refused "ahead without a second scratch" 2 "--decode-ahead: needs --scratches of 2 or more" bench --model tiny --method qlora --scratches 1 --decode-ahead $fast
     decode="--decode --device cpu --threads 1 --prompt 9 --new 3"
     done_by "decoding" bench --model tiny --batch 2 $decode
-    said "speed, bytes, bandwidth" "tiny decode fp32, batch 2, prompt 9, new 3 on CPU*tokens/s in all*ms, median of 3*GB a pass: weights*of a copy*GiB live; planned *"
+    said "speed, bytes, bandwidth" "tiny decode fp32, batch 2, prompt 9, new 3 on CPU*tokens/s in all*ms, 3 in turn*GB a pass: weights*of a copy*GiB live; planned *"
     for q in nf4 fp4 int8 fp8; do
         done_by "decoding from $q with adapters" bench --model tiny-qwen3 --quantize $q --unmerged --json $decode
         said "as JSON, in the planned memory" '{"what": "tiny-qwen3 decode '$q'*, adapters r16 unmerged*"decode_tokens_per_s": *"weight_bytes": *'
