@@ -93,8 +93,8 @@ void comm_barrier(Comm *c);
 /* What rank 0 has to say, on every rank: *text, NULL or in fresh memory, becomes a copy of rank 0's. */
 void comm_say(Comm *c, char **text);
 
-/* One outcome for all: OK where every rank's is; else the worst one's of the lowest rank that failed, whose line *err becomes on
- * every rank, with "rank 2 of 4 on HOST: " before it where not all say the same. */
+/* One outcome for all: OK where every rank's is; else that of the lowest rank that failed, whose line *err becomes on every rank,
+ * with "rank 2 of 4 on HOST: " before it where not all say the same. */
 Status comm_agree(Comm *c, Status s, Err *err) MUST_CHECK;
 /* The same for what is told in a list: the first line speaks for a rank. */
 Status comm_agree_problems(Comm *c, Status s, Problems *p) MUST_CHECK;

@@ -9,8 +9,8 @@ enum { DH, DW };
 enum { H, W };
 
 /* Logits of a chunk, in elements: enough rows for the products to run well, little beside the model.  A GPU wants
- * thousands of rows (2,093 at a vocabulary of 128,256: half a GiB in bf16).  A bf16 gradient of w is best made in one
- * piece (16,744 rows there): several would be added up in an f32 buffer of w's size, which is more memory than the logits
+ * thousands of rows (2,092 at a vocabulary of 128,256: half a GiB in bf16).  A bf16 gradient of w is best made in one
+ * piece (16,743 rows there): several would be added up in an f32 buffer of w's size, which is more memory than the logits
  * of 2 C rows. */
 enum { CHUNK_ROWS_MIN = 128 };
 static const int64_t CHUNK_ELEMENTS_F32 = 1 << 25, CHUNK_ELEMENTS_BF16 = 1 << 28,
