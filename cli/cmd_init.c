@@ -63,10 +63,10 @@ static Status read_shape(LlamaConfig *cfg, const InitFlags *f, Err *err)
         int most = cfg->bos_id;
         for (int i = 0; i < cfg->n_eos; i++)
             most = cfg->eos_ids[i] > most ? cfg->eos_ids[i] : most;
-        if (f->config && most >= cfg->vocab_size)
+        if (!f->tokenizer && most >= cfg->vocab_size)
             return err_set(err, E_INPUT,
                            "--vocab: must be above %d, a token that %s names, is %lld", most,
-                           f->config, (long long)f->vocab);
+                           f->config ? f->config : f->preset, (long long)f->vocab);
     }
     return f->tokenizer ? fit_tokenizer(cfg, f, err) : OK;
 }
@@ -107,6 +107,7 @@ static Status init(const InitFlags *f, const char *dir, Err *err)
         free(in_the_way);
         return s;
     }
+    TRY(dir_check_new(dir, NULL, err));
     TRY(flag_range("max-shard", f->max_shard_mib, 1, MAX_SHARD_MIB, err));
     TRY(flag_range("seed", f->seed, 0, INT64_MAX, err));
     TRY(read_dtype(&dtype, f->dtype, err));

@@ -70,11 +70,15 @@ static void put_list(StrBuf *b, const char *what, char *const *items, int n)
         strbuf_printf(b, "%s%s", i ? " " : what, items[i]);
 }
 
-static Status tell_adapter(StrBuf *b, const char *path, Err *err)
+static void tell_adapter(StrBuf *b, const char *path)
 {
     LoraOpts o;
     char *base = NULL;
-    TRY(lora_opts_load(&o, &base, path, err));
+    Err err = {0};
+    if (lora_opts_load(&o, &base, path, &err) != OK) {
+        strbuf_printf(b, "adapter: %s\n", err.line);
+        return;
+    }
     strbuf_printf(b, "adapter: rank %lld, alpha %g%s, dropout %g", (long long)o.rank, o.alpha,
                   o.rslora ? " (rsLoRA)" : "", o.dropout);
     put_list(b, ", on ", o.targets, o.n_targets);
@@ -84,7 +88,6 @@ static Status tell_adapter(StrBuf *b, const char *path, Err *err)
     strbuf_putc(b, '\n');
     free(base);
     lora_opts_clear(&o);
-    return OK;
 }
 
 static Status tell_checkpoint(StrBuf *b, const char *path, Err *err)
@@ -191,10 +194,13 @@ static Status list(const Flags *f, Pool *pool, StrBuf *b, Err *err)
     TRY(inspect_weights(&r, f->path, pool, err));
     Status s = OK;
     char *manifest = path_join(f->path, "manifest.json");
-    if (!f->json && path_exists(manifest)) s = tell_checkpoint(b, f->path, err);
+    StrBuf state = {0};
+    if (path_exists(manifest)) s = tell_checkpoint(&state, f->path, err);
+    if (state.len > 0 && !f->json) strbuf_append(b, state.data, state.len);
+    strbuf_clear(&state);
     free(manifest);
     if (s == OK && !f->json && r.kind == INSPECT_MODEL) tell_model(b, f->path);
-    if (s == OK && !f->json && r.kind == INSPECT_ADAPTER) s = tell_adapter(b, f->path, err);
+    if (s == OK && !f->json && r.kind == INSPECT_ADAPTER) tell_adapter(b, f->path);
     if (s == OK && f->json) {
         list_json(b, &r, f->summary);
     } else if (s == OK) {

@@ -247,6 +247,7 @@ static Status run(const Flags *f, Err *err)
     TRY(flag_threads(f->model.threads, err));
     if (f->sample != OPT_UNSET_INT) TRY(flag_range("sample", f->sample, 0, 1 << 20, err));
     TRY(check_folders(f, err));
+    TRY(dir_check_new(f->out, f->model.model, err));
     Log log = {.to = stderr, .level = f->quiet ? LOG_WARN : LOG_INFO};
     LlamaConfig cfg;
     QuantOpts base;

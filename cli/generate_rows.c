@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct RowWriter {
     const Questions *q;
@@ -62,7 +63,7 @@ static Status answer_to_file(GenerateJob *job, const Questions *q, RowWriter *w,
 {
     bool in_place;
     char *place = file_place(job->out, &in_place),
-         *part = in_place ? xstrdup(place) : str_format("%s.part", place);
+         *part = in_place ? xstrdup(place) : str_format("%s.tmp.%ld", place, (long)getpid());
     Status s = file_out_open(&w->file, part, err);
     if (s == OK) {
         w->to_file = true;
@@ -73,6 +74,7 @@ static Status answer_to_file(GenerateJob *job, const Questions *q, RowWriter *w,
             file_out_abort(&w->file);
     }
     if (s == OK && !in_place) s = file_rename(part, place, err);
+    if (s != OK && !in_place) unlink(part);
     free(part);
     free(place);
     return s;

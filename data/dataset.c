@@ -224,6 +224,12 @@ static void warn_report(const Dataset *d, const DataOpts *opts, Log *log)
     if (r->untrained > 0)
         log_warn(log, "%lld rows train on nothing and are left out (the first at line %lld)",
                  (long long)r->untrained, (long long)r->first_untrained_line);
+    if (r->split > 0 && r->truncated == 0 && r->dropped_tokens > 0)
+        log_warn(
+            log,
+            "%lld tokens of prompts are dropped: behind the first piece of a row that is split "
+            "its answer goes on without them",
+            (long long)r->dropped_tokens);
     if (r->truncated > 0)
         log_warn(log, "%lld documents are cut at %lld tokens (%lld tokens dropped)",
                  (long long)r->truncated, (long long)opts->max_length,

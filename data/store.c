@@ -9,6 +9,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { BATCH_ROWS = 4096, TASKS_PER_THREAD = 4 };
 static const size_t BATCH_BYTES = (size_t)16 << 20;
@@ -337,6 +338,15 @@ static void settings_text(StrBuf *b, const DataSource *src, const DataOpts *o, c
     add_text(b, "model template", tokenizer_chat_template(t)); /* may bring a default system text */
 }
 
+/* A pipe can be read once, and not for its key. */
+static bool are_regular(const TokenStore *s)
+{
+    struct stat st;
+    for (int i = 0; i < s->n_files; i++)
+        if (stat(s->files[i], &st) == 0 && !S_ISREG(st.st_mode)) return false;
+    return true;
+}
+
 static Status cache_key(CacheKey *key, const TokenStore *s, const DataSource *src,
                         const DataOpts *opts, const Tokenizer *t, Err *err)
 {
@@ -401,6 +411,7 @@ Status store_open(TokenStore *out, const DataSource *src, const DataOpts *opts, 
     CacheKey key = {{0, 0}};
     bool cached = opts->cache_dir != NULL;
     Status status = source_files(&s.files, &s.n_files, src->path, &err);
+    cached = cached && are_regular(&s);
     if (status == OK && cached) status = cache_key(&key, &s, src, opts, t, &err);
     int before = problems->n + problems->n_dropped;
     if (status != OK) {

@@ -42,6 +42,10 @@ void generate_add_eos(GenerateOpts *o, int id)
     o->eos_ids[o->n_eos++] = id;
 }
 
+enum {
+    MOST_LISTED = sizeof((GenerateOpts *)0)->eos_ids / sizeof(int) - 4
+}; /* the tokenizer's and the chat's follow */
+
 /* eos_token_id: a number, a list of numbers, or null. */
 static Status add_listed(GenerateOpts *o, const Json *j, const char *path, int64_t vocab, Err *err)
 {
@@ -55,6 +59,9 @@ static Status add_listed(GenerateOpts *o, const Json *j, const char *path, int64
         if (id < 0 || id >= vocab)
             return err_set(err, E_INPUT, "%s: eos_token_id: %lld is outside the vocabulary of %lld",
                            path, (long long)id, (long long)vocab);
+        if (o->n_eos >= MOST_LISTED)
+            return err_set(err, E_INPUT, "%s: eos_token_id: more than %d end tokens", path,
+                           (int)MOST_LISTED);
         generate_add_eos(o, (int)id);
     }
     return OK;

@@ -87,7 +87,7 @@ static Status pass_add(Pass *p, Perplexity *out, const Dataset *d, const DocId *
     const HostBatch *b = &p->batch;
     const DocId *doc = NULL;
     for (int64_t k = 0; k < b->n_trained; k++) {
-        DocId key = {b->samples[p->rows[k]], 0};
+        DocId key = {b->samples[p->rows[k] + 1], 0}; /* of the token that is predicted */
         if (!doc || doc->id != key.id)
             doc = bsearch(&key, ids, (size_t)dataset_size(d), sizeof key, by_id);
         ASSERT(doc, "sample %lld is not in the data set", (long long)key.id);

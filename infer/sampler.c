@@ -22,8 +22,8 @@ SamplerOpts sampler_defaults(void)
 Status sampler_check(const SamplerOpts *o, Err *err)
 {
     /* Written so that NaN fails. */
-    if (!(o->temperature >= 0 && o->temperature <= 100))
-        return err_set(err, E_INPUT, "--temperature: must be 0 (greedy) to 100, got %g",
+    if (!(o->temperature == 0 || (o->temperature >= 1e-6 && o->temperature <= 100)))
+        return err_set(err, E_INPUT, "--temperature: must be 0 (greedy), or 1e-6 to 100, got %g",
                        o->temperature);
     if (o->top_k < 0)
         return err_set(err, E_INPUT, "--top-k: must be 0 (off) or more, got %lld",
@@ -33,9 +33,8 @@ Status sampler_check(const SamplerOpts *o, Err *err)
                        o->top_p);
     if (!(o->min_p >= 0 && o->min_p <= 1))
         return err_set(err, E_INPUT, "--min-p: must be 0 (off) to 1, got %g", o->min_p);
-    if (!(o->repetition_penalty > 0 && o->repetition_penalty <= 1000))
-        return err_set(err, E_INPUT,
-                       "--repetition-penalty: must be above 0 (1: off) and at most 1000, got %g",
+    if (!(o->repetition_penalty >= 1e-3 && o->repetition_penalty <= 1000))
+        return err_set(err, E_INPUT, "--repetition-penalty: must be 0.001 to 1000 (1: off), got %g",
                        o->repetition_penalty);
     return OK;
 }

@@ -64,18 +64,27 @@ void json_text_set(StrBuf *text, const char *key, const char *value)
     while (s[at] == '"') {
         size_t name_end = skip_string(s, at);
         bool found = name_end - at == strlen(quoted) && memcmp(s + at, quoted, name_end - at) == 0;
+        size_t entry = at;
         at = skip_space(s, skip_space(s, name_end) + 1); /* the colon */
         size_t end = skip_value(s, at);
-        if (found) {
+        if (found && value) {
             splice(text, at, end, value);
+        } else if (found) { /* with the comma behind it, or for the last one that before it */
+            size_t next = skip_space(s, end);
+            bool more = s[next] == ',';
+            while (!more && strchr(" \t\r\n,", s[entry - 1]))
+                entry--;
+            splice(text, entry, more ? skip_space(s, next + 1) : end, "");
+        }
+        if (found) {
             free(quoted);
             return;
         }
         at = skip_space(s, end);
         if (s[at] == ',') at = skip_space(s, at + 1);
     }
-    char *entry = str_format("\n  %s: %s%s", quoted, value, empty ? "\n" : ",");
-    splice(text, open + 1, open + 1, entry);
+    char *entry = value ? str_format("\n  %s: %s%s", quoted, value, empty ? "\n" : ",") : NULL;
+    if (entry) splice(text, open + 1, open + 1, entry);
     free(entry);
     free(quoted);
 }
@@ -89,7 +98,7 @@ Status folder_edit_config(const char *dir, const char *const *keys_values, Err *
         StrBuf text = {0};
         strbuf_append(&text, data, len);
         free(data);
-        for (; *keys_values; keys_values += 2)
+        for (; keys_values[0]; keys_values += 2)
             json_text_set(&text, keys_values[0], keys_values[1]);
         s = file_write_atomic(path, text.data, text.len, err);
         strbuf_clear(&text);

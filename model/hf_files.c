@@ -477,7 +477,8 @@ Status model_save_config(const Llama *m, const char *dir, DType dtype, Err *err)
     return write_text(dir, "generation_config.json", &text, err);
 }
 
-Status model_save(const Llama *m, const char *dir, DType dtype, uint64_t max_shard_bytes, Err *err)
+Status model_save_weights(const Llama *m, const char *dir, DType dtype, uint64_t max_shard_bytes,
+                          Err *err)
 {
     WeightSource source = {m->dev, &m->params, dtype, ""};
     WeightList list = {0};
@@ -485,5 +486,11 @@ Status model_save(const Llama *m, const char *dir, DType dtype, uint64_t max_sha
     Status status = safetensors_write_model(dir, list.items, list.n, max_shard_bytes, weight_source,
                                             &source, err);
     weight_list_clear(&list);
-    return status == OK ? model_save_config(m, dir, dtype, err) : status;
+    return status;
+}
+
+Status model_save(const Llama *m, const char *dir, DType dtype, uint64_t max_shard_bytes, Err *err)
+{
+    TRY(model_save_weights(m, dir, dtype, max_shard_bytes, err));
+    return model_save_config(m, dir, dtype, err);
 }

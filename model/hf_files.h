@@ -16,6 +16,8 @@ Status model_load_weights(Llama *m, const char *dir, Log *log, Err *err) MUST_CH
 /* N(0, initializer_range), norms one, biases zero; each element a pure function of seed, name and index. */
 void model_init_random(Llama *m, uint64_t seed);
 /* Writes the weights as dtype (DT_N: each as the file had it that it came from, else F32) into `dir` (model.safetensors, or shards of at most max_shard_bytes with an index), and config.json. */
+Status model_save_weights(const Llama *m, const char *dir, DType dtype, uint64_t max_shard_bytes,
+                          Err *err) MUST_CHECK; /* those alone */
 Status model_save(const Llama *m, const char *dir, DType dtype, uint64_t max_shard_bytes,
                   Err *err) MUST_CHECK;
 /* Its two halves, for who writes the weights otherwise: which tensors they are, and all files but the weights'. */

@@ -16,7 +16,7 @@ enum {
     MAX_FFN = 1 << 22,
     MAX_LAYERS = 1 << 12,
     MAX_HEADS = 1 << 14,
-    MAX_HEAD_DIM = 1 << 12,
+    MAX_HEAD_DIM = 256, /* what all kernels take */
     MAX_CONTEXT = 1 << 28,
 };
 

@@ -178,7 +178,6 @@ static bool is_quantised(const SafeTensor *t)
     return t->n_dims == 2 && str_starts(t->name, "model.layers.");
 }
 
-/* The whole matrix at once: with double quantisation all its scales share a mean. */
 /* Of a large matrix some rows, evenly: encoding all twice would take minutes, and they say the same. */
 static void measure_again(Merge *m, Job *j)
 {

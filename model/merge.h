@@ -43,8 +43,8 @@ typedef struct MergeReport {
 
 /* Writes the folder `out`: the base's shards with the adapter in them, config.json changed only where a tied pair came
  * apart, every other file of the base byte for byte.  Written beside and renamed; `out` may exist if it is empty.
- * An adapter that does not fit is E_INPUT naming tensors.  again: NULL: not measured; else up to five
- * copies of a matrix in f32 are in memory.  pool may be NULL. */
+ * An adapter that does not fit is E_INPUT naming tensors.  again: NULL: not measured; else some rows of each matrix are encoded
+ * again.  pool may be NULL. */
 Status merge_adapter(const char *base, const char *adapter, const char *out,
                      const MergeAgain *again, Pool *pool, Log *log, MergeReport *report,
                      Err *err) MUST_CHECK;

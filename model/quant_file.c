@@ -335,7 +335,9 @@ static Status load_groups(const Load *l)
     TRY(take(l, ".scales", ST_F16, (size_t)(groups * out * 2), &scales));
     TRY(load_order(l));
     Unpack u = {l, codes->data, in, out, (int)bits, awq};
-    pool_run(l->pool, out, unpack_row, &u);
+    Pool *own = l->pool ? NULL : pool_new(0); /* a GPU's device has none */
+    pool_run(own ? own : l->pool, out, unpack_row, &u);
+    pool_free(own);
     load_scales(l, scales->data, zeros->data, groups);
     return OK;
 }

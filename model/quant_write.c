@@ -281,7 +281,7 @@ static void take_back(const char *out, bool made)
     if (dir_list(&names, &n, out, &ignored) != OK) return;
     for (int i = 0; i < n; i++) {
         char *path = path_join(out, names[i]);
-        unlink(path);
+        (void)!dir_remove(path, &ignored);
         free(path);
     }
     dir_list_free(names, n);
@@ -337,14 +337,39 @@ Status quant_write_folder(const char *from, const char *out, const QuantOpts *o,
 
 /* ---- the other way ------------------------------------------------------------------------------ */
 
+/* What codes decode to is written in the dtype that the embedding, which is in none, has in the file. */
+static void store_as_rest(Llama *m)
+{
+    for (int i = 0; i < m->params.n; i++) {
+        Param *p = m->params.items[i];
+        for (int k = 0; p->t.quant && k < p->n_slices; k++)
+            p->slices[k].stored = m->embed.slices[0].stored;
+    }
+}
+
+/* The files that say how a folder is quantised no longer do. */
+static Status forget_quantised(const char *dir, Err *err)
+{
+    static const char *const names[] = {"quantize_config.json", "quant_config.json"};
+    for (int i = 0; i < 2; i++) {
+        char *path = path_join(dir, names[i]);
+        Status s = dir_remove(path, err);
+        free(path);
+        TRY(s);
+    }
+    return folder_edit_config(dir, (const char *const[]){"quantization_config", NULL, NULL}, err);
+}
+
 static Status write_plain(Llama *m, const char *from, const char *out, Log *log, Err *err)
 {
     TRY(llama_quantize_as(m, from, err));
     llama_alloc(m);
     TRY(model_load_weights(m, from, log, err));
     TRY(dir_make(out, err));
-    TRY(model_save(m, out, DT_BF16, (uint64_t)MAX_SHARD_GIB << 30, err));
-    return folder_copy_rest(from, out, log, err);
+    store_as_rest(m);
+    TRY(model_save_weights(m, out, DT_N, (uint64_t)MAX_SHARD_GIB << 30, err));
+    TRY(folder_copy_rest(from, out, log, err));
+    return forget_quantised(out, err);
 }
 
 Status quant_write_plain(const char *from, const char *out, Device *d, Log *log, Err *err)

@@ -59,8 +59,10 @@ static double shape_factor(const Schedule *sch, int64_t s, int64_t epoch)
 
 double schedule_rate(const Schedule *sch, int64_t s, int64_t epoch)
 {
-    if (s < sch->warmup_steps) return sch->lr * (double)s / (double)sch->warmup_steps;
-    double f = shape_factor(sch, s, epoch);
+    const int warms_up = s < sch->warmup_steps;
+    double f = warms_up ? (double)s / (double)sch->warmup_steps : shape_factor(sch, s, epoch);
+    if (warms_up && sch->kind != SCHEDULE_WSD)
+        return sch->lr * f; /* whose warm-up has the ratio, too */
     if (sch->kind == SCHEDULE_INVERSE_SQRT || sch->kind == SCHEDULE_STEP)
         f = f > sch->min_ratio ? f : sch->min_ratio;
     else

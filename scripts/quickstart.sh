@@ -45,7 +45,7 @@ scripts/install-deps.sh
 
 say "Building"
 [ -f build/build.ninja ] || meson setup build >/dev/null
-ninja -C build cli/lorac | tail -n 1
+ninja -C build --quiet cli/lorac
 lorac=build/cli/lorac
 rm -rf "$out"
 mkdir "$out"
@@ -66,7 +66,8 @@ run train configs/quickstart/lora.yaml log.every=50 train.seed="$seed"
 "$lorac" eval --model $out/base --adapter $out/lora $measure >$out/after.json
 
 say "The adapter folded into the base"
-run merge --model $out/base --adapter $out/lora --out $out/merged | tail -n 1
+run merge --model $out/base --adapter $out/lora --out $out/merged >$out/merge.log
+tail -n 1 $out/merge.log
 
 say "Three held-out dialogues, summarised by the merged model"
 "$lorac" generate --model $out/merged --data $heldout --format samsum --limit 3 --max-new-tokens 40 --quiet |

@@ -34,7 +34,7 @@ for kind, warmup, total, ratio in CASES:
     for s in list(range(0, total, 3)) + [total - 1, total]:
         row(kind, warmup, total, ratio, 0, "-", s, repr(float(f(s))))
 for shape in ("cosine", "linear", "1-sqrt"):
-    for warmup, total, decay, ratio in ((0, 20, 5, 0.0), (4, 40, 12, 0.0), (0, 40, 12, 0.1)):
+    for warmup, total, decay, ratio in ((0, 20, 5, 0.0), (4, 40, 12, 0.0), (0, 40, 12, 0.1), (4, 40, 12, 0.5)):
         opt = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         f = o.get_wsd_schedule(opt, warmup, decay, num_training_steps=total, decay_type=shape, min_lr_ratio=ratio).lr_lambdas[0]
         for s in range(0, total + 1, 2):

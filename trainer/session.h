@@ -14,6 +14,7 @@ typedef struct Session {
     Tokenizer *tokenizer;  /* NULL: the rows are tokens already */
     Dataset *train, *eval; /* eval NULL: none */
     uint64_t data_hash;    /* of all training tokens and labels */
+    uint64_t eval_hash;    /* of all validation tokens and labels; 0: none */
     LlamaConfig shape;     /* the model's config.json or preset */
     Comm *hosts;           /* the run's ranks, borrowed; NULL: this one alone */
     Comm alone;

@@ -63,6 +63,7 @@ static Status open_data(Session *s, Problems *problems)
         dataset_open(&s->train, &s->eval, &cfg->data, s->tokenizer, pool, s->log, problems);
     pool_free(pool);
     if (status == OK) s->data_hash = hash_documents(s->train);
+    if (status == OK && s->eval) s->eval_hash = hash_documents(s->eval);
     return status;
 }
 

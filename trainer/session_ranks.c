@@ -99,5 +99,6 @@ Status session_compare(Session *s, Problems *problems)
     if (s->hosts->size == 1) return OK;
     TRY(compare_number(s, hash_program(), "program", problems));
     TRY(compare_config(s, problems));
-    return compare_number(s, s->data_hash, "training data", problems);
+    TRY(compare_number(s, s->data_hash, "training data", problems));
+    return compare_number(s, s->eval_hash, "validation data", problems);
 }

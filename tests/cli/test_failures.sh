@@ -173,6 +173,12 @@ by_hand 2 -- train --quiet "$tmp/own.yaml" output="$tmp/x"
 ends 'other data on one rank' 2
 noted 'other data on one rank' 'rank 1 of 2 has another training data than rank 0; start every rank with the same one'
 
+head -n 1 "$tmp/model/batches.jsonl" >"$tmp/other-eval.jsonl"
+hiding "$tmp/model/batches.jsonl" "$tmp/other-eval.jsonl"
+by_hand 2 -- train --quiet "$tmp/own.yaml" output="$tmp/x" data.eval="$tmp/model/batches.jsonl"
+ends 'other validation data on one rank' 2
+noted 'other validation data on one rank' 'rank 1 of 2 has another validation data than rank 0; start every rank with the same one'
+
 # what a rank cannot read of a checkpoint
 from_three unread
 printf 'x' >"$tmp/no-state"

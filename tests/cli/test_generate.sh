@@ -113,7 +113,7 @@ refused "no such adapter" 2 '--adapter: /none is not a folder' generate --model 
 refused "unknown flag" 2 "--temprature: no such option; did you mean '--temperature'?" generate --temprature 1
 refused "greedy with top-k" 2 '--top-k: changes nothing while the choice is greedy; give --temperature above 0' \
     generate --model "$m" --prompt x --top-k 5
-refused "temperature" 2 '--temperature: must be 0 (greedy) to 100, got -1' generate --model "$m" --prompt x --temperature -1
+refused "temperature" 2 '--temperature: must be 0 (greedy), or 1e-6 to 100, got -1' generate --model "$m" --prompt x --temperature -1
 refused "top-p" 2 '--top-p: must be above 0*' generate --model "$m" --prompt x --temperature 1 --top-p 0
 refused "batch" 2 '--batch: must be 1 to 4096, got 0' generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --batch 0
 refused "max-new-tokens" 2 '--max-new-tokens: must be*' generate --model "$m" --prompt x --max-new-tokens 0

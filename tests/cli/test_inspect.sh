@@ -48,6 +48,7 @@ done_by "state" inspect "$tmp/run/checkpoint-2/state.safetensors"
 said "state" '*master.*q_proj*'
 printf x >>"$tmp/run/checkpoint-2/adapter_config.json"
 refused "damaged" 2 '*checkpoint-2*' inspect "$tmp/run/checkpoint-2"
+refused "damaged, as JSON" 2 '*checkpoint-2*' inspect "$tmp/run/checkpoint-2" --summary --json
 
 # --- refusals
 refused "nothing" 2 'give a folder or a safetensors file' inspect

@@ -88,8 +88,20 @@ noted 'codes that flip by far more' "warning: quantised again, to fp4 in blocks 
 done_by 'nothing to warn of' merge --model "$tmp/int8" --adapter "$tmp/on-int8" --original "$plain" --out "$tmp/m7" --quiet --json
 noted 'nothing to warn of' ''
 said 'nothing to warn of' '*"requantised": {"type": "int8", "survived": 0.9*'
-done_by 'merged from GPTQ' merge --model "$root/tests/fixtures/quant/gptq-4bit-g64-order" --adapter "$tmp/gptq" --out "$tmp/m8"
+# as GPTQ's uploads are: a file of its own that says how; what generation and config say comes along, but for the codes
+cp -r "$root/tests/fixtures/quant/gptq-4bit-g64-order" "$tmp/upload"
+echo '{"bits": 4, "group_size": 64, "desc_act": true}' >"$tmp/upload/quantize_config.json"
+echo '{"eos_token_id": [2, 3], "temperature": 0.6}' >"$tmp/upload/generation_config.json"
+sed 's/{/{ "mine": "stays",/;' "$tmp/upload/config.json" | awk 'NR == 1 { print; next } { gsub("\\{ \"mine\": \"stays\",", "{"); print }' >"$tmp/config.json"
+cp "$tmp/config.json" "$tmp/upload/config.json"
+done_by 'merged from GPTQ' merge --model "$tmp/upload" --adapter "$tmp/gptq" --out "$tmp/m8"
+same 'generation_config.json of what was merged' "$tmp/upload/generation_config.json" "$tmp/m8/generation_config.json"
+checks=$((checks + 2))
+[ -e "$tmp/m8/quantize_config.json" ] && fail 'a merged model says that it is quantised'
+grep -q '"mine": "stays"' "$tmp/m8/config.json" && ! grep -q quantization_config "$tmp/m8/config.json" || fail "config.json: $(cat "$tmp/m8/config.json")"
 said 'GPTQ is measured as what we write' '*quantised again, to nf4 in blocks of 64 with double quantisation, *'
+done_by 'what was merged is a model' inspect "$tmp/m8" --summary
+said 'what was merged is a model' 'model: llama, *'
 refused 'a flag for a base that is quantised' 2 '--quantize: the model is quantised already (bitsandbytes)' \
     merge --model "$tmp/nf4" --adapter "$tmp/out2" --out "$tmp/m9" --quantize nf4
 refused 'an original that is not there' 2 '--original: /none is not a folder' \
@@ -106,5 +118,7 @@ refused 'an output inside the model' 2 "$tmp/own/sub: lies inside $tmp/own, whic
 refused 'an output that is a file' 2 "$tmp/rows.jsonl: is a file; name a new folder" quantize --model "$plain" --out "$tmp/rows.jsonl"
 refused 'a merge inside the quantised model' 2 "$tmp/nf4/sub: lies inside $tmp/nf4, which is read; name a folder elsewhere" \
     merge --model "$tmp/nf4" --adapter "$tmp/out2" --out "$tmp/nf4/sub"
+refused 'a merge into the original inside the quantised model' 2 "$tmp/nf4/sub: lies inside $tmp/nf4, which is read; name a folder elsewhere" \
+    merge --model "$tmp/nf4" --adapter "$tmp/out2" --original "$plain" --out "$tmp/nf4/sub"
 
 finish
