@@ -106,7 +106,10 @@ Status eval_result_write(const EvalResult *r, const char *path, Err *err)
         json_write_string(&b, row->file, strlen(row->file));
         strbuf_printf(&b, ", \"line\": %lld", (long long)row->line);
         if (r->row_loss) {
-            put_number(&b, "loss", row->loss);
+            if (row->trained > 0)
+                put_number(&b, "loss", row->loss);
+            else /* packed by concat a row may lie in no packed one */
+                strbuf_puts(&b, ", \"loss\": null");
             strbuf_printf(&b, ", \"trained_tokens\": %lld", (long long)row->trained);
         }
         for (int k = 0; r->has_rouge && k < ROUGE_N; k++)

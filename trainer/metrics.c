@@ -139,7 +139,10 @@ Status metrics_open(Metrics **out, const TrainConfig *c, int64_t from_step, int6
 static void write_line(Metrics *m, StrBuf *line)
 {
     bool ok = fwrite(line->data, 1, line->len, m->f) == line->len && fflush(m->f) == 0;
-    if (!ok && !m->error) m->error = errno;
+    if (!ok && !m->error) { /* told again at the end, which fails by it */
+        m->error = errno;
+        log_warn(m->progress.log, "%s: cannot write: %s", m->path, strerror(errno));
+    }
     strbuf_clear(line);
 }
 
