@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "cli/answers.h"
 #include "cli/generate_job.h"
+#include "model/folder.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -17,25 +18,27 @@ typedef struct RowWriter {
     bool broken;
 } RowWriter;
 
-/* A field of that name which the row has already is replaced. */
+/* The row's own text, so that numbers stay as they are written, on one line.  A field of that name which it has already goes. */
+static void put_row(StrBuf *b, const Question *q, const char *field)
+{
+    strbuf_append(b, q->row, q->n_row);
+    for (size_t i = 0; i < b->len; i++) /* in strings line ends are escaped */
+        if (b->data[i] == '\n' || b->data[i] == '\r') b->data[i] = ' ';
+    json_text_set(b, field, NULL);
+    while (b->len > 0 && b->data[b->len - 1] != '}')
+        b->data[--b->len] = '\0';
+    do
+        b->data[--b->len] = '\0';
+    while (strchr(" \t", b->data[b->len - 1]));
+    if (b->data[b->len - 1] != '{') strbuf_puts(b, ", ");
+}
+
 static void write_row(void *ud, int64_t i, const Generation *g)
 {
     RowWriter *w = ud;
-    const Question *q = &w->q->items[i];
-    Json *row = NULL;
-    Status s = json_parse(&row, q->row, q->n_row, "row", 1, 0, NULL);
-    ASSERT(s == OK, "row %lld was parsed before", (long long)i);
     StrBuf *b = &w->line;
     strbuf_reset(b);
-    strbuf_putc(b, '{');
-    for (void *it = json_first(row); it; it = json_next(row, it)) {
-        if (str_eq(json_iter_key(it), w->field)) continue;
-        json_write_string(b, json_iter_key(it), json_iter_key_len(it));
-        strbuf_puts(b, ": ");
-        json_write(b, json_iter_value(it), 0);
-        strbuf_puts(b, ", ");
-    }
-    json_free(row);
+    put_row(b, &w->q->items[i], w->field);
     json_write_string(b, w->field, strlen(w->field));
     strbuf_puts(b, ": ");
     json_write_string(b, g->text, strlen(g->text));

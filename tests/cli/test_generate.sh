@@ -57,15 +57,16 @@ refused "a block that is none" 2 "--quant-block: must be a power of two from 32 
 cat >"$tmp/rows.jsonl" <<'ROWS'
 {"id": 7, "dialogue": "A: the cat\nB: the hat", "summary": "cats", "more": [1, {"x": null}]}
 {"id": 8, "dialogue": "A: an inn", "summary": "inns \u00e9", "generated": "old"}
-{"id": 9, "dialogue": "A: there", "summary": "there"}
+{"id": 98765432109876543210, "dialogue": "A: there", "summary": "there"}
 ROWS
 done_by "rows" generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --max-new-tokens 5 --out "$tmp/said.jsonl"
 said "rows go to the file" ''
 noted "rows" '3 rows, 15 tokens in *; ended 3 by length'
-[ -e "$tmp/said.jsonl.part" ] && fail "the file beside is left"
+[ "$(ls "$tmp" | grep -c '^said.jsonl')" = 1 ] || fail "the file beside is left"
 grep -q '^{"id": 7, "dialogue": "A: the cat\\nB: the hat", "summary": "cats", "more": \[1, *{"x": *null}\], "generated": ".*"}$' \
     "$tmp/said.jsonl" || { fail "a row is not as it was" && cat "$tmp/said.jsonl" >&2; }
-grep -q '"id": 8.*"summary": "inns é".*"generated": ".*"}$' "$tmp/said.jsonl" || fail "row 8"
+grep -q '"id": 8.*"summary": "inns \\u00e9".*"generated": ".*"}$' "$tmp/said.jsonl" || fail "row 8"
+grep -q '^{"id": 98765432109876543210, ' "$tmp/said.jsonl" || fail "a number is another"
 grep -q old "$tmp/said.jsonl" && fail "a field of that name is replaced"
 done_by "rows to standard output" generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --max-new-tokens 5 \
     --batch 1 --quiet
