@@ -258,6 +258,10 @@ typedef struct Kernels {
                   const Tensor *step, const AdamwArgs *args);
 } Kernels;
 
+/* What rows [row0, row1) in host memory, pitch_bytes apart, add to Kernels.checksum's sum. */
+uint64_t checksum_rows(const void *x, size_t row_bytes, size_t pitch_bytes, int64_t row0,
+                       int64_t row1);
+
 /* The backends that were built in.  NULL when there is none of that name. */
 const Backend *backend_find(const char *name);
 const char *backend_names(void); /* "cpu cuda": those that compute, for --version and messages */

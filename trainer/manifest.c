@@ -272,26 +272,12 @@ void manifest_compare(Session *s, const Json *m, const char *dir, Problems *prob
                        "the base is not the one that %s was trained on; %s", dir, advice);
 }
 
-/* As the kernel: a matrix may be on the device in the next start. */
-static uint64_t sum_on_host(const Param *p)
-{
-    size_t row_bytes = (size_t)tensor_cols(&p->t) * dtype_bytes(p->t.dtype);
-    uint64_t sum = 0, place = 0;
-    for (int64_t r = 0; r < tensor_rows(&p->t); r++)
-        for (size_t at = 0; at < row_bytes; at += 8) {
-            uint64_t word = 0;
-            const char *from = (const char *)p->host + (size_t)r * row_bytes + at;
-            memcpy(&word, from, row_bytes - at < 8 ? row_bytes - at : 8);
-            sum += checksum_term(word, place++);
-        }
-    return sum;
-}
-
-/* Of the values as they are kept, codes of a quantised matrix. */
+/* Of the values as they are kept, codes of a quantised matrix.  One in the host's memory may be on the device in the next start. */
 static uint64_t sum_of(Device *d, const Param *p, Tensor *sum)
 {
     uint64_t got = 0;
-    if (p->on_host) return sum_on_host(p);
+    size_t row_bytes = (size_t)tensor_cols(&p->t) * dtype_bytes(p->t.dtype);
+    if (p->on_host) return checksum_rows(p->host, row_bytes, row_bytes, 0, tensor_rows(&p->t));
     d->k->checksum(d, sum, p->t.quant ? &p->t.quant->packed : &p->t);
     tensor_read(d, sum, &got);
     return got;

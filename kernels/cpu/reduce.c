@@ -69,24 +69,30 @@ void cpu_count_nonfinite(Device *d, Tensor *count, float beta, const Tensor *x)
     reduce(d, count, beta, x, count_nonfinite);
 }
 
+uint64_t checksum_rows(const void *x, size_t row_bytes, size_t pitch_bytes, int64_t row0,
+                       int64_t row1)
+{
+    uint64_t per_row = (row_bytes + 7) / 8, sum = 0;
+    for (int64_t r = row0; r < row1; r++)
+        for (uint64_t w = 0; w < per_row; w++) {
+            uint64_t word = 0;
+            size_t at = 8 * w, n = row_bytes - at;
+            memcpy(&word, (const char *)x + (size_t)r * pitch_bytes + at, n < 8 ? n : 8);
+            sum += checksum_term(word, (uint64_t)r * per_row + w);
+        }
+    return sum;
+}
+
 typedef struct Checksum {
     const char *x;
     size_t row_bytes, pitch_bytes;
     atomic_uint_fast64_t *sum;
 } Checksum;
 
-static void checksum_rows(void *args, int64_t row0, int64_t row1)
+static void add_checksum(void *args, int64_t row0, int64_t row1)
 {
     const Checksum *a = args;
-    uint64_t per_row = (a->row_bytes + 7) / 8, sum = 0;
-    for (int64_t r = row0; r < row1; r++)
-        for (uint64_t w = 0; w < per_row; w++) {
-            uint64_t word = 0;
-            size_t at = 8 * w, n = a->row_bytes - at;
-            memcpy(&word, a->x + (size_t)r * a->pitch_bytes + at, n < 8 ? n : 8);
-            sum += checksum_term(word, (uint64_t)r * per_row + w);
-        }
-    atomic_fetch_add(a->sum, sum);
+    atomic_fetch_add(a->sum, checksum_rows(a->x, a->row_bytes, a->pitch_bytes, row0, row1));
 }
 
 void cpu_checksum(Device *d, Tensor *sum, const Tensor *x)
@@ -95,7 +101,7 @@ void cpu_checksum(Device *d, Tensor *sum, const Tensor *x)
     atomic_uint_fast64_t all = 0;
     size_t each = dtype_bytes(x->dtype);
     Checksum a = {tensor_data(x), (size_t)tensor_cols(x) * each, (size_t)x->ld * each, &all};
-    if (tensor_numel(x) > 0) rows_run(d, tensor_rows(x), tensor_cols(x), checksum_rows, &a);
+    if (tensor_numel(x) > 0) rows_run(d, tensor_rows(x), tensor_cols(x), add_checksum, &a);
     uint64_t got = atomic_load(&all);
     memcpy(tensor_data(sum), &got, sizeof got);
 }
