@@ -80,25 +80,28 @@ static Status marker(int *id, const Chat *c, const Tokenizer *t, const char *con
 }
 
 /* The system message that a ChatML template writes where no message says one ("You are a helpful assistant."): a turn that
- * is a literal; "" where there is none. */
-static void find_system(char *out, size_t room, const char *jinja)
+ * is a literal, or text outside of braces; "" where there is none.  False: it has no room. */
+static bool find_system(char *out, size_t room, const char *jinja)
 {
     static const char begin[] = "<|im_start|>system", end[] = "<|im_end|>";
     out[0] = '\0';
     for (const char *p = jinja; (p = strstr(p, begin)) != NULL;) {
+        char quote = p > jinja ? p[-1] : ' ';
         p += strlen(begin);
         p += p[0] == '\\' && p[1] == 'n' ? 2 : p[0] == '\n' ? 1 : 0;
         const char *to = strstr(p, end);
         size_t n = to ? (size_t)(to - p) : 0, k = 0;
-        if (n == 0 || n >= room || memchr(p, '\'', n) || memchr(p, '"', n)) continue;
+        if (n == 0 || memchr(p, quote == '\'' || quote == '"' ? quote : '{', n)) continue;
+        if (n >= room) return false;
         for (size_t i = 0; i < n; i++) {
             bool line = p[i] == '\\' && i + 1 < n && p[i + 1] == 'n';
             out[k++] = line ? '\n' : p[i];
             i += line;
         }
         out[k] = '\0';
-        return;
+        break;
     }
+    return true;
 }
 
 Status chat_open(Chat *out, ChatTemplate kind, const Tokenizer *t, Err *err)
@@ -128,7 +131,11 @@ Status chat_open(Chat *out, ChatTemplate kind, const Tokenizer *t, Err *err)
     case TEMPLATE_CHATML:
         TRY(marker(&c.header, &c, t, "<|im_start|>", err));
         TRY(marker(&c.turn, &c, t, "<|im_end|>", err));
-        if (jinja) find_system(c.default_system, sizeof c.default_system, jinja);
+        if (jinja && !find_system(c.default_system, sizeof c.default_system, jinja))
+            return err_set(err, E_INPUT,
+                           "the default system message of the model's own template has more than "
+                           "%zu bytes",
+                           sizeof c.default_system - 1);
         /* the model's own template says whether BOS stands in front */
         c.no_bos = c.bos == c.header || (jinja && is_chatml(jinja) && !strstr(jinja, "bos_token"));
         break;

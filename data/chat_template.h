@@ -22,7 +22,7 @@ typedef struct Chat {
     int bos, eos;                 /* or -1 */
     int header, end_header, turn; /* ids of the template's markers, or -1 */
     char default_system
-        [512];   /* what the model's own template puts in where no message says; or "" */
+        [4096];  /* what the model's own template puts in where no message says; or "" */
     bool no_bos; /* BOS does not stand in front, though the tokenizer has one */
 } Chat;
 

@@ -284,19 +284,22 @@ static void check_some(const Dataset *d, const char *what, Problems *p)
     if (d->n_docs == 0) problems_add(p, "the %s set has no row with a trained token", what);
 }
 
-/* Whoever trains or evaluates must see a row in the first epoch. */
-static void check_rows(const Dataset *d, const char *what, const DataOpts *opts, Problems *p)
+/* Whoever trains or evaluates must see a row in the first epoch.  path: the first of its files. */
+static void check_rows(const Dataset *d, const char *what, const char *path, const DataOpts *opts,
+                       Problems *p)
 {
     if (d->report.packed_rows > 0) return;
     if (opts->packing != PACK_CONCAT)
-        problems_add(p, "the weights take no row of the %s set into the first epoch; raise them",
-                     what);
-    else
         problems_add(
             p,
-            "the %s set has %lld tokens and does not fill one row of %lld; give more rows, "
-            "lower max_length, or pack by best_fit",
-            what, (long long)d->report.tokens, (long long)opts->max_length);
+            "%s: weight: the weights take no row of the %s set into the first epoch; raise "
+            "them",
+            path, what);
+    else
+        problems_add(p,
+                     "%s: the %s set has %lld tokens and does not fill one row of %lld; give more "
+                     "rows, lower data.max_length, or set data.packing: best_fit",
+                     path, what, (long long)d->report.tokens, (long long)opts->max_length);
 }
 
 Status dataset_open(Dataset **train, Dataset **eval, const DataOpts *opts, const Tokenizer *t,
@@ -325,8 +328,9 @@ Status dataset_open(Dataset **train, Dataset **eval, const DataOpts *opts, const
     if (!any(problems, before)) {
         make_report(a, opts, true);
         if (b) make_report(b, opts, e != NULL);
-        check_rows(a, "training", opts, problems);
-        if (b) check_rows(b, "validation", opts, problems);
+        const DataSource *own = opts->n_eval > 0 ? opts->eval : opts->train;
+        check_rows(a, "training", opts->train[0].path, opts, problems);
+        if (b) check_rows(b, "validation", own[0].path, opts, problems);
     }
     if (any(problems, before)) {
         dataset_free(a);

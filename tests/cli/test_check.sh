@@ -23,14 +23,14 @@ refused 'a bound that nobody reaches is told to who does' 2 "command line: train
 # the model is looked at as well, and so there is something on standard output
 run check "$tmp/run.yaml" data.packing=concat data.max_length=100000
 ends 'a training set without a row' 2
-noted 'a training set without a row' '*the training set has * tokens and does not fill one row of 100000; give more rows, lower max_length, or pack by best_fit*'
+noted 'a training set without a row' "*$model/packed.jsonl: the training set has * tokens and does not fill one row of 100000; give more rows, lower data.max_length, or set data.packing: best_fit*"
 head -n 1 "$model/packed.jsonl" >"$tmp/short.jsonl"
 run check "$tmp/run.yaml" data.packing=concat data.eval="$tmp/short.jsonl"
 ends 'a validation set without a row' 2
-noted 'a validation set without a row' 'the validation set has * tokens and does not fill one row of 64; *'
+noted 'a validation set without a row' "$tmp/short.jsonl: the validation set has * tokens and does not fill one row of 64; *"
 run check "$tmp/run.yaml" data.train="[{path: $model/packed.jsonl, weight: 0.000001}]"
 ends 'weights that take no row' 2
-noted 'weights that take no row' 'the weights take no row of the training set into the first epoch; raise them'
+noted 'weights that take no row' "$model/packed.jsonl: weight: the weights take no row of the training set into the first epoch; raise them"
 
 done_by 'the reference' check --explain
 cp "$tmp/out" "$tmp/explained"

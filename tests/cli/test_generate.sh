@@ -95,6 +95,20 @@ cp "$tmp/out" "$tmp/answer"
 printf '<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n' >"$tmp/spelled"
 done_by "spelled out" generate --model "$m" --prompt-file "$tmp/spelled" --specials --no-bos --max-new-tokens 12
 same "a chat is its template" "$tmp/out" "$tmp/answer"
+# a default system message, with an apostrophe between double quotes
+cp -r "$m" "$tmp/kind"
+cat >"$tmp/edit.sed" <<'SED'
+s/{% for message in messages %}/&{% if loop.first and messages[0].role != 'system' %}{{ \\"<|im_start|>system\\nYou're it.<|im_end|>\\n\\" }}{% endif %}/
+SED
+sed -f "$tmp/edit.sed" "$m/tokenizer_config.json" >"$tmp/kind/tokenizer_config.json"
+done_by "a default system message" generate --model "$tmp/kind" --chat "$tmp/chat.json" --max-new-tokens 12
+cp "$tmp/out" "$tmp/kindly"
+printf "<|im_start|>system\nYou're it.<|im_end|>\n" | cat - "$tmp/spelled" >"$tmp/spelled-kind"
+done_by "the same spelled out" generate --model "$m" --prompt-file "$tmp/spelled-kind" --specials --no-bos --max-new-tokens 12
+same "a default system message" "$tmp/out" "$tmp/kindly"
+checks=$((checks + 1))
+cmp -s "$tmp/kindly" "$tmp/answer" && fail "a default system message changes nothing"
+
 # templates that only begin like ChatML: Qwen 3's, and one that trims
 cp -r "$m" "$tmp/other"
 for other in "'<think>' + message['content']" "message['content'] | trim"; do
