@@ -274,6 +274,60 @@ Test(resume, another_base_is_refused)
     tmp_dir_remove(out);
 }
 
+static void put_text(const char *dir, const char *name)
+{
+    Err err = {0};
+    char *path = path_join(dir, name);
+    cr_assert_eq(file_write_atomic(path, "{}", 2, &err), OK, "%s", err.line);
+    free(path);
+}
+
+static bool has(const char *dir, const char *name)
+{
+    char *path = path_join(dir, name);
+    bool there = path_exists(path);
+    free(path);
+    return there;
+}
+
+/* Killed while a checkpoint took the place of one of the same step: that one comes back. */
+Test(resume, a_replaced_checkpoint_waits)
+{
+    char *out = tmp_dir();
+    Training t = run_ok(out, LIST(DROP));
+    training_clear(&t);
+    Err err = {0};
+    char *place = path_join(out, "checkpoint-25"),
+         *before = path_join(out, ".checkpoint-25.before");
+    put_text(place, "mark");
+    cr_assert_eq(file_rename(place, before, &err), OK);
+    t = run_ok(out, LIST(DROP));
+    training_clear(&t);
+    cr_expect(has(place, "mark") && !path_exists(before));
+    cr_assert_eq(dir_make(before, &err), OK); /* the new one is in its place: the old one goes */
+    put_text(before, "old");
+    t = run_ok(out, LIST(DROP));
+    training_clear(&t);
+    cr_expect(has(place, "mark") && !path_exists(before));
+    free(place), free(before);
+    tmp_dir_remove(out);
+}
+
+/* What an earlier result in more parts has left would be read instead of the new one. */
+Test(resume, a_result_leaves_no_other_weights)
+{
+    char *out = tmp_dir();
+    put_text(out, "model-00001-of-00002.safetensors");
+    put_text(out, "model-00002-of-00002.safetensors");
+    put_text(out, "model.safetensors.index.json");
+    Training t = run_ok(out, LIST("method=full", "train.max_steps=2"));
+    training_clear(&t);
+    cr_expect(has(out, "model.safetensors") && !has(out, "model.safetensors.index.json"));
+    cr_expect(!has(out, "model-00001-of-00002.safetensors"));
+    cr_expect(!has(out, "model-00002-of-00002.safetensors"));
+    tmp_dir_remove(out);
+}
+
 Test(resume, one_run_a_folder)
 {
     char *out = tmp_dir();
@@ -303,14 +357,6 @@ static void flip_byte(const char *path, size_t at)
     bytes[at % len] ^= 0x10;
     cr_assert_eq(file_write_atomic(path, bytes, len, &err), OK);
     free(bytes);
-}
-
-static bool has(const char *out, const char *name)
-{
-    char *path = path_join(out, name);
-    bool there = path_exists(path);
-    free(path);
-    return there;
 }
 
 /* Each file of the newest checkpoint in turn: changed, cut, gone. */
