@@ -266,12 +266,17 @@ bool operand_is_direct(const Ctx *c, const Tensor *w, int64_t n_rows)
     return !c->tape && (n_rows <= QUANT_MATVEC_ROWS || w->quant->outliers > 0);
 }
 
-void operand_matvec(Ctx *c, Tensor *y, const Tensor *add, const Tensor *x, const Tensor *w)
+void operand_matvec(Ctx *c, Tensor *y, const Tensor *add, const Tensor *x, const NormBefore *norm,
+                    const Tensor *w)
 {
     const Quant *q = w->quant;
     if (q->outliers == 0) {
-        c->dev->k->quant_matvec(c->dev, y, add, x, &q->packed, q->parts, q->n_parts);
+        c->dev->k->quant_matvec(c->dev, y, add, x, norm, &q->packed, q->parts, q->n_parts);
         return;
+    }
+    if (norm) {
+        c->dev->k->rmsnorm_fwd(c->dev, norm->y, norm->rstd, x, norm->w, norm->eps);
+        x = norm->y;
     }
     int64_t row0 = 0;
     for (int i = 0; i < q->n_parts; i++) {

@@ -38,5 +38,6 @@ Tensor *operand_copy(Ctx *c, Tensor *w);
 /* Whether a product of so many rows, of which nothing is recorded, goes straight from the codes: of a few, or of any number
  * where outliers of x are treated apart (Quant.outliers). */
 bool operand_is_direct(const Ctx *c, const Tensor *w, int64_t n_rows);
-/* y (N,O) = add + x (N,I) w^T for such a product; add (N,O) or NULL. */
-void operand_matvec(Ctx *c, Tensor *y, const Tensor *add, const Tensor *x, const Tensor *w);
+/* y (N,O) = add + x (N,I) w^T for such a product, of x normed where norm is given; add (N,O), norm or NULL. */
+void operand_matvec(Ctx *c, Tensor *y, const Tensor *add, const Tensor *x, const NormBefore *norm,
+                    const Tensor *w);

@@ -19,6 +19,9 @@ Tensor *op_rmsnorm(Ctx *c, Tensor *x, Tensor *w, float eps, int64_t pad);
 /* x (N,I), w (O,I), bias (O) or NULL, residual (N,O) or NULL -> residual + x w^T + bias  (N,O) */
 Tensor *op_linear(Ctx *c, Tensor *x, Tensor *w, Tensor *bias, Tensor *residual);
 
+/* The same of rmsnorm(x) by norm (I), for products straight from codes (operand_is_direct): a kernel may do both.  No tape. */
+Tensor *op_linear_normed(Ctx *c, Tensor *x, Tensor *norm, float eps, Tensor *w, Tensor *bias);
+
 /* x (M,C), w (V,C) -> x w^T (M,V) in f32 whatever the device computes in: who draws from it compares neighbours.  No
  * tape. */
 Tensor *op_logits(Ctx *c, Tensor *x, Tensor *w);

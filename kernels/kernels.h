@@ -96,6 +96,15 @@ typedef struct AdamwArgs {
     AdamwRange ranges[ADAMW_MAX_RANGES];
 } AdamwArgs;
 
+/* A norm that stands before a product: of x (N,C) as rmsnorm_fwd has it, by w (C).  y (N,C) of x's dtype and rstd (N) f32 are
+ * room for its result; a kernel that norms on its way leaves them as they are, and may round x * w where rmsnorm_fwd rounds
+ * x * rstd. */
+typedef struct NormBefore {
+    const Tensor *w;
+    float eps;
+    Tensor *y, *rstd;
+} NormBefore;
+
 typedef struct Kernels {
     /* c (m,n) = alpha * op(a) op(b) + beta * (args.add, or c where that is NULL); op transposes where said.
      * pitch: a, b, c, add.  a and b of one dtype; c may be f32 beside bf16 operands; add is of c's dtype and shares no
@@ -221,11 +230,12 @@ typedef struct Kernels {
      * with decoded columns of w; the others, in rows of round(127 x / absmax of the row's elements below threshold), with the
      * codes, summed in int32.  add may be NULL; pitch: y, add, x.
      * quant_matvec: y (N, rows) = add + x (N, cols) w^T without the values in between, N <= QUANT_MATVEC_ROWS; add may be
-     * NULL, or y; pitch: y, add, x. */
+     * NULL, or y; of x normed where norm is given (NULL: of x as it is); pitch: y, add, x. */
     void (*quantize)(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src);
     void (*dequantize)(Device *d, Tensor *y, const Tensor *packed, const QuantPart *parts, int n);
     void (*quant_matvec)(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
-                         const Tensor *packed, const QuantPart *parts, int n_parts);
+                         const NormBefore *norm, const Tensor *packed, const QuantPart *parts,
+                         int n_parts);
     void (*quant_mixed)(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
                         const Tensor *packed, const QuantPart *q, float threshold);
 

@@ -398,9 +398,10 @@ static void m_dequantize(Device *d, Tensor *y, const Tensor *packed, const Quant
 }
 
 static void m_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
-                           const Tensor *packed, const QuantPart *parts, int n)
+                           const NormBefore *norm, const Tensor *packed, const QuantPart *parts,
+                           int n)
 {
-    RUN(d, quant_matvec, (d, y, add, x, packed, parts, n));
+    RUN(d, quant_matvec, (d, y, add, x, norm, packed, parts, n));
     double bytes, numel = numel_of(parts, n, &bytes);
     end(d, ID(quant_matvec), 2 * (double)tensor_rows(x) * numel,
         size(y) + size(add) + size(x) + bytes);

@@ -155,6 +155,18 @@ static Tensor *with_magnitudes(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residu
     return op_dora(c, z, bias, residual, dora, n);
 }
 
+bool fused_linear_can_norm(const Ctx *c, const FusedLinear *l, int64_t n_rows)
+{
+    for (int i = 0; i < l->n_slices; i++)
+        if (l->lora[i]) return false; /* adapters want the normed x, too */
+    return operand_is_direct(c, &l->w.t, n_rows);
+}
+
+Tensor *fused_linear_normed(Ctx *c, FusedLinear *l, Tensor *x, Param *norm, float eps)
+{
+    return op_linear_normed(c, x, &norm->t, eps, &l->w.t, l->has_bias ? &l->bias.t : NULL);
+}
+
 Tensor *fused_linear(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual, const Batch *batch)
 {
     Tensor *bias = l->has_bias ? &l->bias.t : NULL;

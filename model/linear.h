@@ -38,6 +38,10 @@ void fused_linear_choose_form(FusedLinear *l);
 int64_t fused_linear_pad(const FusedLinear *l);
 /* Appends the matrix, the bias and the adapters to a set. */
 void fused_linear_params(FusedLinear *l, ParamSet *set);
+/* Whether fused_linear_normed can make the product of so many rows. */
+bool fused_linear_can_norm(const Ctx *c, const FusedLinear *l, int64_t n_rows);
+/* fused_linear of rmsnorm(x) by norm (in), without a residual. */
+Tensor *fused_linear_normed(Ctx *c, FusedLinear *l, Tensor *x, Param *norm, float eps);
 /* x (N,in), residual (N,out) or NULL -> (N,out), through the adapters of the slices. */
 Tensor *fused_linear(Ctx *c, FusedLinear *l, Tensor *x, Tensor *residual,
                      const struct Batch *batch);

@@ -77,15 +77,29 @@ void llama_block_params(LlamaBlock *b, ParamSet *set)
     fused_linear_params(&b->down, set);
 }
 
-static Tensor *attention(Ctx *c, LlamaBlock *b, Tensor *h, const Batch *in)
+/* The product of a normed x. */
+static Tensor *normed_linear(Ctx *c, LlamaBlock *b, Param *norm, const char *norm_name,
+                             FusedLinear *l, const char *name, Tensor *x, const Batch *in)
+{
+    float eps = b->model->cfg.rms_norm_eps;
+    if (fused_linear_can_norm(c, l, tensor_rows(x))) {
+        c->module = name;
+        return fused_linear_normed(c, l, x, norm, eps);
+    }
+    c->module = norm_name;
+    Tensor *h = op_rmsnorm(c, x, &norm->t, eps, fused_linear_pad(l));
+    c->module = name;
+    return fused_linear(c, l, h, NULL, in);
+}
+
+static Tensor *attention(Ctx *c, LlamaBlock *b, Tensor *x, const Batch *in)
 {
     const LlamaConfig *cfg = &b->model->cfg;
     int n_heads = (int)cfg->n_heads, n_kv_heads = (int)cfg->n_kv_heads;
     Tensor *q_norm = cfg->qk_norm ? &b->q_norm.t : NULL;
     Tensor *k_norm = cfg->qk_norm ? &b->k_norm.t : NULL;
     Tensor *q, *k, *v; /* (N,H*D) (N,K*D) (N,K*D), dense; q and k rotated */
-    c->module = "qkv";
-    Tensor *qkv = fused_linear(c, &b->qkv, h, NULL, in);
+    Tensor *qkv = normed_linear(c, b, &b->attn_norm, "attention norm", &b->qkv, "qkv", x, in);
     c->module = "attention";
     op_split_rope(c, qkv, in->positions, &b->model->rope, q_norm, k_norm, n_heads, n_kv_heads,
                   cfg->rms_norm_eps, &q, &k, &v);
@@ -100,18 +114,12 @@ Tensor *llama_block_forward(Ctx *c, void *self, Tensor *x, const void *batch)
 {
     LlamaBlock *b = self;
     const Batch *in = batch;
-    float eps = b->model->cfg.rms_norm_eps;
 
-    c->module = "attention norm";
-    Tensor *h = op_rmsnorm(c, x, &b->attn_norm.t, eps, fused_linear_pad(&b->qkv));
-    Tensor *a = attention(c, b, h, in);
+    Tensor *a = attention(c, b, x, in);
     c->module = "o";
     x = fused_linear(c, &b->o, a, x, in); /* the residual is the product's beta */
 
-    c->module = "ffn norm";
-    h = op_rmsnorm(c, x, &b->ffn_norm.t, eps, fused_linear_pad(&b->gate_up));
-    c->module = "gate_up";
-    Tensor *gu = fused_linear(c, &b->gate_up, h, NULL, in);
+    Tensor *gu = normed_linear(c, b, &b->ffn_norm, "ffn norm", &b->gate_up, "gate_up", x, in);
     c->module = "swiglu";
     Tensor *g = op_swiglu(c, gu, fused_linear_pad(&b->down)); /* (N,2F) -> (N,F) */
     c->module = "down";

@@ -45,7 +45,7 @@ void linear_forward(Ctx *c, Tensor *y, const Tensor *x, Tensor *w, const Tensor 
     MatmulArgs args = {
         .trans_b = true, .alpha = 1, .beta = residual ? 1.0f : 0.0f, .add = residual};
     if (operand_is_direct(c, w, tensor_rows(x))) {
-        operand_matvec(c, y, residual, x, w);
+        operand_matvec(c, y, residual, x, NULL, w);
     } else {
         Tensor *values = operand_open(c, w);
         k->matmul(c->dev, y, x, values, args);
@@ -76,6 +76,25 @@ Tensor *op_logits(Ctx *c, Tensor *x, Tensor *w)
     Tensor *y = tensor_new(c, DT_F32, 2, shape);
     c->dev->k->matmul(c->dev, y, x, w, (MatmulArgs){.trans_b = true, .alpha = 1});
     tape_record(c, &logits_op, 1, (Tensor *[]){y}, 0, NULL);
+    return y;
+}
+
+static const Op linear_normed_op = {.name = "linear_normed"};
+
+Tensor *op_linear_normed(Ctx *c, Tensor *x, Tensor *norm, float eps, Tensor *w, Tensor *bias)
+{
+    op_begin(c, &linear_normed_op);
+    int64_t rows = tensor_rows(x);
+    ASSERT(operand_is_direct(c, w, rows), "linear_normed: %lld rows", (long long)rows);
+    Tensor *y = linear_output(c, x, w, NULL, 0);
+    Tensor *normed = tensor_new_matrix(c, rows, tensor_cols(x));
+    Tensor *rstd = tensor_new(c, DT_F32, 1, &rows);
+    operand_matvec(c, y, NULL, x, &(NormBefore){.w = norm, .eps = eps, .y = normed, .rstd = rstd},
+                   w);
+    scope_drop(c->scope, normed);
+    scope_drop(c->scope, rstd);
+    if (bias) c->dev->k->bias_fwd(c->dev, y, bias);
+    tape_record(c, &linear_normed_op, 1, (Tensor *[]){y}, 0, NULL);
     return y;
 }
 

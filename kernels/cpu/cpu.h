@@ -105,7 +105,8 @@ void cpu_dora_bwd(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_beta, 
 void cpu_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src);
 void cpu_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *parts, int n);
 void cpu_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
-                      const Tensor *packed, const QuantPart *parts, int n_parts);
+                      const NormBefore *norm, const Tensor *packed, const QuantPart *parts,
+                      int n_parts);
 void cpu_quant_mixed(Device *d, Tensor *y, const Tensor *add, const Tensor *x, const Tensor *packed,
                      const QuantPart *q, float threshold);
 

@@ -280,11 +280,16 @@ static void matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x, con
 }
 
 void cpu_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
-                      const Tensor *packed, const QuantPart *parts, int n_parts)
+                      const NormBefore *norm, const Tensor *packed, const QuantPart *parts,
+                      int n_parts)
 {
     int64_t row0 = 0;
     ASSERT(tensor_rows(x) <= QUANT_MATVEC_ROWS, "quant_matvec: %lld rows",
            (long long)tensor_rows(x));
+    if (norm) {
+        cpu_rmsnorm_fwd(d, norm->y, norm->rstd, x, norm->w, norm->eps);
+        x = norm->y;
+    }
     for (int i = 0; i < n_parts; i++) {
         int64_t rows = parts[i].rows;
         Tensor part = tensor_slice_cols(y, row0, rows);

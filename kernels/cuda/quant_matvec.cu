@@ -152,21 +152,37 @@ static void matvec_alike(Device *d, const Matvec &m)
     });
 }
 
+/* Parts [0, n), alike, with columns [row0, row0 + their rows) of y and add. */
+static Matvec matvec_of(Tensor *y, const Tensor *add, const Tensor *x, const Tensor *packed,
+                        const QuantPart *parts, int n, int64_t row0)
+{
+    Matvec m = {};
+    ASSERT(tensor_cols(x) == parts[0].cols, "quant_matvec: shapes differ");
+    m.parts = parts;
+    m.n_parts = n;
+    m.q = quant_views(packed, parts, n);
+    m.x = *x;
+    m.y = tensor_slice_cols(y, row0, m.q.first[n]);
+    if (add) m.add = tensor_slice_cols(add, row0, m.q.first[n]);
+    return m;
+}
+
 void cuda_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
-                       const Tensor *packed, const QuantPart *parts, int n_parts)
+                       const NormBefore *norm, const Tensor *packed, const QuantPart *parts,
+                       int n_parts)
 {
     int64_t n = tensor_rows(x), row0 = 0;
     ASSERT(n <= QUANT_MATVEC_ROWS && tensor_rows(y) == n, "quant_matvec: %lld rows", (long long)n);
     for (int i = 0, k; i < n_parts; i += k) {
         k = quant_alike(parts + i, n_parts - i);
-        ASSERT(tensor_cols(x) == parts[i].cols, "quant_matvec: shapes differ");
-        Matvec m = {};
-        m.parts = parts + i;
-        m.n_parts = k;
-        m.q = quant_views(packed, parts + i, k);
-        m.x = *x;
-        m.y = tensor_slice_cols(y, row0, m.q.first[k]);
-        if (add) m.add = tensor_slice_cols(add, row0, m.q.first[k]);
+        Matvec m = matvec_of(y, add, x, packed, parts + i, k, row0);
+        if (norm && matvec_mma_norms(d, &m, norm)) {
+            m.norm = norm;
+        } else if (norm) {
+            cuda_rmsnorm_fwd(d, norm->y, norm->rstd, x, norm->w, norm->eps);
+            m.x = *(x = norm->y);
+            norm = NULL;
+        }
         matvec_alike(d, m);
         row0 += m.q.first[k];
     }

@@ -8,6 +8,7 @@ typedef struct Matvec {
     const QuantPart *parts; /* alike */
     int n_parts;
     QuantViews q;
+    const NormBefore *norm; /* of x, by who does so (matvec_mma_norms); else NULL */
 } Matvec;
 
 static inline int matvec_n(const Matvec *m)
@@ -23,6 +24,8 @@ template <typename T> static inline const T *matvec_add(const Matvec *m)
 /* nf4 and fp4 in bf16 on tensor cores (quant_matvec_mma.cu). */
 bool matvec_mma_fits(const Device *d, const Matvec *m);
 void matvec_mma(Device *d, const Matvec *m);
+/* Whether it norms x on its way: one row, of a width that stays in shared memory. */
+bool matvec_mma_norms(const Device *d, const Matvec *m, const NormBefore *norm);
 
 /* Two rows or more of x and all types, in bf16 on tensor cores, where the matrix's rows are in sixteens (quant_matvec_tiles.cu). */
 bool matvec_tiles_fit(const Matvec *m);

@@ -13,6 +13,10 @@
  * stretches apart: x of row t stands in column t * S + s only where the codes are of stretch s of S.  Sums are scaled once for
  * S stretches, each by the lane that has them: of one row of x eight stretches, a quad of units, wait in the eight columns.
  *
+ * A norm before a product of one row whose x stays is made here, where a kernel of its own would take longer than its work: warps
+ * multiply their x by the norm's weights, and whoever adds a group's sums divides by the root of the mean of all squares.  No
+ * warp waits for another's x.
+ *
  * Two such blocks fill a multiprocessor and stay.  Half of the ring is on its way before the kernel waits for those before it,
  * and half when it has asked for x: whatever is asked for behind codes waits until they have come. */
 #include "kernels/cuda/mma.cuh"
@@ -178,6 +182,54 @@ __device__ inline void load_x(uint4 (&xs)[4], const bf16 *x, int64_t ldx, int n,
         xs[i] = *(const uint4 *)(from + (N < 8 ? 32 * c + 8 * i : i / 2 * 64 + 16 * c + i % 2 * 8));
 }
 
+/* How x is normed first; w NULL: not at all. */
+struct Norm {
+    const bf16 *w;
+    float eps;
+};
+
+/* The weights of what the lane sends of x. */
+__device__ inline void ask_weights(Bits (&w)[X_CHUNKS], const Norm &norm, const Share &s)
+{
+#pragma unroll
+    for (int i = 0; i < X_CHUNKS; i++)
+        w[i] = norm.w && x_chunk(i) / 16 < s.units
+                   ? bits_load(norm.w + s.unit0 * UNIT + x_chunk(i) * 8)
+                   : bits_zero();
+}
+
+/* x, of which each lane's own copies have come, becomes x * w, rounded; squares [warp]: the sum of its share's. */
+__device__ inline void weigh_x(uint32_t ring, const Bits (&w)[X_CHUNKS], const Share &s,
+                               float *squares)
+{
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < X_CHUNKS; i++) {
+        if (x_chunk(i) / 16 >= s.units) break;
+        float x[8], weight[8];
+        bits_to_f32(x, shared_load(x_at(ring, i)));
+        bits_to_f32(weight, w[i]);
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            sum += x[j] * x[j];
+            x[j] *= weight[j];
+        }
+        shared_store(x_at(ring, i), bits_from_f32(x));
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0) squares[threadIdx.x / WARP] = sum;
+}
+
+/* 1 / rms of the row. */
+__device__ inline float rstd_of(const float *squares, float eps, int cols)
+{
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < WARPS; i++)
+        sum += squares[i];
+    return rsqrtf(sum / (float)cols + eps);
+}
+
 /* The same of a quad for one row of x, from where fetch_x put it. */
 __device__ inline void read_x(uint4 (&xs)[4], uint32_t from, int left)
 {
@@ -293,18 +345,21 @@ __device__ inline float added(const Out &o, int t, int64_t row)
     return o.add && t < o.n ? __bfloat162float(o.add[t * o.ld_add + row]) : 0.0f;
 }
 
-/* A warp's: the sums of a group to y, when all have handed in theirs. */
+/* A warp's: the sums of a group to y, when all have handed in theirs, and the squares of what is normed. */
 __device__ inline void write_out(const Out &o, Entry *entries, int buffer, int64_t row0,
-                                 uint64_t *summed, int time)
+                                 uint64_t *summed, int time, const Norm &norm, const float *squares,
+                                 int cols)
 {
     const int lane = threadIdx.x % WARP, r = lane % ROWS, first = lane / ROWS;
     float was = added(o, first, row0 + r);
     barrier_wait(summed, time);
+    const float factor = norm.w ? rstd_of(squares, norm.eps, cols) : 1.0f;
     for (int t = first; t < o.n; t += WARP / ROWS) {
-        float sum = t == first ? was : added(o, t, row0 + r);
+        float sum = 0;
 #pragma unroll
         for (int w = 0; w < WARPS; w++)
             sum += sums_at(entries, buffer, w, t)[r];
+        sum = sum * factor + (t == first ? was : added(o, t, row0 + r));
         o.y[t * o.ldy + row0 + r] = __float2bfloat16_rn(sum);
     }
 }
@@ -313,12 +368,14 @@ __device__ inline void write_out(const Out &o, Entry *entries, int buffer, int64
 
 template <int N, bool NESTED>
 __global__ void __launch_bounds__(THREADS, BLOCKS)
-    matvec_mma_kernel(Out o, const bf16 *x, int64_t ldx, const __grid_constant__ QuantViews q)
+    matvec_mma_kernel(Out o, const bf16 *x, int64_t ldx, Norm norm,
+                      const __grid_constant__ QuantViews q)
 {
     enum { PER = Way<N>::PER, UNITS = Way<N>::UNITS };
     extern __shared__ char room[];
     __shared__ QuantTables tables[QUANT_MAX_PARTS];
     __shared__ uint64_t summed[BUFFERS], written[BUFFERS];
+    __shared__ float squares[WARPS];
     early_go();
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const uint32_t ring = RING_AT + warp * RING_BYTES;
@@ -328,6 +385,8 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
     int k = part_of(q, blockIdx.x * ROWS), end = q.first[k + 1] / ROWS; /* of the part, in groups */
     RawTables raw_tables;
     ask_tables(raw_tables, q, k);
+    Bits weights[X_CHUNKS];
+    if (N == 1) ask_weights(weights, norm, share);
     seek(reader, share, q, blockIdx.x); /* there are no more blocks than groups */
     fetch_scales<NESTED>(reader, places);
     fetch_pair(reader, places, 0);
@@ -346,6 +405,10 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
     fetch_pair(reader, places, 1);
     copies_end();
     advance(reader, share, q);
+    if (N == 1 && norm.w) {
+        copies_wait<1>();
+        weigh_x(ring, weights, share, squares);
+    }
     uint4 xs[4];
     for (int group = blockIdx.x, turn = 0; group < share.n_groups; group += gridDim.x, turn++) {
         if (group >= end) {
@@ -403,7 +466,8 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
         __syncwarp();
         if (lane == 0) barrier_arrive(&summed[buffer]);
         if (turn % WARPS == warp) {
-            write_out(o, entries, buffer, (int64_t)group * ROWS, &summed[buffer], time);
+            write_out(o, entries, buffer, (int64_t)group * ROWS, &summed[buffer], time, norm,
+                      squares, (int)q.part[0].cols);
             __syncwarp();
             if (lane == 0) barrier_arrive(&written[buffer]);
         }
@@ -422,9 +486,11 @@ template <int N, bool NESTED> static void launch(Device *d, const Matvec *m)
     CUDA_CHECK(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     Out o = {(bf16 *)tensor_data(&m->y), matvec_add<bf16>(m), m->y.ld, m->add.ld, matvec_n(m)};
+    Norm norm = {};
+    if (m->norm) norm = {(const bf16 *)tensor_data(m->norm->w), m->norm->eps};
     int64_t groups = m->q.first[m->n_parts] / ROWS, most = BLOCKS * cuda_impl(d)->n_sms;
     launch_early(d, matvec_mma_kernel<N, NESTED>, (unsigned)(groups < most ? groups : most),
-                 THREADS, shared, o, (const bf16 *)tensor_data(&m->x), m->x.ld, m->q);
+                 THREADS, shared, o, (const bf16 *)tensor_data(&m->x), m->x.ld, norm, m->q);
 }
 
 bool matvec_mma_fits(const Device *d, const Matvec *m)
@@ -438,6 +504,12 @@ bool matvec_mma_fits(const Device *d, const Matvec *m)
                 q->cols % (2 * UNIT) == 0 && quant_numel(q) < INT32_MAX;
     }
     return fits;
+}
+
+bool matvec_mma_norms(const Device *d, const Matvec *m, const NormBefore *norm)
+{
+    return matvec_n(m) == 1 && m->parts[0].cols <= WARPS * QUAD * UNIT &&
+           vectors_fit<bf16>(norm->w) && matvec_mma_fits(d, m);
 }
 
 template <bool NESTED> static void by_rows(Device *d, const Matvec *m)

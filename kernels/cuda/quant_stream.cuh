@@ -26,6 +26,13 @@ __device__ inline uint4 shared_load(uint32_t at)
     return v;
 }
 
+__device__ inline void shared_store(uint32_t at, uint4 v)
+{
+    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
+                 : "memory");
+}
+
 __device__ inline uint2 shared_load_8(uint32_t at)
 {
     uint2 v;
@@ -221,14 +228,24 @@ __device__ inline void read_scales(float (&scale)[2][2], const Places &p, int le
     }
 }
 
+/* Chunks of a quad's x that a lane sends, every 32nd. */
+enum { X_CHUNKS = QUAD * UNIT / 8 / WARP };
+
+/* Where the i-th of them is. */
+__device__ inline int x_chunk(int i)
+{
+    return threadIdx.x % WARP + i * WARP;
+}
+__device__ inline uint32_t x_at(uint32_t ring, int i)
+{
+    return ring + 2 * PAIR_BYTES + SCALES_BYTES + x_place(x_chunk(i)) * 16;
+}
+
 /* Sends one row's x of the quad. */
 __device__ inline void fetch_x(const Reader &r, const Share &s, const bf16 *x, uint32_t ring)
 {
     const bf16 *from = x + (s.unit0 + s.units - r.left) * UNIT;
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const int chunk = threadIdx.x % WARP + i * WARP;
-        if (chunk / 16 < r.left)
-            copy_16(ring + 2 * PAIR_BYTES + SCALES_BYTES + x_place(chunk) * 16, from + chunk * 8);
-    }
+    for (int i = 0; i < X_CHUNKS; i++)
+        if (x_chunk(i) / 16 < r.left) copy_16(x_at(ring, i), from + x_chunk(i) * 8);
 }

@@ -61,7 +61,8 @@ void cuda_dora_bwd(Device *d, Tensor *dz, float beta, Tensor *dm, float dm_beta,
 void cuda_quantize(Device *d, Tensor *packed, const QuantPart *q, const Tensor *src);
 void cuda_dequantize(Device *d, Tensor *y, const Tensor *packed, const QuantPart *parts, int n);
 void cuda_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
-                       const Tensor *packed, const QuantPart *parts, int n_parts);
+                       const NormBefore *norm, const Tensor *packed, const QuantPart *parts,
+                       int n_parts);
 void cuda_quant_mixed(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
                       const Tensor *packed, const QuantPart *q, float threshold);
 void cuda_sum(Device *d, Tensor *out, float beta, const Tensor *x);

@@ -218,7 +218,8 @@ static void p_dequantize(Device *d, Tensor *y, const Tensor *packed, const Quant
 }
 
 static void p_quant_matvec(Device *d, Tensor *y, const Tensor *add, const Tensor *x,
-                           const Tensor *packed, const QuantPart *parts, int n)
+                           const NormBefore *norm, const Tensor *packed, const QuantPart *parts,
+                           int n)
 {
     for (int i = 0; !plan_target(d)->cuda && i < n; i++)
         scratch(d, cpu_quant_matvec_scratch(parts[i].rows, parts[i].cols));

@@ -363,7 +363,7 @@ static void check_matvec(Bed *b, QuantType type, int64_t block, bool more, int64
         b->dev.k->quantize(&b->dev, packed, &q, src);
     }
     b->dev.k->dequantize(&b->dev, w, packed, &q, 1);
-    b->dev.k->quant_matvec(&b->dev, y, beta != 0 ? y : NULL, x, packed, &q, 1);
+    b->dev.k->quant_matvec(&b->dev, y, beta != 0 ? y : NULL, x, NULL, packed, &q, 1);
     float *hw = bed_read(b, w), *hx = bed_read(b, x), *got = bed_read(b, y);
     double *want = xcalloc((size_t)(n * rows), sizeof *want);
     for (int64_t t = 0; t < n; t++)
@@ -378,6 +378,37 @@ static void check_matvec(Bed *b, QuantType type, int64_t block, bool more, int64
     cr_expect(close_enough(name, got, want, n * rows, close_tolerance(DT_F32, cols)), "%s", name);
     cr_expect(bed_pad_intact(b, y), "%s: wrote the pad", name);
     free(name), free(hw), free(hx), free(got), free(want), free(old);
+}
+
+/* A norm before a product gives what norm and product give. */
+Test(kernel_quant, matvec_norms_first)
+{
+    Bed b;
+    bed_open(&b, 2);
+    enum { ROWS = 32, COLS = 256 };
+    const float eps = 0.1f;
+    for (int type = QUANT_NF4; type <= QUANT_FP8; type++)
+        for (int64_t n = 1; n <= QUANT_MATVEC_ROWS; n++) {
+            QuantPart q = {.type = type, .rows = ROWS, .cols = COLS, .block = QUANT_BLOCK};
+            Tensor *packed = alone(&b, &q);
+            Tensor *src = bed_fill(&b, bed_matrix(&b, ROWS, COLS, 0), 1, 0.1, 0);
+            Tensor *x = bed_fill(&b, bed_matrix(&b, n, COLS, 8), 2, 1, 0);
+            Tensor *w = bed_fill(&b, bed_vector(&b, COLS), 3, 0.2, 1);
+            Tensor *h = bed_matrix(&b, n, COLS, 0), *rstd = bed_vector(&b, n);
+            Tensor *want = bed_matrix(&b, n, ROWS, 0), *got = bed_matrix(&b, n, ROWS, 0);
+            const NormBefore norm = {
+                .w = w, .eps = eps, .y = bed_matrix(&b, n, COLS, 0), .rstd = bed_vector(&b, n)};
+            const Kernels *k = b.dev.k;
+            k->quantize(&b.dev, packed, &q, src);
+            k->rmsnorm_fwd(&b.dev, h, rstd, x, w, eps);
+            k->quant_matvec(&b.dev, want, NULL, h, NULL, packed, &q, 1);
+            k->quant_matvec(&b.dev, got, NULL, x, &norm, packed, &q, 1);
+            float *vw = bed_read(&b, want), *vg = bed_read(&b, got);
+            cr_expect_eq(memcmp(vw, vg, (size_t)(n * ROWS) * sizeof *vw), 0, "%s, %lld rows",
+                         quant_type_name(type), (long long)n);
+            free(vw), free(vg);
+        }
+    bed_close(&b);
 }
 
 /* Three parts of one matrix, encoded alike or not, are what each of them is alone. */
@@ -406,11 +437,11 @@ static void check_parts(Bed *b, const QuantType types[3], bool nested, int64_t c
                z_i = tensor_slice_cols(z, row0, rows[i]);
         Tensor add_i = tensor_slice_cols(add, row0, rows[i]);
         b->dev.k->dequantize(&b->dev, &part, packed, &q[i], 1);
-        b->dev.k->quant_matvec(&b->dev, &z_i, &add_i, x, packed, &q[i], 1);
+        b->dev.k->quant_matvec(&b->dev, &z_i, &add_i, x, NULL, packed, &q[i], 1);
         row0 += rows[i];
     }
     b->dev.k->dequantize(&b->dev, all, packed, q, 3);
-    b->dev.k->quant_matvec(&b->dev, y, add, x, packed, q, 3);
+    b->dev.k->quant_matvec(&b->dev, y, add, x, NULL, packed, q, 3);
     float *va = bed_read(b, all), *vo = bed_read(b, one), *vy = bed_read(b, y),
           *vz = bed_read(b, z);
     cr_expect_eq(memcmp(va, vo, (size_t)(ALL * cols) * sizeof *va), 0, "%s, %s: values",

@@ -118,6 +118,29 @@ static QuantPart part_of(QuantType type, int64_t block, bool more, int64_t rows,
     return q;
 }
 
+/* Products of n rows, added to something or not, of x as it is or normed by w. */
+static void products(Pairs *b, const char *what, Pair *packed, const QuantPart *q, int n_parts,
+                     Pair *w, int64_t n, int64_t rows)
+{
+    Pair *x = pair_matrix(b, n, q[0].cols, 8), *out = pair_matrix(b, n, rows, 8),
+         *add = pair_matrix(b, n, rows, 0), *y = pair_matrix(b, n, q[0].cols, 0),
+         *rstd = pair_vector(b, n, DT_F32);
+    /* a large eps: it must count */
+    const NormBefore cpu = {.w = &w->cpu, .eps = 0.1f, .y = &y->cpu, .rstd = &rstd->cpu},
+                     gpu = {.w = &w->gpu, .eps = 0.1f, .y = &y->gpu, .rstd = &rstd->gpu};
+    for (int k = 0; k < 4; k++) {
+        const bool adds = k % 2 == 1, norms = k >= 2;
+        char name[160];
+        snprintf(name, sizeof name, "%s%s%s", what, adds ? ", added" : "", norms ? ", normed" : "");
+        BOTH(b, quant_matvec,
+             (&b->cpu, &out->cpu, adds ? &add->cpu : NULL, &x->cpu, norms ? &cpu : NULL,
+              &packed->cpu, q, n_parts),
+             (&b->gpu, &out->gpu, adds ? &add->gpu : NULL, &x->gpu, norms ? &gpu : NULL,
+              &packed->gpu, q, n_parts));
+        pair_same(b, name, out, BF16);
+    }
+}
+
 /* The same bytes on both sides, the same values, and products of a few rows. */
 static void quantised(Pairs *b, QuantType type, int64_t block, bool more, int64_t rows,
                       int64_t cols)
@@ -130,16 +153,9 @@ static void quantised(Pairs *b, QuantType type, int64_t block, bool more, int64_
     BOTH(b, dequantize, (&b->cpu, &y->cpu, &packed->cpu, &q, 1),
          (&b->gpu, &y->gpu, &packed->gpu, &q, 1));
     pair_same(b, what, y, BF16 / 2);
-    for (int64_t n = 1; n <= QUANT_MATVEC_ROWS; n++) {
-        Pair *x = pair_matrix(b, n, cols, 8), *out = pair_matrix(b, n, rows, 8),
-             *add = pair_matrix(b, n, rows, 0);
-        BOTH(b, quant_matvec, (&b->cpu, &out->cpu, NULL, &x->cpu, &packed->cpu, &q, 1),
-             (&b->gpu, &out->gpu, NULL, &x->gpu, &packed->gpu, &q, 1));
-        pair_same(b, what, out, BF16);
-        BOTH(b, quant_matvec, (&b->cpu, &out->cpu, &add->cpu, &x->cpu, &packed->cpu, &q, 1),
-             (&b->gpu, &out->gpu, &add->gpu, &x->gpu, &packed->gpu, &q, 1));
-        pair_same(b, what, out, BF16);
-    }
+    Pair *w = pair_vector(b, cols, DT_BF16);
+    for (int64_t n = 1; n <= QUANT_MATVEC_ROWS; n++)
+        products(b, what, packed, &q, 1, w, n, rows);
     for (int64_t n = 1; n <= 130 && type == QUANT_INT8; n += 43) {
         Pair *x = pair_matrix(b, n, cols, 8), *out = pair_matrix(b, n, rows, 8),
              *add = pair_matrix(b, n, rows, 0);
@@ -185,13 +201,9 @@ static void fused(Pairs *b, QuantType type, bool more, int64_t times, int64_t co
     b->gpu.backend->sync(&b->gpu);
     device_use_stream(&b->gpu, STREAM_COMPUTE);
     pair_same(b, what, y, BF16 / 2);
-    for (int64_t n = 1; n <= QUANT_MATVEC_ROWS; n++) {
-        Pair *x = pair_matrix(b, n, cols, 8), *out = pair_matrix(b, n, all, 8),
-             *add = pair_matrix(b, n, all, 0);
-        BOTH(b, quant_matvec, (&b->cpu, &out->cpu, &add->cpu, &x->cpu, &packed->cpu, q, 3),
-             (&b->gpu, &out->gpu, &add->gpu, &x->gpu, &packed->gpu, q, 3));
-        pair_same(b, what, out, BF16);
-    }
+    Pair *w = pair_vector(b, cols, DT_BF16);
+    for (int64_t n = 1; n <= QUANT_MATVEC_ROWS; n++)
+        products(b, what, packed, q, 3, w, n, all);
     pairs_drop(b);
 }
 
