@@ -91,7 +91,9 @@ typedef struct AdamwStates {
 } AdamwStates;
 
 typedef struct AdamwArgs {
-    float beta1, beta2, eps;
+    double beta1,
+        beta2; /* 1 - beta is formed of these: of floats it is wrong in its fifth digit for 0.999 */
+    float eps;
     int n_ranges;
     AdamwRange ranges[ADAMW_MAX_RANGES];
 } AdamwArgs;
@@ -256,13 +258,13 @@ typedef struct Kernels {
     /* Decoupled weight decay as torch.optim.AdamW (Loshchilov & Hutter 2019); dense, n elements; grad f32 or bf16; per
      * range of args, in one pass:
      *   g = grad * step[GRAD_SCALE];  lr = step[LR] * lr_scale;  w -= lr * weight_decay * w
-     *   m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
+     *   m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2;  beta in f32, 1 - beta formed in f64 and rounded
      *   w -= lr * (m / step[BIAS1]) / (sqrt(v / step[BIAS2]) + eps),   BIASi = 1 - beta_i^t
      * w is f32 and low NULL; or w is the bf16 working copy and low (i16) what it lacks of the f32 master, whose bits are
      * (w << 16) + low: the master is put together, updated and split again (convert_split), so that it takes 16 bits
      * beside the working copy and not one bit of it is lost.  Nothing happens when step[SKIP] != 0.
      * States in 8 bits (Dettmers et al. 2022, block-wise quantisation; bitsandbytes' AdamW8bit): a block is decoded, w takes its
-     * step from the new m and v in f32, and they are encoded again: absmax of the block, then the code whose magnitude is
+     * step from the new m and v in f32 (1 - beta, too, formed as there), and they are encoded again: absmax of the block, then the code whose magnitude is
      * nearest to |x| * (1 / absmax), the smaller of two; m below 0 never becomes 0. */
     void (*adamw)(Device *d, Tensor *w, Tensor *low, AdamwStates *states, const Tensor *grad,
                   const Tensor *step, const AdamwArgs *args);

@@ -16,8 +16,7 @@ void adamw_begin(Device *d, Tensor *step, const AdamwOpts *opts, double lr, int6
 
 AdamwArgs adamw_args(const AdamwOpts *opts)
 {
-    return (AdamwArgs){
-        .beta1 = (float)opts->beta1, .beta2 = (float)opts->beta2, .eps = (float)opts->eps};
+    return (AdamwArgs){.beta1 = opts->beta1, .beta2 = opts->beta2, .eps = (float)opts->eps};
 }
 
 bool adamw_add_range(AdamwArgs *a, const AdamwOpts *opts, int64_t n, float lr_scale, bool decay)

@@ -26,7 +26,7 @@ typedef struct Adamw {
     const Tensor *grad;
     const float *map_m, *map_v; /* of states in 8 bits; map_m from its 0 on */
     int64_t begin, end;
-    float beta1, beta2, eps, decay, step_size, rsqrt_bias2, grad_scale;
+    float beta1, beta2, rest1, rest2, eps, decay, step_size, rsqrt_bias2, grad_scale;
 } Adamw;
 
 VECTORISED static void update(const Adamw *a, float *w, float *m, float *v, const float *grad,
@@ -35,8 +35,8 @@ VECTORISED static void update(const Adamw *a, float *w, float *m, float *v, cons
     const float beta1 = a->beta1, beta2 = a->beta2, eps = a->eps, keep = 1.0f - a->decay;
     for (int64_t i = 0; i < n; i++) {
         float g = grad[i] * a->grad_scale;
-        m[i] = beta1 * m[i] + (1.0f - beta1) * g;
-        v[i] = beta2 * v[i] + (1.0f - beta2) * g * g;
+        m[i] = beta1 * m[i] + a->rest1 * g;
+        v[i] = beta2 * v[i] + a->rest2 * g * g;
         w[i] = w[i] * keep - a->step_size * m[i] / (sqrtf(v[i]) * a->rsqrt_bias2 + eps);
     }
 }
@@ -166,8 +166,10 @@ void cpu_adamw(Device *d, Tensor *w, Tensor *low, AdamwStates *states, const Ten
             .map_v = map_v,
             .begin = begin,
             .end = r->end,
-            .beta1 = args->beta1,
-            .beta2 = args->beta2,
+            .beta1 = (float)args->beta1,
+            .beta2 = (float)args->beta2,
+            .rest1 = in8 ? 1.0f - (float)args->beta1 : (float)(1.0 - args->beta1),
+            .rest2 = in8 ? 1.0f - (float)args->beta2 : (float)(1.0 - args->beta2),
             .eps = args->eps,
             .decay = (float)(lr * (double)r->weight_decay),
             .step_size = (float)(lr / (double)s[STEP_BIAS1]),

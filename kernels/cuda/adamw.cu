@@ -7,8 +7,8 @@ enum { THREADS = 256 };
 __device__ static inline void update(const Factors &f, float *w, float *m, float *v, float grad)
 {
     float g = grad * f.grad_scale;
-    *m = f.beta1 * *m + (1.0f - f.beta1) * g;
-    *v = f.beta2 * *v + (1.0f - f.beta2) * g * g;
+    *m = f.beta1 * *m + f.rest1 * g;
+    *v = f.beta2 * *v + f.rest2 * g * g;
     *w = *w * f.keep - f.step_size * *m / (sqrtf(*v) * f.rsqrt_bias2 + f.eps);
 }
 

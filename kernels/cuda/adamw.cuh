@@ -55,14 +55,17 @@ __device__ static inline void master_store_one(bf16 *w, int16_t *low, float x)
 
 /* What a range and the step make of the constants. */
 struct Factors {
-    float beta1, beta2, eps, keep, step_size, rsqrt_bias2, grad_scale;
+    float beta1, beta2, rest1, rest2, eps, keep, step_size, rsqrt_bias2,
+        grad_scale; /* rest: 1 - beta */
 };
 
 __device__ static inline Factors factors_of(const AdamwArgs &a, int range, const float *step)
 {
     float lr = step[STEP_LR] * a.ranges[range].lr_scale;
-    Factors f = {a.beta1,
-                 a.beta2,
+    Factors f = {(float)a.beta1,
+                 (float)a.beta2,
+                 (float)(1.0 - a.beta1),
+                 (float)(1.0 - a.beta2),
                  a.eps,
                  1.0f - lr * a.ranges[range].weight_decay,
                  lr / step[STEP_BIAS1],

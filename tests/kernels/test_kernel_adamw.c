@@ -17,7 +17,7 @@ typedef struct State {
 
 Test(kernel_adamw, three_steps_equal_the_formulas)
 {
-    const AdamwArgs args = {0.9f, 0.95f, 1e-8f, 2, {{BOUNDARY, 0.5f, 0.1f}, {N, 0.25f, 0.0f}}};
+    const AdamwArgs args = {0.9, 0.999, 1e-8f, 2, {{BOUNDARY, 0.5f, 0.1f}, {N, 0.25f, 0.0f}}};
     Bed b;
     bed_open(&b, 2);
     Tensor *w = bed_fill(&b, bed_vector(&b, N), 1, 1, 0);
@@ -29,7 +29,7 @@ Test(kernel_adamw, three_steps_equal_the_formulas)
         s->w[i] = (double)hw[i];
     free(hw);
     for (int t = 1; t <= 3; t++) {
-        double lr = 1e-2 / t, bias1 = 1 - pow(0.9, t), bias2 = 1 - pow(0.95, t);
+        double lr = 1e-2 / t, bias1 = 1 - pow(0.9, t), bias2 = 1 - pow(0.999, t);
         float scalars[STEP_N] = {[STEP_LR] = (float)lr,
                                  [STEP_BIAS1] = (float)bias1,
                                  [STEP_BIAS2] = (float)bias2,
@@ -42,8 +42,8 @@ Test(kernel_adamw, three_steps_equal_the_formulas)
             const AdamwRange *r = &args.ranges[i >= BOUNDARY];
             double gi = (double)g[i] * 0.5, rate = lr * (double)r->lr_scale;
             s->w[i] -= rate * (double)r->weight_decay * s->w[i];
-            s->m[i] = (double)args.beta1 * s->m[i] + (1 - (double)args.beta1) * gi;
-            s->v[i] = (double)args.beta2 * s->v[i] + (1 - (double)args.beta2) * gi * gi;
+            s->m[i] = args.beta1 * s->m[i] + (1 - args.beta1) * gi;
+            s->v[i] = args.beta2 * s->v[i] + (1 - args.beta2) * gi * gi;
             s->w[i] -= rate * (s->m[i] / bias1) / (sqrt(s->v[i] / bias2) + (double)args.eps);
         }
         b.dev.k->adamw(&b.dev, w, NULL, &(AdamwStates){*m, *v}, grad, step, &args);
