@@ -54,6 +54,7 @@ MORE = {  # in no default list: the price of determinism; what host memory costs
     "8b-qlora": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora", {}),
     "8b-qlora-scratches-1": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora --scratches 1", {}),
     "8b-qlora-scratches-2": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora --scratches 2", {}),
+    "8b-qlora-embedding-host": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora --embedding host", {}),
     "8b-qlora-ahead": (f"{L8} --seq 2048 --micro 2 --recompute full --method qlora --decode-ahead", {}),
     "7b-int8": ("--model llama-2-7b --seq 2048 --micro 1 --recompute full --method qlora --quantize int8", {}),
     "7b-int8-micro7": ("--model llama-2-7b --seq 2048 --micro 7 --recompute full --method qlora --quantize int8", {}),
