@@ -11,10 +11,9 @@
 static int explain(void)
 {
     StrBuf b = {0};
+    Err err = {0};
     config_explain(&b);
-    fputs(b.data, stdout);
-    strbuf_clear(&b);
-    return EXIT_DONE;
+    return command_end(command_print(&b, &err), &err);
 }
 
 /* What a run would go on from, and whether it can. */

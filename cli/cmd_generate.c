@@ -159,7 +159,7 @@ int cmd_generate(int argc, char **argv)
          "answer a chat: JSON [{\"role\", \"content\"}, ...]; -: standard input, turn by turn when "
          "that is a terminal"},
         DATA_FLAGS(job.data),
-        {"limit", OPT_INT, &job.limit, "N", "only the first N rows"},
+        {"limit", OPT_INT, &job.limit, "N", "only the first N rows; 0: all"},
         {"out", OPT_STRING, &job.out, "FILE", "where the rows go (default: standard output)"},
         {"out-field", OPT_STRING, &job.out_field, "NAME",
          "the field that is added to each row, or replaces one of that name (default: generated)"},

@@ -67,6 +67,8 @@ static int train(Ranks *ranks, TrainConfig *c, bool profile, Log *log, Problems 
                result.stop_request, (long long)result.steps, (long long)result.steps, c->output);
     else if (status == OK && leads)
         print_result(c, &result);
+    if (status == OK && !again && leads && fflush(stdout) != 0)
+        status = err_set(&err, E_FAILED, "cannot write to standard output");
     watch_comm(ranks->watch, NULL, 0);
     session_close(&s);
     return again ? EXIT_AGAIN : ranks_end(ranks, status, problems, &err);

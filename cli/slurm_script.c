@@ -31,6 +31,30 @@ static int n_values(const char *item)
     return n;
 }
 
+/* Two tasks of a sweep would write to one folder: where its key or a value comes twice; none where it says itself. */
+static Status check_distinct(const OptStrings *sweep, int i, Err *err)
+{
+    const char *item = sweep->items[i];
+    const size_t of_key = strcspn(item, "=");
+    if (of_key == strlen("output") && strncmp(item, "output", of_key) == 0)
+        return err_set(err, E_INPUT,
+                       "--sweep: output: each combination has a folder of its own in the config's "
+                       "output; leave it out");
+    for (int j = 0; j < i; j++)
+        if (strncmp(sweep->items[j], item, of_key + 1) == 0)
+            return err_set(err, E_INPUT, "--sweep: %.*s comes twice; give all its values at once",
+                           (int)of_key, item);
+    for (const char *a = item + of_key + 1; *a; a += strcspn(a, ","), a += *a == ',')
+        for (const char *b = a + strcspn(a, ","); *b; b += strcspn(b, ",")) {
+            b++;
+            const size_t n = strcspn(a, ",");
+            if (n == strcspn(b, ",") && strncmp(a, b, n) == 0)
+                return err_set(err, E_INPUT, "--sweep: %.*s: %.*s comes twice", (int)of_key, item,
+                               (int)n, a);
+        }
+    return OK;
+}
+
 static Status check(const SlurmJob *j, Err *err)
 {
     if (j->gpus > j->gpus_per_node && j->gpus % j->gpus_per_node != 0)
@@ -44,6 +68,7 @@ static Status check(const SlurmJob *j, Err *err)
             at[strlen(at) - 1] == ',')
             return err_set(err, E_INPUT, "--sweep: must be KEY=VALUE,VALUE,..., got '%s'",
                            j->sweep->items[i]);
+        TRY(check_distinct(j->sweep, i, err));
     }
     return OK;
 }
@@ -129,12 +154,13 @@ static void put_run(StrBuf *b, const SlurmJob *j)
                    "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK\n");
     if (j->before_end > 0)
         strbuf_puts(
-            b, "# When the job's time ends: Slurm tells it from 23.02 on, older ones are asked.\n"
-               "if [ -z \"${SLURM_JOB_END_TIME:-}\" ]; then\n"
-               "    end=$(squeue --noheader --jobs=\"$SLURM_JOB_ID\" --format=%e)\n"
-               "    SLURM_JOB_END_TIME=$(date --date=\"$end\" +%s 2>/dev/null) && export "
-               "SLURM_JOB_END_TIME\n"
-               "fi\n");
+            b,
+            "# When the job's time ends: Slurm tells it from 23.02 on, older ones are asked.\n"
+            "if [ -z \"${SLURM_JOB_END_TIME:-}\" ]; then\n"
+            "    end=$(squeue --noheader --jobs=\"$SLURM_JOB_ID\" --format=%e)\n"
+            "    SLURM_JOB_END_TIME=$(date --date=\"${end:-unknown}\" +%s 2>/dev/null) && export "
+            "SLURM_JOB_END_TIME\n"
+            "fi\n");
     strbuf_puts(b, "\nsrun --kill-on-bad-exit=1 ");
     put_word(b, j->lorac);
     strbuf_puts(b, " train ");

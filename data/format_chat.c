@@ -35,6 +35,42 @@ static bool is_tool(const char *role)
            str_eq(role, "observation") || str_eq(role, "function_call");
 }
 
+/* Not null, false, "", [] or {}, nor such a list as text. */
+static bool says_something(const Json *j)
+{
+    const char *text;
+    size_t n;
+    bool yes = true;
+    if (!j || json_kind(j) == JK_NULL) return false;
+    if (json_str(j, &text, &n)) return n > 0 && !str_eq(text, "[]");
+    if (json_kind(j) == JK_ARRAY || json_kind(j) == JK_OBJECT) return json_size(j) > 0;
+    return !json_bool(j, &yes) || yes;
+}
+
+/* What is in a message or a row of conversations and changes what should be learnt, but is not read. */
+static Status check_unread(const Json *j, const char *where, Err *err)
+{
+    static const struct {
+        const char *key, *what;
+    } unread[] = {
+        {"tool_calls", "tools are not supported; leave such conversations out"},
+        {"tools", "tools are not supported; leave such conversations out"},
+        {"reasoning_content",
+         "is not read; take it out, or put it into the content as the model writes it"},
+    };
+    for (size_t i = 0; i < sizeof unread / sizeof *unread; i++)
+        if (says_something(json_get(j, unread[i].key)))
+            return err_set(err, E_INPUT, "%s%s%s: %s", where, *where ? ": " : "", unread[i].key,
+                           unread[i].what);
+    const Json *train = json_get(j, "train");
+    bool trains;
+    if (train && json_bool(train, &trains))
+        return err_set(err, E_INPUT,
+                       "%s%strain: is not read; a turn that is not trained has weight 0", where,
+                       *where ? ": " : "");
+    return OK;
+}
+
 static Status read_message(const Json *j, const char *role_name, const char *text_name,
                            const char *where, FormatScratch *s, Err *err)
 {
@@ -54,11 +90,7 @@ static Status read_message(const Json *j, const char *role_name, const char *tex
                        "%s: %s: '%.40s' is unknown; there are system, user (human) and assistant "
                        "(gpt)",
                        where, role_name, role);
-    const Json *tools = json_get(j, "tool_calls");
-    if (tools && json_kind(tools) != JK_NULL && json_size(tools) > 0)
-        return err_set(err, E_INPUT,
-                       "%s: tool_calls: tools are not supported; leave such conversations out",
-                       where);
+    TRY(check_unread(j, where, err));
     status = format_string(j, "content", text_name, true, &m.text, &m.len, err);
     if (status != OK) return err_wrap(err, status, "%s", where);
     double weight = 1;
@@ -91,18 +123,29 @@ static Status read_list(const RowFormat *f, const Json *row, const char *asked, 
     return OK;
 }
 
+/* LLaMA-Factory's rows have it beside the conversation. */
+static Status read_system(const Json *row, FormatScratch *s, Err *err)
+{
+    ChatMessage m = {.role = "system"};
+    TRY(format_string(row, "system", "system", false, &m.text, &m.len, err));
+    if (m.len > 0) format_add_message(s, m);
+    return OK;
+}
+
 Status format_read_messages(const RowFormat *f, const Json *row, bool answer_required,
                             FormatScratch *s, Err *err)
 {
     s->n_messages = 0;
     const char *system = f->src->system;
     if (system) format_add_message(s, (ChatMessage){"system", system, strlen(system), false});
+    TRY(check_unread(row, "", err));
     switch (f->src->format) {
     case DATA_COMPLETION:
         TRY(read_list(f, row, "prompt", f->names[0], true, s, err));
         TRY(read_list(f, row, "completion", f->names[1], answer_required, s, err));
         break;
     case DATA_SHAREGPT:
+        TRY(read_system(row, s, err));
         TRY(read_list(f, row, "conversations", f->names[CHAT_LIST], true, s, err));
         break;
     default:

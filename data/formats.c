@@ -237,6 +237,31 @@ static Status check_object(const Json *row, Err *err)
     return err_set(err, E_INPUT, "the row must be an object {...}, found %s", json_kind_name(row));
 }
 
+/* What a row has and its format does not read: an instruction that would be missing, a conversation that would be cut. */
+static Status check_fields(const RowFormat *f, const Json *row, Err *err)
+{
+    static const char *const turns[] = {"system", "history"};
+    const Json *prompt = json_get(row, f->names[COMPLETION_PROMPT]);
+    if (f->src->format == DATA_COMPLETION && !f->as_chat && prompt && json_kind(prompt) == JK_ARRAY)
+        return err_set(err, E_INPUT,
+                       "%s: is a list of messages, which needs a chat template: llama2, llama3, "
+                       "llama3.1 or chatml",
+                       f->names[COMPLETION_PROMPT]);
+    for (int i = 0; i < 2 && f->src->format == DATA_ALPACA && !f->src->prompt; i++) {
+        const Json *j = json_get(row, turns[i]);
+        const char *text;
+        size_t n = 0;
+        if (!j || json_kind(j) == JK_NULL || (json_str(j, &text, &n) ? n == 0 : !json_size(j)))
+            continue;
+        return err_set(
+            err, E_INPUT,
+            "%s: is not read from alpaca rows; take it out, write a prompt with {%s}, or "
+            "make messages of the row",
+            turns[i], turns[i]);
+    }
+    return OK;
+}
+
 /* Text that was rendered elsewhere would be trained as plain characters: that is worth a warning. */
 static bool spells_special(const RowFormat *f, const Rendering *r)
 {
@@ -259,6 +284,7 @@ static Status encode(const RowFormat *f, FormatScratch *s, TokenRow *out, Err *e
 Status format_row(const RowFormat *f, const Json *row, FormatScratch *s, TokenRow *out, Err *err)
 {
     TRY(check_object(row, err));
+    TRY(check_fields(f, row, err));
     if (f->src->format == DATA_TOKENS) return format_tokens(f, row, out, err);
     rendering_reset(&s->r);
     bool all = f->train_on == TRAIN_ON_ALL;
@@ -284,6 +310,7 @@ Status format_row_prompt(const RowFormat *f, const Json *row, FormatScratch *s, 
 {
     *answer = NULL;
     TRY(check_object(row, err));
+    TRY(check_fields(f, row, err));
     if (f->src->format == DATA_TOKENS) return format_tokens_prompt(f, row, out, answer, err);
     rendering_reset(&s->r);
     bool chat = row_is_chat(f, row);

@@ -281,6 +281,13 @@ static void check_file(const TrainConfig *c, Problems *p, const char *key, const
                        path);
 }
 
+static void check_folder(const TrainConfig *c, Problems *p, const char *key, const char *path)
+{
+    check_file(c, p, key, path);
+    if (path && path_exists(path) && !path_is_dir(path))
+        config_problem(c, p, key, "%s is a file; name the folder that it lies in", path);
+}
+
 static void check_source_files(Problems *p, const TrainConfig *c, const char *key,
                                const DataSource *s, int n)
 {
@@ -318,11 +325,16 @@ static void check_resume(const TrainConfig *c, Problems *p)
 
 void config_check_files(const TrainConfig *c, Problems *p)
 {
-    check_file(c, p, "model.path", c->model_path);
+    check_folder(c, p, "model.path", c->model_path);
     check_file(c, p, "tokenizer", c->tokenizer);
-    check_file(c, p, "lora.adapter", c->lora_adapter);
+    check_folder(c, p, "lora.adapter", c->lora_adapter);
     check_source_files(p, c, "data.train", c->data.train, c->data.n_train);
     check_source_files(p, c, "data.eval.path", c->data.eval, c->data.n_eval);
+    if (c->output && c->output[0] == '~' && (c->output[1] == '/' || !c->output[1]))
+        config_problem(c, p, "output",
+                       "'~' is the shell's, here it is a folder's name, in '%s'; "
+                       "write the path in full",
+                       c->output);
     char *in_the_way = c->output ? path_in_the_way(c->output) : NULL;
     if (in_the_way)
         config_problem(c, p, "output", "%s is a file; name a folder, new or of an earlier run",

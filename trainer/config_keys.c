@@ -34,7 +34,57 @@ static const char *last_part(const char *key)
     return dot ? dot + 1 : key;
 }
 
-/* A key of the same last part in another section is the likeliest slip, then a near spelling. */
+/* What transformers, PEFT and the trainers around them call our keys, where no spelling leads there. */
+static const char *const elsewhere[][2] = {
+    {"r", "lora.rank"},
+    {"lora_r", "lora.rank"},
+    {"lora_alpha", "lora.alpha"},
+    {"lora_dropout", "lora.dropout"},
+    {"target_modules", "lora.targets"},
+    {"lora_target_modules", "lora.targets"},
+    {"lora_target", "lora.targets"},
+    {"modules_to_save", "lora.save_modules"},
+    {"layers_to_transform", "lora.layers"},
+    {"use_dora", "lora.dora"},
+    {"use_rslora", "lora.rslora"},
+    {"init_lora_weights", "lora.init"},
+    {"learning_rate", "optim.lr"},
+    {"lr_scheduler_type", "optim.schedule"},
+    {"lr_scheduler", "optim.schedule"},
+    {"max_grad_norm", "optim.clip"},
+    {"adam_epsilon", "optim.eps"},
+    {"num_train_epochs", "train.epochs"},
+    {"num_epochs", "train.epochs"},
+    {"gradient_checkpointing", "train.recompute"},
+    {"per_device_train_batch_size", "batch.micro"},
+    {"micro_batch_size", "batch.micro"},
+    {"gradient_accumulation_steps", "batch.global"},
+    {"max_seq_length", "data.max_length"},
+    {"sequence_len", "data.max_length"},
+    {"cutoff_len", "data.max_length"},
+    {"chat_template", "data.template"},
+    {"val_set_size", "data.eval.share"},
+    {"model_name_or_path", "model.path"},
+    {"base_model", "model.path"},
+    {"load_in_4bit", "model.quantize"},
+    {"load_in_8bit", "model.quantize"},
+    {"output_dir", "output"},
+    {"save_steps", "save.every"},
+    {"save_total_limit", "save.keep"},
+    {"eval_steps", "eval.every"},
+    {"early_stopping_patience", "eval.patience"},
+    {"logging_steps", "log.every"},
+    {"resume_from_checkpoint", "resume"},
+};
+
+static const char *known_elsewhere(const char *name)
+{
+    for (size_t i = 0; i < sizeof elsewhere / sizeof elsewhere[0]; i++)
+        if (str_eq(elsewhere[i][0], name)) return elsewhere[i][1];
+    return NULL;
+}
+
+/* A key of the same last part in another section is the likeliest slip, then another trainer's name, then a near spelling. */
 static const char *suggest(const char *key)
 {
     const char *names[CONFIG_MAX_FIELDS];
@@ -43,6 +93,7 @@ static const char *suggest(const char *key)
         names[i] = config_fields[i].key;
         if (!twin && str_eq(last_part(names[i]), last_part(key))) twin = names[i];
     }
+    if (!twin) twin = known_elsewhere(last_part(key));
     return twin ? twin : str_nearest(key, names, n_config_fields);
 }
 

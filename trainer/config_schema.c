@@ -165,7 +165,9 @@ const ConfigField config_fields[] = {
      .doc = "of the learning rate after warm-up; wsd: stable, then decay at the end; step: times "
             "optim.gamma after every epoch"},
     {"optim.warmup_steps", FIELD_INT, AT(warmup_steps), .fallback = "0", .math = true,
-     RANGE(0, MANY), .doc = "steps of linear rise from 0"},
+     RANGE(0, MANY),
+     .doc =
+         "steps of linear rise from 0; with wsd from the schedule's end, as transformers has it"},
     {"optim.warmup_ratio", FIELD_NUMBER, AT(warmup_ratio), .fallback = "0", .math = true,
      RANGE(0, 1), .doc = "the same as a share of all steps, rounded up"},
     {"optim.min_lr_ratio", FIELD_NUMBER, AT(min_lr_ratio), .fallback = "0", .math = true,

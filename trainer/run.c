@@ -93,15 +93,38 @@ static Status set_aside(Run *r, Err *err)
     return comm_agree(s->hosts, status, err);
 }
 
+/* A run cannot be made shorter than it was. */
+static Status check_length(const Run *r, const char *path, Problems *p)
+{
+    if (r->state.step <= r->total) return OK;
+    config_problem(r->c, p, r->c->max_steps > 0 ? "train.max_steps" : "train.epochs",
+                   "%lld steps, and %s is of step %lld; give as many or more, or another output",
+                   (long long)r->total, path, (long long)r->state.step);
+    return E_INPUT;
+}
+
+static bool out_of_patience(const Run *r)
+{
+    return r->c->early_stop_patience > 0 && r->state.evals_since_best >= r->c->early_stop_patience;
+}
+
 static Status resume(Run *r, Problems *problems, Err *err)
 {
     char *path;
     TRY(choose_start(r, &path, err));
     if (!path) return OK;
     Status s = checkpoint_load(r->s, &r->state, path, problems);
+    if (s == OK) s = check_length(r, path, problems);
     if (s == OK && str_eq(r->c->resume, "auto")) s = set_aside(r, err);
     if (s == OK) {
-        r->saved = r->state.step;
+        RunState *st = &r->state;
+        r->saved = st->step;
+        st->stopped = st->stopped && out_of_patience(r);
+        if (st->stopped)
+            log_info(r->s->log,
+                     "stopped early at step %lld: no better evaluation since step %lld; "
+                     "a larger eval.patience goes on",
+                     (long long)st->step, (long long)st->best_step);
         log_info(r->s->log, "continuing from %s, step %lld of %lld", path, (long long)r->state.step,
                  (long long)r->total);
     }
@@ -330,8 +353,7 @@ static Status after_step(Run *r, Err *err)
     bool last = st->step >= r->total, improved = false;
     if (evaluation_due(r)) {
         TRY(evaluate(r, &improved, err));
-        st->stopped =
-            !last && c->early_stop_patience > 0 && st->evals_since_best >= c->early_stop_patience;
+        st->stopped = !last && out_of_patience(r);
         if (st->stopped)
             log_info(r->s->log, "no better evaluation since step %lld: stopping early",
                      (long long)st->best_step);

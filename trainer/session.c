@@ -87,8 +87,10 @@ static void check_document(const Session *s, const Document *doc, Problems *p)
     }
 }
 
-static int64_t longest_document(const Dataset *d)
+/* Tokens that attend to each other: a document's, or a row's where rows are cut from all of them. */
+static int64_t longest_sequence(const Session *s, const Dataset *d)
 {
+    if (d && s->cfg->data.packing == PACK_CONCAT) return s->cfg->data.max_length;
     return d ? dataset_report(d)->longest : 0;
 }
 
@@ -103,19 +105,20 @@ static Status check_fit(const Session *s, Problems *p)
             check_document(s, &doc, p);
         }
     }
-    int64_t train = longest_document(s->train), eval = longest_document(s->eval);
+    const bool concat = s->cfg->data.packing == PACK_CONCAT;
+    const char *what = concat ? "packing concat makes rows of" : "the longest document has";
+    int64_t train = longest_sequence(s, s->train), eval = longest_sequence(s, s->eval);
     int64_t longest = train > eval ? train : eval;
     if (longest > s->shape.max_position_embeddings)
         log_warn(s->log,
-                 "data.max_length: the longest document has %lld tokens, the model was made for "
+                 "data.max_length: %s %lld tokens, the model was made for "
                  "%lld positions: it has yet to learn the ones beyond",
-                 (long long)longest, (long long)s->shape.max_position_embeddings);
+                 what, (long long)longest, (long long)s->shape.max_position_embeddings);
     if (s->shape.sliding_window > 0 && longest > s->shape.sliding_window)
-        config_problem(
-            s->cfg, p, "data.max_length",
-            "the longest document has %lld tokens and the model a sliding window of %lld, "
-            "which is not supported; lower it to the window",
-            (long long)longest, (long long)s->shape.sliding_window);
+        config_problem(s->cfg, p, "data.max_length",
+                       "%s %lld tokens and the model has a sliding window of %lld, "
+                       "which is not supported; lower it to the window",
+                       what, (long long)longest, (long long)s->shape.sliding_window);
     return p->n == before ? OK : E_INPUT;
 }
 
@@ -241,7 +244,7 @@ static Status open_groups(Session *s, ShardOpts *opts, Problems *p)
 {
     int n = (int)s->cfg->shard_group, size = s->comm.size;
     Err err = {0};
-    if (n == 0 || n == size || size == 1) return OK;
+    if (n == 0 || n == size) return OK;
     if (size % n != 0) {
         config_problem(s->cfg, p, "parallel.shard_group", "%d does not divide the %d ranks", n,
                        size);

@@ -131,4 +131,18 @@ refused 'an output where the model lies' 2 "command line: output: $tmp/base/../b
 run check --quiet "$tmp/run.yaml" runtime.device=cuda
 [ "$rc" = 0 ] || { ends 'cuda without a GPU' 2 && noted 'cuda without a GPU' '*runtime.device: *cuda*'; }
 
+refused 'a file for a folder' 2 "command line: model.path: $model/config.json is a file; name the folder that it lies in" \
+    check --quiet "$tmp/run.yaml" model.path="$model/config.json"
+refused "the shell's name of home" 2 "command line: output: '~' is the shell's, *" check --quiet "$tmp/run.yaml" 'output=~/run'
+refused 'groups of one rank' 2 '*parallel.shard_group: 7 does not divide the 1 ranks*' check --quiet "$tmp/run.yaml" parallel.shard_group=7
+# under concat a row is what attends to itself, however long its documents are
+cp -r "$root/tests/fixtures/models/mistral-d64" "$tmp/window"
+sed -i 's/"sliding_window": null/"sliding_window": 32/' "$tmp/window/config.json"
+refused 'rows beyond the window' 2 "*data.max_length: packing concat makes rows of 64 tokens and the model has a sliding window of 32, *" \
+    check --quiet "$tmp/run.yaml" model.path="$tmp/window" data.packing=concat
+done_by 'rows within the window' check --quiet "$tmp/run.yaml" model.path="$tmp/window" data.packing=concat data.max_length=32
+checks=$((checks + 1))
+"$lorac" check --explain >/dev/full 2>"$tmp/err"
+[ $? = 1 ] || fail 'keys that nobody can read'
+
 finish

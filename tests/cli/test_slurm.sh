@@ -20,6 +20,9 @@ refused 'a config that is none' 2 '*nothing.yaml*' slurm "$tmp/nothing.yaml"
 refused 'half a node' 2 '*--gpus: 12 do not fill nodes of 8*' slurm "$tmp/run.yaml" --gpus 12 runtime.device=cuda
 refused 'a sweep without values' 2 "*--sweep: must be KEY=VALUE,VALUE*'optim.lr='*" slurm "$tmp/run.yaml" --sweep optim.lr=
 refused 'a sweep of no key' 2 '*optim.lrr: unknown key*' slurm "$tmp/run.yaml" --sweep optim.lrr=1,2
+refused 'a value twice' 2 '*--sweep: lora.rank: 8 comes twice*' slurm "$tmp/run.yaml" --sweep lora.rank=8,4,8
+refused 'a key twice' 2 '*--sweep: lora.rank comes twice*' slurm "$tmp/run.yaml" --sweep lora.rank=8,4 --sweep lora.rank=2
+refused 'a sweep of folders' 2 '*--sweep: output: *' slurm "$tmp/run.yaml" --sweep output=a,b
 refused 'a sweep with a wrong value' 2 '*lora.rank*' slurm "$tmp/run.yaml" --sweep lora.rank=4,many
 refused 'GPUs of a run on the CPU' 2 "--gpus: the config's runtime.device is cpu; *" slurm "$tmp/run.yaml" --gpus 2
 refused 'ranks of a run on GPUs' 2 "--ranks: the config's runtime.device is cuda, *" slurm "$tmp/run.yaml" --ranks 2 runtime.device=cuda

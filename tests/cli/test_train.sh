@@ -84,4 +84,11 @@ run train "$tmp/run.yaml" output="$tmp/file/out" --quiet
 [ $rc = 1 ] || [ $rc = 2 ] || fail "output below a file: exit code $rc"
 [ -s "$tmp/err" ] || fail 'output below a file: nothing was said'
 
+# a run cannot be made shorter than it was, and its config.yaml stays what it was
+done_by 'eight steps' train "$tmp/run.yaml" --quiet output="$tmp/eight" optim.schedule=constant train.max_steps=8
+refused 'four of them' 2 "command line: train.max_steps: 4 steps, and $tmp/eight/checkpoint-8 is of step 8; give as many or more, or another output" \
+    train "$tmp/run.yaml" --quiet output="$tmp/eight" optim.schedule=constant train.max_steps=4
+checks=$((checks + 1))
+grep -q 'max_steps: 8' "$tmp/eight/config.yaml" || fail "config.yaml: $(grep max_steps "$tmp/eight/config.yaml")"
+
 finish

@@ -114,6 +114,15 @@ static const Case CASES[] = {
      "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
      "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
      "<|start_header_id|>assistant<|end_header_id|>\n\n«Yo<|eot_id|>»"},
+    {"llama3, system beside the conversation", DATA_SHAREGPT, TEMPLATE_LLAMA3,
+     "{\"system\":\"Be "
+     "brief.\",\"tools\":\"\",\"conversations\":[{\"from\":\"human\",\"value\":\"Hi\"},"
+     "{\"from\":\"gpt\",\"value\":\"Yo\"}]}",
+     "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+     "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+     "<|start_header_id|>assistant<|end_header_id|>\n\n«Yo<|eot_id|>»"},
+    {"alpaca, nothing before it", DATA_ALPACA, TEMPLATE_RAW,
+     "{\"instruction\":\"a\",\"output\":\"b\",\"system\":\"\",\"history\":[]}", "<s>a«b</s>»"},
     {"llama3, system of the config", DATA_COMPLETION, TEMPLATE_LLAMA3,
      "{\"prompt\":\"Hi\",\"completion\":\"Yo\"}",
      "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|>"
@@ -196,6 +205,26 @@ static const Case CASES[] = {
     {"tool", DATA_MESSAGES, TEMPLATE_LLAMA3,
      "{\"messages\":[{\"role\":\"tool\",\"content\":\"a\"}]}",
      "!f:1: messages[0]: role: 'tool': tools are not supported; leave such conversations out"},
+    {"tools of the row", DATA_MESSAGES, TEMPLATE_LLAMA3,
+     "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":[{\"name\":\"f\"}]}",
+     "!f:1: tools: tools are not supported; leave such conversations out"},
+    {"reasoning", DATA_MESSAGES, TEMPLATE_LLAMA3,
+     "{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\",\"reasoning_content\":\"b\"}]}",
+     "!f:1: messages[0]: reasoning_content: is not read; take it out, or put it into the content "
+     "as "
+     "the model writes it"},
+    {"a turn that is not trained, by another name", DATA_SHAREGPT, TEMPLATE_LLAMA3,
+     "{\"conversations\":[{\"from\":\"gpt\",\"value\":\"a\",\"train\":false}]}",
+     "!f:1: conversations[0]: train: is not read; a turn that is not trained has weight 0"},
+    {"earlier turns of an alpaca row", DATA_ALPACA, 0,
+     "{\"instruction\":\"a\",\"output\":\"b\",\"history\":[[\"c\",\"d\"]]}",
+     "!f:1: history: is not read from alpaca rows; take it out, write a prompt with {history}, or "
+     "make messages of the row"},
+    {"lists without a template", DATA_COMPLETION, 0,
+     "{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"}],\"completion\":\"b\"}",
+     "!f:1: prompt: is a list of messages, which needs a chat template: llama2, llama3, llama3.1 "
+     "or "
+     "chatml"},
     {"order", DATA_MESSAGES, TEMPLATE_LLAMA2,
      "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"user\",\"content\":\"b\"}]}",
      "!f:1: turn 2: the role is user, and llama2's template wants assistant here: user and "

@@ -554,6 +554,27 @@ Test(resume, stops_early_and_stays_stopped)
     tmp_dir_remove(out);
 }
 
+Test(resume, more_patience_goes_on)
+{
+    char *out = tmp_dir(), *whole_out = tmp_dir();
+    const char *const *how =
+        LIST("method=full", "optim={lr: 0.05, schedule: constant}", "eval={every: 2, patience: 2}");
+    const char *const *patient =
+        LIST("method=full", "optim={lr: 0.05, schedule: constant}", "eval={every: 2, patience: 0}");
+    Training t = run_ok(out, how);
+    cr_expect(t.result.stopped_early);
+    training_clear(&t);
+    t = run_ok(out, patient);
+    Training whole = run_ok(whole_out, patient);
+    cr_expect_not(t.result.stopped_early);
+    cr_expect_eq(t.result.steps, whole.result.steps);
+    cr_expect_eq(t.result.hash, whole.result.hash);
+    training_clear(&t);
+    training_clear(&whole);
+    tmp_dir_remove(out);
+    tmp_dir_remove(whole_out);
+}
+
 Test(resume, constant_rate_may_train_longer)
 {
     char *a = tmp_dir(), *b = tmp_dir();
