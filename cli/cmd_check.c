@@ -5,6 +5,7 @@
 #include "cli/config_args.h"
 #include "cli/train_data.h"
 #include "trainer/checkpoint.h"
+#include "trainer/run.h"
 
 #include <stdlib.h>
 
@@ -26,6 +27,7 @@ static Status check_resume(Session *s, Problems *problems)
     Status status = checkpoint_choose(&path, s, &err);
     if (status != OK) config_problem(c, problems, "resume", "%s", err.line);
     if (path) status = checkpoint_check(s, &run, path, problems);
+    if (path && status == OK) status = trainer_check_length(s, run.step, path, problems);
     if (path && status == OK)
         printf("a run would go on from %s, step %lld (resume: %s)\n", path, (long long)run.step,
                c->resume);

@@ -93,14 +93,22 @@ static Status set_aside(Run *r, Err *err)
     return comm_agree(s->hosts, status, err);
 }
 
-/* A run cannot be made shorter than it was. */
-static Status check_length(const Run *r, const char *path, Problems *p)
+static Status check_length(const TrainConfig *c, int64_t total, int64_t step, const char *path,
+                           Problems *p)
 {
-    if (r->state.step <= r->total) return OK;
-    config_problem(r->c, p, r->c->max_steps > 0 ? "train.max_steps" : "train.epochs",
+    if (step <= total) return OK;
+    config_problem(c, p, c->max_steps > 0 ? "train.max_steps" : "train.epochs",
                    "%lld steps, and %s is of step %lld; give as many or more, or another output",
-                   (long long)r->total, path, (long long)r->state.step);
+                   (long long)total, path, (long long)step);
     return E_INPUT;
+}
+
+Status trainer_check_length(const Session *s, int64_t step, const char *path, Problems *problems)
+{
+    Loader *l = loader_new(s->train, &s->cfg->data, (uint64_t)s->cfg->seed, s->cfg->batch_global);
+    int64_t total = count_steps(l, s->cfg);
+    loader_free(l);
+    return check_length(s->cfg, total, step, path, problems);
 }
 
 static bool out_of_patience(const Run *r)
@@ -114,7 +122,7 @@ static Status resume(Run *r, Problems *problems, Err *err)
     TRY(choose_start(r, &path, err));
     if (!path) return OK;
     Status s = checkpoint_load(r->s, &r->state, path, problems);
-    if (s == OK) s = check_length(r, path, problems);
+    if (s == OK) s = check_length(r->c, r->total, r->state.step, path, problems);
     if (s == OK && str_eq(r->c->resume, "auto")) s = set_aside(r, err);
     if (s == OK) {
         RunState *st = &r->state;

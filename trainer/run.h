@@ -19,6 +19,11 @@ typedef struct RunResult {
     double best_loss;
 } RunResult;
 
+/* Whether the run that the config asks for reaches `step`, where the checkpoint at `path` stands: a run cannot be made shorter
+ * than it was.  On a session whose data are open. */
+Status trainer_check_length(const Session *s, int64_t step, const char *path,
+                            Problems *problems) MUST_CHECK;
+
 /* On an open session.  terminal: draw a bar on s->log.  Errors of the input go to `problems` (E_INPUT), the one of
  * the run to *err (E_FAILED). */
 Status trainer_run(Session *s, bool terminal, RunResult *out, Problems *problems,

@@ -88,6 +88,8 @@ run train "$tmp/run.yaml" output="$tmp/file/out" --quiet
 done_by 'eight steps' train "$tmp/run.yaml" --quiet output="$tmp/eight" optim.schedule=constant train.max_steps=8
 refused 'four of them' 2 "command line: train.max_steps: 4 steps, and $tmp/eight/checkpoint-8 is of step 8; give as many or more, or another output" \
     train "$tmp/run.yaml" --quiet output="$tmp/eight" optim.schedule=constant train.max_steps=4
+refused 'check says so, too' 2 "command line: train.max_steps: 4 steps, and $tmp/eight/checkpoint-8 is of step 8; *" \
+    check "$tmp/run.yaml" --quiet output="$tmp/eight" optim.schedule=constant train.max_steps=4
 checks=$((checks + 1))
 grep -q 'max_steps: 8' "$tmp/eight/config.yaml" || fail "config.yaml: $(grep max_steps "$tmp/eight/config.yaml")"
 
