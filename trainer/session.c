@@ -244,7 +244,8 @@ static Status open_groups(Session *s, ShardOpts *opts, Problems *p)
 {
     int n = (int)s->cfg->shard_group, size = s->comm.size;
     Err err = {0};
-    if (n == 0 || n == size) return OK;
+    /* alone: a config for many is checked or tried */
+    if (n == 0 || n == size || size == 1) return OK;
     if (size % n != 0) {
         config_problem(s->cfg, p, "parallel.shard_group", "%d does not divide the %d ranks", n,
                        size);
