@@ -107,19 +107,19 @@ static Intervals write_n(Bench *b, int32_t *ids, int64_t n)
     Intervals t = {.least = INFINITY};
     const double first = seconds_monotonic();
     for (int64_t i = 0; i < n; i++) {
-        const double before = first + t.all;
+        const double before = t.all;
         token_pass_run(&b->pass, ids);
         token_pass_read_best(&b->pass, ids, ahead && i + 1 < n);
         t.all = seconds_monotonic() - first;
-        const double one = first + t.all - before;
+        const double one = t.all - before;
         t.least = one < t.least ? one : t.least;
         t.most = one > t.most ? one : t.most;
     }
     return t;
 }
 
-/* First what a first use chooses and records, then the same tokens as are timed, until the device is as warm as a longer run keeps
- * it: a GPU that has just timed the products of a prompt takes 1 to 2 % longer for a few tenths of a second. */
+/* First what a first use chooses and records, then the same tokens as are timed, for a while: the first runs on a GPU, and those
+ * that had to time the products of their prompt, were up to 3 % slower than the others (bench/results/2026-11-29-h200.md). */
 static void warm_up(Bench *b, int32_t *ids)
 {
     const double began = seconds_monotonic();
