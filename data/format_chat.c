@@ -35,8 +35,7 @@ static bool is_tool(const char *role)
            str_eq(role, "observation") || str_eq(role, "function_call");
 }
 
-/* Not null, false, "", [] or {}, nor such a list as text. */
-static bool says_something(const Json *j)
+bool format_says_something(const Json *j)
 {
     const char *text;
     size_t n;
@@ -59,7 +58,7 @@ static Status check_unread(const Json *j, const char *where, Err *err)
          "is not read; take it out, or put it into the content as the model writes it"},
     };
     for (size_t i = 0; i < sizeof unread / sizeof *unread; i++)
-        if (says_something(json_get(j, unread[i].key)))
+        if (format_says_something(json_get(j, unread[i].key)))
             return err_set(err, E_INPUT, "%s%s%s: %s", where, *where ? ": " : "", unread[i].key,
                            unread[i].what);
     const Json *train = json_get(j, "train");
@@ -123,12 +122,17 @@ static Status read_list(const RowFormat *f, const Json *row, const char *asked, 
     return OK;
 }
 
-/* LLaMA-Factory's rows have it beside the conversation. */
-static Status read_system(const Json *row, FormatScratch *s, Err *err)
+/* A conversation, in LLaMA-Factory's rows with a system message beside it. */
+static Status read_sharegpt(const RowFormat *f, const Json *row, FormatScratch *s, Err *err)
 {
     ChatMessage m = {.role = "system"};
     TRY(format_string(row, "system", "system", false, &m.text, &m.len, err));
     if (m.len > 0) format_add_message(s, m);
+    const int first = s->n_messages;
+    TRY(read_list(f, row, "conversations", f->names[CHAT_LIST], true, s, err));
+    if (m.len > 0 && str_eq(s->messages[first].role, "system"))
+        return err_set(err, E_INPUT,
+                       "system: the conversation has such a message, too; take one of them out");
     return OK;
 }
 
@@ -145,8 +149,7 @@ Status format_read_messages(const RowFormat *f, const Json *row, bool answer_req
         TRY(read_list(f, row, "completion", f->names[1], answer_required, s, err));
         break;
     case DATA_SHAREGPT:
-        TRY(read_system(row, s, err));
-        TRY(read_list(f, row, "conversations", f->names[CHAT_LIST], true, s, err));
+        TRY(read_sharegpt(f, row, s, err));
         break;
     default:
         TRY(read_list(f, row, "messages", f->names[CHAT_LIST], true, s, err));

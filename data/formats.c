@@ -248,11 +248,7 @@ static Status check_fields(const RowFormat *f, const Json *row, Err *err)
                        "llama3.1 or chatml",
                        f->names[COMPLETION_PROMPT]);
     for (int i = 0; i < 2 && f->src->format == DATA_ALPACA && !f->src->prompt; i++) {
-        const Json *j = json_get(row, turns[i]);
-        const char *text;
-        size_t n = 0;
-        if (!j || json_kind(j) == JK_NULL || (json_str(j, &text, &n) ? n == 0 : !json_size(j)))
-            continue;
+        if (!format_says_something(json_get(row, turns[i]))) continue;
         return err_set(
             err, E_INPUT,
             "%s: is not read from alpaca rows; take it out, write a prompt with {%s}, or "

@@ -16,6 +16,8 @@ enum { TOKENS_IDS, TOKENS_LABELS };
 Status format_field(const RowFormat *f, const Json *row, int i, bool required, const char **text,
                     size_t *len, Err *err) MUST_CHECK;
 /* "name: missing; ..." with what the object has instead. */
+/* Not absent, null, false, "", [] or {}, nor such a list as text. */
+bool format_says_something(const Json *j);
 Status format_missing(const Json *row, const char *asked, const char *name, Err *err);
 /* The file's name of a field. */
 const char *format_mapped(const DataSource *src, const char *name);

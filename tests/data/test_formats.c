@@ -216,6 +216,14 @@ static const Case CASES[] = {
     {"a turn that is not trained, by another name", DATA_SHAREGPT, TEMPLATE_LLAMA3,
      "{\"conversations\":[{\"from\":\"gpt\",\"value\":\"a\",\"train\":false}]}",
      "!f:1: conversations[0]: train: is not read; a turn that is not trained has weight 0"},
+    {"two system messages", DATA_SHAREGPT, TEMPLATE_LLAMA3,
+     "{\"system\":\"a\",\"conversations\":[{\"from\":\"system\",\"value\":\"b\"},"
+     "{\"from\":\"gpt\",\"value\":\"c\"}]}",
+     "!f:1: system: the conversation has such a message, too; take one of them out"},
+    {"a system of an alpaca row that is no text", DATA_ALPACA, 0,
+     "{\"instruction\":\"a\",\"output\":\"b\",\"system\":5}",
+     "!f:1: system: is not read from alpaca rows; take it out, write a prompt with {system}, or "
+     "make messages of the row"},
     {"earlier turns of an alpaca row", DATA_ALPACA, 0,
      "{\"instruction\":\"a\",\"output\":\"b\",\"history\":[[\"c\",\"d\"]]}",
      "!f:1: history: is not read from alpaca rows; take it out, write a prompt with {history}, or "
