@@ -16,6 +16,7 @@ typedef struct Sequence {
     DecodeStream stream;
     StrBuf text;
     size_t n_shown; /* bytes of text that the hook got */
+    bool ended;     /* stays while passes of the others have begun */
 } Sequence;
 
 typedef struct Run {
@@ -35,7 +36,7 @@ typedef struct Run {
     Feed feed;
     TokenPass pass;
     bool greedy; /* the best logit decides: the device finds it, and logits stay there */
-    bool early;  /* and begins the next pass before the host has seen it */
+    bool early;  /* and begins the next passes before the host has seen it */
     Sampler sampler;
     float *logits; /* (batch, V); greedy: none */
     int32_t *best; /* (batch); greedy */
@@ -104,7 +105,8 @@ static void run_open(Run *r)
     r->live = xcalloc((size_t)r->batch, sizeof *r->live);
     const SamplerOpts *s = &r->opts->sampler;
     r->greedy = s->temperature == 0 && s->repetition_penalty == 1;
-    r->early = r->greedy && r->m->dev->backend->replay && !r->opts->no_graph;
+    bool records = r->m->dev->backend->replay && !r->opts->no_graph;
+    r->early = r->greedy && !r->opts->no_cache && (records || r->opts->always_ahead);
     if (!r->greedy) r->logits = host_floats(r, r->batch * r->m->cfg.vocab_size);
     size_t n = (size_t)r->batch + 1;
     r->cu = xcalloc(n, sizeof *r->cu);
@@ -178,19 +180,28 @@ static int64_t share_pass(Run *r)
     return total;
 }
 
-/* Every sequence has one token to read, its last. */
+/* Every sequence that has not ended has one token to read, its last. */
 static bool all_decode(const Run *r)
 {
     bool all = !r->opts->no_cache;
     for (int64_t i = 0; i < r->n_live; i++)
-        all &= r->live[i].n - r->live[i].n_read == 1;
+        all &= r->live[i].ended || r->live[i].n - r->live[i].n_read == 1;
     return all;
 }
 
-/* A sequence ends for its length when it has got its next token. */
-static bool is_last(const Run *r, const Sequence *s)
+/* The tokens that a sequence may get before it ends for its length. */
+static int64_t room(const Run *r, const Sequence *s)
 {
-    return s->n + 1 - r->prompts[s->index].n >= r->opts->max_new_tokens || s->n + 1 >= r->context;
+    return min(r->prompts[s->index].n + r->opts->max_new_tokens, r->context) - s->n;
+}
+
+/* How many passes may begin behind the next one.  None where a sequence has ended: those that have begun are the last with it. */
+static int64_t passes_ahead(const Run *r)
+{
+    int64_t n = r->early ? TOKEN_PASSES_AHEAD : 0;
+    for (int64_t i = 0; i < r->n_live; i++)
+        n = r->live[i].ended ? 0 : min(n, room(r, &r->live[i]) - 1);
+    return n;
 }
 
 /* Of all live sequences, in order. */
@@ -198,14 +209,11 @@ static void decode(Run *r)
 {
     for (int64_t i = 0; i < r->n_live; i++) {
         Sequence *s = &r->live[i];
-        r->slots[i] = s->ids[s->n_read++];
+        if (!s->ended) r->slots[i] = s->ids[s->n_read++];
     }
-    bool early = r->early;
-    for (int64_t i = 0; i < r->n_live; i++)
-        early &= !is_last(r, &r->live[i]);
     token_pass_run(&r->pass, r->slots);
     if (r->greedy)
-        token_pass_read_best(&r->pass, r->best, early);
+        token_pass_read_best(&r->pass, r->best, passes_ahead(r));
     else
         tensor_read(r->m->dev, token_pass_logits(&r->pass), r->logits);
 }
@@ -332,13 +340,31 @@ static bool append(const Run *r, Sequence *s, int32_t id)
     return true;
 }
 
-/* Picks a token for each sequence that was read to its end; those that it ends leave, the others move up. */
+/* Those that have ended leave, the others move up. */
+static void leave(Run *r)
+{
+    int64_t kept = 0;
+    for (int64_t i = 0; i < r->n_live; i++) {
+        if (r->live[i].ended) continue;
+        r->slots[kept] = (int32_t)i;
+        r->live[kept++] = r->live[i];
+    }
+    for (int64_t i = kept; i < r->n_live; i++)
+        r->live[i] = (Sequence){0};
+    if (!r->opts->no_cache) kv_cache_compact(&r->kv, r->slots, kept);
+    r->n_live = kept;
+}
+
+/* Picks a token for each sequence that was read to its end; those that it ends leave as soon as no pass has begun in which
+ * others go on with them. */
 static Status pick(Run *r, Err *err)
 {
-    int64_t vocab = r->m->cfg.vocab_size, row = 0, kept = 0;
+    int64_t vocab = r->m->cfg.vocab_size, row = 0, n_ended = 0;
     for (int64_t i = 0; i < r->n_live; i++) {
         Sequence *s = &r->live[i];
-        if (r->opts->no_cache || s->n_read == s->n) {
+        if (s->ended) {
+            row++;
+        } else if (r->opts->no_cache || s->n_read == s->n) {
             const GeneratePrompt *p = &r->prompts[s->index];
             int32_t id = r->greedy
                              ? r->best[row]
@@ -348,20 +374,12 @@ static Status pick(Run *r, Err *err)
             if (id < 0)
                 return err_set(err, E_FAILED, "prompt %lld, token %lld: the logits are not finite",
                                (long long)s->index + 1, (long long)(s->n - p->n) + 1);
-            if (append(r, s, id)) continue;
+            s->ended = append(r, s, id);
         }
-        r->slots[kept] = (int32_t)i;
-        if (kept != i) {
-            r->live[kept] = *s;
-            *s = (Sequence){0};
-        }
-        kept++;
+        n_ended += s->ended;
     }
-    if (kept < r->n_live && !r->opts->no_cache) {
-        token_pass_cancel(&r->pass);
-        kv_cache_compact(&r->kv, r->slots, kept);
-    }
-    r->n_live = kept;
+    if (n_ended == r->n_live) token_pass_cancel(&r->pass);
+    if (n_ended > 0 && token_pass_ahead(&r->pass) == 0) leave(r);
     return OK;
 }
 
@@ -386,7 +404,7 @@ Status generate(Generation *out, Llama *m, const Tokenizer *t, const GeneratePro
     run_open(&r);
     Status s = OK;
     while (s == OK) {
-        admit(&r);
+        if (token_pass_ahead(&r.pass) == 0) admit(&r);
         if (r.n_live == 0) break;
         if (all_decode(&r))
             decode(&r);

@@ -20,6 +20,8 @@ typedef struct GenerateOpts {
     int n_stop;
     bool no_graph; /* infer/token_pass.h */
     bool
+        always_ahead; /* greedy passes begin ahead also where nothing is won by it: how that is tested on a CPU */
+    bool
         no_cache; /* every step reads everything again: the slow way that the cache is tested with */
 } GenerateOpts;
 

@@ -25,7 +25,7 @@ void token_pass_init(TokenPass *d, Llama *m, KvCache *kv, const TokenPassOpts *o
                      .best = ints(m->dev, kv->n_seqs)};
     d->cu_host = xmalloc((size_t)(kv->n_seqs + 1) * sizeof *d->cu_host);
     const Backend *b = m->dev->backend;
-    const size_t n = (size_t)kv->n_seqs;
+    const size_t n = (size_t)(kv->n_seqs * (TOKEN_PASSES_AHEAD + 1));
     d->best_host = b->host_alloc ? b->host_alloc(m->dev, n * sizeof *d->best_host)
                                  : xcalloc(n, sizeof *d->best_host);
     for (int64_t i = 0; i <= kv->n_seqs; i++)
@@ -110,6 +110,16 @@ static void record(TokenPass *d)
     d->n_recorded++;
 }
 
+static int64_t place_of(int64_t pass)
+{
+    return pass % (TOKEN_PASSES_AHEAD + 1);
+}
+
+static int32_t *best_on_host(const TokenPass *d, int64_t pass)
+{
+    return d->best_host + place_of(pass) * d->kv->n_seqs;
+}
+
 /* The ids are in place. */
 static void run(TokenPass *d)
 {
@@ -131,44 +141,43 @@ static void run(TokenPass *d)
         d->n_replayed++;
     }
     kv_cache_follow(d->kv);
+    if (d->opts.greedy) {
+        dev->backend->copy(dev, best_on_host(d, d->n_begun), tensor_data(&d->best),
+                           (size_t)n * sizeof *d->best_host, COPY_FROM_DEVICE);
+        d->copied[place_of(d->n_begun++)] = device_record(dev);
+    }
+}
+
+int64_t token_pass_ahead(const TokenPass *d)
+{
+    return d->n_begun - d->n_read;
 }
 
 void token_pass_run(TokenPass *d, const int32_t *ids)
 {
     Device *dev = d->ctx.dev;
-    const size_t bytes = (size_t)d->kv->n_live * sizeof *ids;
-    if (d->ahead) {
-        d->ahead = false;
-        return;
-    }
+    if (token_pass_ahead(d) > 0) return;
     /* pageable memory of the host: read before the call returns */
-    dev->backend->copy(dev, tensor_data(&d->ids), ids, bytes, COPY_TO_DEVICE);
+    dev->backend->copy(dev, tensor_data(&d->ids), ids, (size_t)d->kv->n_live * sizeof *ids,
+                       COPY_TO_DEVICE);
     run(d);
 }
 
-void token_pass_read_best(TokenPass *d, int32_t *best, bool ahead)
+void token_pass_read_best(TokenPass *d, int32_t *best, int64_t ahead)
 {
-    Device *dev = d->ctx.dev;
-    const size_t bytes = (size_t)d->n * sizeof *best;
-    ASSERT(d->opts.greedy && !d->ahead, "no pass has ended whose best tokens were asked for");
-    dev->backend->copy(dev, d->best_host, tensor_data(&d->best), bytes, COPY_FROM_DEVICE);
-    int64_t copied = device_record(dev);
-    if (ahead) run(d);
-    d->ahead = ahead;
-    device_wait(dev, copied);
-    memcpy(best, d->best_host, bytes);
+    ASSERT(token_pass_ahead(d) > 0, "no pass has begun whose best tokens were asked for");
+    if (ahead > TOKEN_PASSES_AHEAD) ahead = TOKEN_PASSES_AHEAD;
+    while (token_pass_ahead(d) - 1 < ahead)
+        run(d);
+    device_wait(d->ctx.dev, d->copied[place_of(d->n_read)]);
+    memcpy(best, best_on_host(d, d->n_read), (size_t)d->n * sizeof *best);
+    d->n_read++;
 }
 
 void token_pass_cancel(TokenPass *d)
 {
-    if (d->ahead) kv_cache_retreat(d->kv);
-    d->ahead = false;
-}
-
-const Tensor *token_pass_best(const TokenPass *d)
-{
-    ASSERT(d->opts.greedy, "the best token was not asked for");
-    return &d->best_now;
+    if (token_pass_ahead(d) > 0) kv_cache_retreat(d->kv, token_pass_ahead(d));
+    d->n_read = d->n_begun;
 }
 
 const Tensor *token_pass_logits(const TokenPass *d)

@@ -76,11 +76,12 @@ void kv_cache_follow(KvCache *kv)
     find_max_past(kv);
 }
 
-void kv_cache_retreat(KvCache *kv)
+void kv_cache_retreat(KvCache *kv, int64_t n)
 {
     for (int64_t i = 0; i < kv->n_live; i++) {
-        ASSERT(kv->past_host[i] > 0, "sequence %lld is empty", (long long)i);
-        kv->past_host[i]--;
+        ASSERT(kv->past_host[i] >= n, "sequence %lld has %d tokens, not %lld", (long long)i,
+               kv->past_host[i], (long long)n);
+        kv->past_host[i] -= (int32_t)n;
     }
     write_past(kv);
 }

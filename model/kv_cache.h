@@ -16,9 +16,9 @@ void kv_cache_init(KvCache *kv, const Llama *m, int64_t n_seqs, int64_t capacity
 void kv_cache_clear(KvCache *kv);
 /* After a forward pass: sequence b < n_live grew by n_new[b]. */
 void kv_cache_advance(KvCache *kv, const int32_t *n_new);
-/* After one of a token each, in which the device counted by itself (kernels.h: next_tokens); and as if it had not been. */
+/* After one of a token each, in which the device counted by itself (kernels.h: next_tokens); and as if the last n had not been. */
 void kv_cache_follow(KvCache *kv);
-void kv_cache_retreat(KvCache *kv);
+void kv_cache_retreat(KvCache *kv, int64_t n);
 /* Empty again, all n_seqs of them. */
 void kv_cache_reset(KvCache *kv);
 /* Sequence slots are renumbered: new slot i holds old slot from[i]; i < n.  For batches whose sequences end at

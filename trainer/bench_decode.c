@@ -103,13 +103,13 @@ typedef struct Intervals {
 /* n tokens of each sequence as generation has them: the host reads what was chosen while the next pass runs. */
 static Intervals write_n(Bench *b, int32_t *ids, int64_t n)
 {
-    const bool ahead = b->dev.backend->replay && !b->opts->no_graph;
+    const int64_t most = b->dev.backend->replay && !b->opts->no_graph ? TOKEN_PASSES_AHEAD : 0;
     Intervals t = {.least = INFINITY};
     const double first = seconds_monotonic();
     for (int64_t i = 0; i < n; i++) {
         const double before = t.all;
         token_pass_run(&b->pass, ids);
-        token_pass_read_best(&b->pass, ids, ahead && i + 1 < n);
+        token_pass_read_best(&b->pass, ids, n - 1 - i < most ? n - 1 - i : most);
         t.all = seconds_monotonic() - first;
         const double one = t.all - before;
         t.least = one < t.least ? one : t.least;
@@ -126,8 +126,7 @@ static void warm_up(Bench *b, int32_t *ids)
     write_n(b, ids, WARM_UP);
     while (!b->plans && seconds_monotonic() - began < WARM_SECONDS) {
         write_n(b, ids, b->opts->new_tokens);
-        for (int64_t i = 0; i < b->opts->new_tokens; i++)
-            kv_cache_retreat(&b->kv);
+        kv_cache_retreat(&b->kv, b->opts->new_tokens);
     }
 }
 

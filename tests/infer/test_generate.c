@@ -179,6 +179,51 @@ Test(generate, recorded_passes_change_nothing)
     golden_close(&g);
 }
 
+/* Sequences that end at different tokens, by an end in one round, while passes of the others have begun. */
+Test(generate, passes_ahead_change_nothing)
+{
+    enum { N = 9 };
+    Golden g;
+    golden_open(&g, "llama3-tiny");
+    GeneratePrompt prompts[N];
+    int32_t ids[N][N + 1];
+    for (int i = 0; i < N; i++) {
+        for (int k = 0; k <= i; k++)
+            ids[i][k] = (i * 31 + k * 7) % 600;
+        prompts[i] = (GeneratePrompt){ids[i], i + 1, (uint64_t)i, false};
+    }
+    GenerateOpts o = generate_defaults();
+    for (int round = 0; round < 2; round++) {
+        Generation want[N] = {0};
+        Err err = {0};
+        int early = 0;
+        o.max_new_tokens = round == 0 ? 14 : generate_context(&g.model.llama);
+        o.batch = 1;
+        o.always_ahead = false;
+        for (int i = 0; i < N; i++) {
+            cr_assert_eq(generate(&want[i], &g.model.llama, NULL, &prompts[i], 1, &o, NULL, &err),
+                         OK);
+            early += want[i].finish == FINISH_EOS;
+        }
+        cr_expect(round == 0 || (early >= 2 && early < N), "%d of %d end early", early, N);
+        o.always_ahead = true;
+        for (o.batch = 1; o.batch <= N; o.batch += 2) {
+            Generation got[N] = {0};
+            o.tokens_per_pass = o.batch == 3 ? 4 : 0;
+            cr_assert_eq(generate(got, &g.model.llama, NULL, prompts, N, &o, NULL, &err), OK);
+            for (int i = 0; i < N; i++)
+                cr_expect(same(&got[i], want[i].ids, want[i].n) && got[i].finish == want[i].finish,
+                          "round %d, batch %d, prompt %d", round, (int)o.batch, i);
+            clear_all(got, N);
+        }
+        o.tokens_per_pass = 0;
+        generate_add_eos(&o, want[1].ids[2]);
+        generate_add_eos(&o, want[4].ids[7]);
+        clear_all(want, N);
+    }
+    golden_close(&g);
+}
+
 /* Draws belong to (seed, prompt, position): neither the neighbours nor the order of work matter. */
 Test(generate, what_a_prompt_says_does_not_depend_on_its_batch)
 {

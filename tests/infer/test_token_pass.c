@@ -70,7 +70,7 @@ static void check(TestModel *m, const char *name, const QuantOpts *quant)
                 now[s] = ids[s][i];
             token_pass_run(&p, now);
             tensor_read(&m->dev, token_pass_logits(&p), got);
-            tensor_read(&m->dev, token_pass_best(&p), now);
+            token_pass_read_best(&p, now, 0);
             for (int s = 0; s < n; s++) {
                 const float *row = got + s * V;
                 double off = farthest(row, want[s] + i * V, V);
@@ -118,9 +118,9 @@ Test(token_pass, quantised_logits_are_those_of_the_whole)
     check_all(&(QuantOpts){.type = QUANT_INT8});
 }
 
-/* TOKENS ids of each sequence: the best of the pass before, but `forced` at tokens where nobody could know it.  `ahead`: passes
- * begin before the host has read what was best, and those that must not are given up. */
-static void write_on(TestModel *m, int32_t (*ids)[SEQS], bool ahead)
+/* TOKENS ids of each sequence: the best of the pass before, but `forced` at tokens where nobody could know it.  Passes begin up
+ * to `ahead` before the host has read what was best, and those that must not are given up. */
+static void write_on(TestModel *m, int32_t (*ids)[SEQS], int ahead)
 {
     enum { FORCED = 7 };
     KvCache kv;
@@ -136,9 +136,11 @@ static void write_on(TestModel *m, int32_t (*ids)[SEQS], bool ahead)
         for (int s = 0; s < kv.n_live; s++)
             ids[i][s] = forced ? (int32_t)((i + 11 * s) % m->llama.cfg.vocab_size) : best[s];
         token_pass_run(&p, ids[i]);
-        token_pass_read_best(&p, best, ahead && i + 1 < TOKENS);
-        cr_expect_eq(kv.past_host[0], i + 1 + (ahead && i + 1 < TOKENS), "%d in the cache",
-                     kv.past_host[0]);
+        const int left = TOKENS - 1 - i, most = ahead < left ? ahead : left;
+        token_pass_read_best(&p, best, most);
+        cr_expect_eq(token_pass_ahead(&p), most, "token %d: %d have begun", i,
+                     (int)token_pass_ahead(&p));
+        cr_expect_eq(kv.past_host[0], i + 1 + most, "%d in the cache", kv.past_host[0]);
     }
     token_pass_clear(&p);
     kv_cache_clear(&kv);
@@ -149,10 +151,13 @@ Test(token_pass, begun_ahead_is_the_same)
     char *dir = source_path("tests/fixtures/models/llama3-d64");
     TestModel m;
     test_model_open_as(&m, dir, 0, &(QuantOpts){.type = QUANT_NF4, .nested = true});
-    int32_t want[TOKENS][SEQS] = {{0}}, got[TOKENS][SEQS] = {{0}};
-    write_on(&m, want, false);
-    write_on(&m, got, true);
-    cr_expect_eq(memcmp(got, want, sizeof got), 0, "other tokens");
+    int32_t want[TOKENS][SEQS] = {{0}};
+    write_on(&m, want, 0);
+    for (int ahead = 1; ahead <= TOKEN_PASSES_AHEAD; ahead++) {
+        int32_t got[TOKENS][SEQS] = {{0}};
+        write_on(&m, got, ahead);
+        cr_expect_eq(memcmp(got, want, sizeof got), 0, "%d ahead: other tokens", ahead);
+    }
     test_model_close(&m);
     free(dir);
 }
