@@ -346,6 +346,7 @@ __device__ inline float added(const Out &o, int t, int64_t row)
 }
 
 /* A warp's: the sums of a group to y, when all have handed in theirs, and the squares of what is normed. */
+template <int N>
 __device__ inline void write_out(const Out &o, Entry *entries, int buffer, int64_t row0,
                                  uint64_t *summed, int time, const Norm &norm, const float *squares,
                                  int cols)
@@ -354,7 +355,10 @@ __device__ inline void write_out(const Out &o, Entry *entries, int buffer, int64
     float was = added(o, first, row0 + r);
     barrier_wait(summed, time);
     const float factor = norm.w ? rstd_of(squares, norm.eps, cols) : 1.0f;
-    for (int t = first; t < o.n; t += WARP / ROWS) {
+#pragma unroll
+    for (int i = 0; i < N; i += WARP / ROWS) {
+        const int t = first + i;
+        if (t >= o.n) break;
         float sum = 0;
 #pragma unroll
         for (int w = 0; w < WARPS; w++)
@@ -466,8 +470,8 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
         __syncwarp();
         if (lane == 0) barrier_arrive(&summed[buffer]);
         if (turn % WARPS == warp) {
-            write_out(o, entries, buffer, (int64_t)group * ROWS, &summed[buffer], time, norm,
-                      squares, (int)q.part[0].cols);
+            write_out<N>(o, entries, buffer, (int64_t)group * ROWS, &summed[buffer], time, norm,
+                         squares, (int)q.part[0].cols);
             __syncwarp();
             if (lane == 0) barrier_arrive(&written[buffer]);
         }
