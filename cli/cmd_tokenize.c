@@ -192,6 +192,7 @@ static Status show_file_rows(const Flags *f, const RowFormat *format, const char
             s = format_row(format, json, &scratch, &row, err);
             if (s != OK) s = err_wrap(err, s, "%s:%lld", file, (long long)line);
         }
+        if (s != OK) row_error(err, s, file, rows_number(rows));
         if (s == OK) s = show_row(f, format->t, &row, file, line, err);
         json_free(json);
     }

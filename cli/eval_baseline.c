@@ -54,6 +54,7 @@ static Status read_file(EvalJob *job, const DataSource *src, int64_t end, const 
             s = add_row(&job->result, src, row, file, line, err);
             if (s != OK) s = err_wrap(err, s, "%s:%lld", file, (long long)line);
         }
+        if (s != OK) row_error(err, s, file, rows_number(rows));
         json_free(row);
     }
     rows_close(rows);

@@ -16,10 +16,11 @@ struct RowReader {
     ByteSource *in;
     char *path;
     char buf[CHUNK];
-    size_t n, at; /* buf[at..n) is not yet used */
-    int64_t line; /* of buf[at] */
+    size_t n, at;  /* buf[at..n) is not yet used */
+    int64_t line;  /* of buf[at] */
+    int64_t ended; /* the line of the array's bracket, or of the end of its row before */
     bool array, done;
-    int64_t n_rows;
+    int64_t n_rows, number;
     StrBuf row;
 };
 
@@ -97,6 +98,7 @@ static Status start(RowReader *r, Err *err)
         return bad(r, err, "expected a JSON array of objects, or one object a line", c);
     if (c == '[') {
         r->array = true;
+        r->ended = r->line;
         r->at++;
     }
     return OK;
@@ -132,6 +134,22 @@ void rows_close(RowReader *r)
 bool rows_are_array(const RowReader *r)
 {
     return r->array;
+}
+
+int64_t rows_number(const RowReader *r)
+{
+    return r->number;
+}
+
+Status row_error(Err *err, Status s, const char *file, int64_t number)
+{
+    const size_t n = strlen(file);
+    if (number == 0 || strncmp(err->line, file, n) != 0 || err->line[n] != ':') return s;
+    const size_t digits = strspn(err->line + n + 1, "0123456789");
+    const char *rest = err->line + n + 1 + digits;
+    if (digits == 0 || strncmp(rest, ": ", 2) != 0) return s;
+    return err_set(err, s, "%.*s: row %lld%s", (int)(rest - err->line), err->line,
+                   (long long)number, rest);
 }
 
 static Status too_long(RowReader *r, int64_t line, Err *err)
@@ -232,7 +250,10 @@ static Status next_in_array(RowReader *r, int64_t *line, Err *err)
     }
     if (c == ',' || c == ']' || c == '}' || c == -1) return bad(r, err, "expected a row", c);
     *line = r->line;
-    return take_element(r, err);
+    r->number = *line == r->ended ? r->n_rows + 1 : 0;
+    Status s = take_element(r, err);
+    r->ended = r->line;
+    return s == OK ? OK : row_error(err, s, r->path, r->number);
 }
 
 Status rows_next(RowReader *r, const char **text, size_t *len, int64_t *line, Err *err)

@@ -12,6 +12,12 @@ Status rows_open(RowReader **out, const char *path, Err *err) MUST_CHECK;
 void rows_close(RowReader *r);           /* NULL is fine */
 bool rows_are_array(const RowReader *r); /* else lines */
 
+/* The number, from 1 on, of the row that came last, where it is not the only one that begins on its line; else 0.  Many write an array in
+ * one line. */
+int64_t rows_number(const RowReader *r);
+/* The line of err begins with "file:line: " of a row; its number, if it is not 0, comes behind that: "file:1: row 7: ...".  Returns s. */
+Status row_error(Err *err, Status s, const char *file, int64_t number);
+
 /* The next row: *text is NULL at the end of the file, else it holds `len` bytes until the next call.
  * *line is the 1-based line at which the row starts.  After an error there is nothing more to read. */
 Status rows_next(RowReader *r, const char **text, size_t *len, int64_t *line, Err *err) MUST_CHECK;

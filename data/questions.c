@@ -32,6 +32,7 @@ static void run_row(const Work *w, int64_t i, FormatScratch *scratch)
     }
     json_free(json);
     if (s != OK) {
+        row_error(&err, s, q->file, q->number);
         w->problems[i] = xstrdup(err.line);
         token_row_clear(&row);
         return;
@@ -76,7 +77,8 @@ static Status read_rows(Questions *q, int64_t *cap, int64_t limit, const char *f
         char *row = xmalloc(len + 1);
         memcpy(row, text, len);
         row[len] = '\0';
-        q->items[q->n++] = (Question){.row = row, .n_row = len, .file = file, .line = line};
+        q->items[q->n++] = (Question){
+            .row = row, .n_row = len, .file = file, .line = line, .number = rows_number(r)};
     }
     rows_close(r);
     return s;

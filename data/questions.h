@@ -15,7 +15,7 @@ typedef struct Question {
     char *row;    /* its JSON (n_row bytes) as it stands in the file */
     size_t n_row;
     const char *file;
-    int64_t line;
+    int64_t line, number; /* number: jsonl.h: rows_number */
 } Question;
 
 typedef struct Questions {

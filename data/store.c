@@ -18,7 +18,7 @@ static const size_t BATCH_BYTES = (size_t)16 << 20;
 typedef struct Job {
     char *text;
     size_t len;
-    int64_t line;
+    int64_t line, number; /* number: jsonl.h: rows_number */
     TokenRow out;
     DocEntry *docs; /* .start counts from the row's first token */
     int n_docs;
@@ -98,7 +98,7 @@ static void split_row(const Build *b, Job *job, const TokenRow *row)
     if (job->n_docs > 0) job->docs[0].dropped = (int32_t)(row->n - kept);
 }
 
-static void finish_row(const Build *b, Job *job, const TokenRow *row)
+static Status finish_row(const Build *b, Job *job, const TokenRow *row, Err *err)
 {
     int64_t max = b->opts->max_length;
     bool too_long = !b->any_length && row->n > max;
@@ -112,20 +112,20 @@ static void finish_row(const Build *b, Job *job, const TokenRow *row)
         if (job->n_docs) job->docs[0].dropped = (int32_t)(row->n - max);
         why = ": its prompt alone fills max_length";
     } else {
-        job->problem =
-            str_format("%s:%lld: the document has %lld tokens, max_length is %lld; raise "
+        return err_set(err, E_INPUT,
+                       "%s:%lld: the document has %lld tokens, max_length is %lld; raise "
                        "it, or set overlong to truncate or split",
                        b->file, (long long)job->line, (long long)row->n, (long long)max);
-        return;
     }
     job->untrained = job->n_docs == 0;
     if (job->untrained && !b->opts->allow_untrained)
-        job->problem =
-            str_format("%s:%lld: the row trains on nothing%s; leave it out, or skip such "
+        return err_set(err, E_INPUT,
+                       "%s:%lld: the row trains on nothing%s; leave it out, or skip such "
                        "rows with allow_untrained",
                        b->file, (long long)job->line, why);
     job->empty_answer = job->n_docs == 1 && job->docs[0].n_trained == 1 && row->n > 0 &&
                         row->labels[row->n - 1] == b->format->eos && !too_long;
+    return OK;
 }
 
 /* An object over several lines is the usual mistake. */
@@ -159,10 +159,11 @@ static void run_task(void *ud, int64_t task)
             if (s != OK) s = err_wrap(&err, s, "%s:%lld", b->file, (long long)job->line);
         }
         json_free(json);
-        if (s == OK)
-            finish_row(b, job, &row);
-        else
-            job->problem = str_format("%s%s", err.line, cut_hint(b, job));
+        const char *hint = s == OK ? "" : cut_hint(b, job);
+        if (s == OK) s = finish_row(b, job, &row, &err);
+        if (s == OK) continue;
+        row_error(&err, s, b->file, job->number);
+        job->problem = str_format("%s%s", err.line, hint);
     }
     token_row_clear(&row);
 }
@@ -233,7 +234,8 @@ static Status read_file(Build *b, int file, Pool *pool, Err *err)
         b->n_rows++;
         char *copy = xmalloc(len + 1); /* a row may hold NUL bytes */
         memcpy(copy, text, len);
-        b->jobs[b->n_jobs++] = (Job){.text = copy, .len = len, .line = line};
+        b->jobs[b->n_jobs++] =
+            (Job){.text = copy, .len = len, .line = line, .number = rows_number(r)};
         bytes += len;
         if (b->n_jobs == BATCH_ROWS || bytes > BATCH_BYTES) {
             run_batch(b, pool, file);

@@ -114,8 +114,8 @@ Test(dataset, every_problem_is_told)
                           "a:150: text: must be a string, found integer",
                           "a:151: invalid JSON",
                           "; each line must be one whole object (or the file one array of",
-                          "b:1: the row must be an object {...}, found integer",
-                          "b:1: the file ends inside the row that starts here",
+                          "b:1: row 2: the row must be an object {...}, found integer",
+                          "b:1: row 3: the file ends inside the row that starts here",
                           "gone: cannot open: No such file or directory"};
     for (size_t i = 0; i < sizeof want / sizeof *want; i++)
         cr_expect(strstr(o.problems, want[i]) != NULL, "%s not in\n%s", want[i], o.problems);

@@ -176,7 +176,8 @@ static const Case CASES[] = {
      "<s>[INST] a [/INST] b </s><s>[INST] c [/INST]« d </s>»", TRAIN_ON_ASSISTANT},
 
     /* --- what is refused --- */
-    {"no object", DATA_ALPACA, 0, "[[1]]", "!f:1: the row must be an object {...}, found array"},
+    {"no object", DATA_ALPACA, 0, "[[1]]",
+     "!f:1: row 1: the row must be an object {...}, found array"},
     {"missing", DATA_ALPACA, 0, "{\"instruction\":\"a\",\"response\":\"b\"}",
      "!f:1: output: missing; the row has 'instruction', 'response'; name the right one (fields: "
      "{output: ...})"},
@@ -252,6 +253,14 @@ static const Case CASES[] = {
      "!f:1: attention_mask[1]: is 0, and rows are taken without padding; cut the padding off"},
     {"UTF-8", DATA_TEXT, 0, "{\"text\":\"\xC3(\"}",
      "!f:1: invalid JSON: unable to decode byte 0xc3 near '\"' (column 9)"},
+    {"a row of many on a line", DATA_TEXT, 0, "[{\"text\":\"a\"}, {\"text\":1}]",
+     "!f:1: row 2: text: must be a string, found integer"},
+    {"JSON of many rows on a line", DATA_TEXT, 0, "[{\"text\":\"a\"}, {\"text\":}]",
+     "!f:1: row 2: invalid JSON: unexpected token near '}' (column 9)"},
+    {"trained on nothing, of many on a line", DATA_TOKENS, 0,
+     "[{\"input_ids\":[1,2]},{\"input_ids\":[1,2],\"labels\":[-100,-100]}]",
+     "!f:1: row 2: the row trains on nothing; leave it out, or skip such rows with "
+     "allow_untrained"},
     /* of the source */
     {"chats need a template", DATA_MESSAGES, 0, CHAT,
      "!f (data set at line 7 of the config): template: the format 'messages' needs one: llama2, "

@@ -41,7 +41,9 @@ static char *rows_of(const char *path)
     while (s == OK && text) {
         s = rows_next(r, &text, &len, &line, &err);
         if (s == OK && text) {
-            strbuf_printf(&b, "%lld:", (long long)line);
+            strbuf_printf(&b, "%lld", (long long)line);
+            if (rows_number(r)) strbuf_printf(&b, "#%lld", (long long)rows_number(r));
+            strbuf_putc(&b, ':');
             strbuf_append(&b, text, len);
             strbuf_putc(&b, '|');
         }
@@ -60,25 +62,25 @@ static const struct {
     {"lines", "{\"a\":1}\n{\"a\":2}\n", "1:{\"a\":1}|2:{\"a\":2}|"},
     {"lines, no end", "{\"a\":1}\n\n  \n{\"a\":2}", "1:{\"a\":1}|4:{\"a\":2}|"},
     {"lines, CRLF", "{}\r\n{}\r\n", "1:{}\r|2:{}\r|"},
-    {"array", "[{\"a\":1}, {\"a\":2}]", "1:{\"a\":1}|1:{\"a\":2}|"},
+    {"array", "[{\"a\":1}, {\"a\":2}]", "1#1:{\"a\":1}|1#2:{\"a\":2}|"},
     {"array over lines", "\n[\n {\n\"a\":\"]}\"},\n\n {\"a\":\"\\\"[{\"}\n]\n",
      "3:{\n\"a\":\"]}\"}|6:{\"a\":\"\\\"[{\"}|"},
     {"array of other things", "[1,\"x,]\",[2,[3]],null\n,true]",
-     "1:1|1:\"x,]\"|1:[2,[3]]|1:null|2:true|"},
+     "1#1:1|1#2:\"x,]\"|1#3:[2,[3]]|1#4:null|2:true|"},
     {"empty array", " [ ] ", ""},
-    {"byte order mark", "\xEF\xBB\xBF[{}]", "1:{}|"},
-    {"escape at the end of a string", "[\"a\\\\\",{}]", "1:\"a\\\\\"|1:{}|"},
-    {"no comma", "[{} {}]", "1:{}|!:1: expected ',' or ']' after a row, found '{'"},
-    {"comma at the end", "[{},\n]", "1:{}|!:2: expected a row, found ']'"},
+    {"byte order mark", "\xEF\xBB\xBF[{}]", "1#1:{}|"},
+    {"escape at the end of a string", "[\"a\\\\\",{}]", "1#1:\"a\\\\\"|1#2:{}|"},
+    {"no comma", "[{} {}]", "1#1:{}|!:1: expected ',' or ']' after a row, found '{'"},
+    {"comma at the end", "[{},\n]", "1#1:{}|!:2: expected a row, found ']'"},
     {"comma first", "[,{}]", "!:1: expected a row, found ','"},
-    {"two commas", "[{},,{}]", "1:{}|!:1: expected a row, found ','"},
-    {"more behind", "[{}]\nx", "1:{}|!:2: expected nothing after the array, found 'x'"},
+    {"two commas", "[{},,{}]", "1#1:{}|!:1: expected a row, found ','"},
+    {"more behind", "[{}]\nx", "1#1:{}|!:2: expected nothing after the array, found 'x'"},
     {"not closed", "[{},\n{}\n",
-     "1:{}|2:{}|!:3: the array's closing ']' is missing: the file was cut off, found the end of "
+     "1#1:{}|2:{}|!:3: the array's closing ']' is missing: the file was cut off, found the end of "
      "the "
      "file"},
     {"cut in a row", "[{},\n{\"a\": \"b",
-     "1:{}|!:2: the file ends inside the row that starts here: it was cut off, or a quote or "
+     "1#1:{}|!:2: the file ends inside the row that starts here: it was cut off, or a quote or "
      "bracket "
      "is missing"},
     {"nothing", "", "!: is empty: no rows"},
@@ -123,9 +125,11 @@ Test(jsonl, borders_of_buffers)
     StrBuf lines = {0}, array = {0};
     uint32_t x = 1;
     int n = 400;
+    strbuf_puts(&lines, "\n");
+    strbuf_puts(&array, "[\n");
     for (int i = 0; i < n; i++) {
         x = x * 1664525u + 1013904223u;
-        strbuf_puts(&array, i ? ",\n" : "[");
+        if (i > 0) strbuf_puts(&array, ",\n");
         StrBuf row = {0};
         strbuf_puts(&row, "{\"a\":\"");
         size_t len = i == 7 ? 300000 : x >> 21; /* up to 2047 */
