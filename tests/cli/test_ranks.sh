@@ -175,11 +175,21 @@ alone()
     pids="$pids $!"
 }
 
+# Until the processes take SIGTERM for themselves, which a busy machine may let wait; then they have a moment to meet.
+listen() # PID...
+{
+    for p in "$@"; do
+        i=0
+        while [ $i -lt 200 ] && ! grep -Eqs 'SigCgt:.*[4567c-f][0-9a-f]{3}$' "/proc/$p/status"; do sleep 0.1 && i=$((i + 1)); done
+    done
+    sleep 0.5
+}
+
 for signal in TERM USR1; do
     for r in 0 1; do
         pids= && rm -f "$tmp"/err[0-9]
         alone 2 $r
-        sleep 0.5
+        listen $!
         kill -$signal $!
         ended "rank $r of 2 alone" 75
         told "rank $r of 2 alone" "stopped by SIG$signal before *"
@@ -189,7 +199,8 @@ for r in 0 1; do # of three, the last never comes; the other of the two is told
     pids= && rm -f "$tmp"/err[0-9]
     alone 3 $((1 - r))
     alone 3 $r
-    sleep 1
+    # shellcheck disable=SC2086
+    listen $pids
     kill -TERM $!
     ended "two of three, rank $r is asked" 75
     told "two of three, rank $r is asked" "*stopped by SIGTERM before all ranks had come*"
@@ -199,7 +210,8 @@ pids= && rm -f "$tmp"/err[0-9]
 alone 3 1
 gone=$!
 alone 3 0
-sleep 1
+# shellcheck disable=SC2086
+listen $pids
 kill -9 $gone
 ended 'a rank that ends while all wait' 1
 told 'a rank that ends while all wait' 'rank 1 of 3 ended before all ranks had come'
