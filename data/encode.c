@@ -105,9 +105,9 @@ static void encode_word(const Tokenizer *t, struct EncodeScratch *s, const TextV
 }
 
 static void encode_words(const Tokenizer *t, struct EncodeScratch *s, TextView v, bool no_prefix,
-                         TokenBuf *out)
+                         int32_t begins, TokenBuf *out)
 {
-    const Spans *words = pretok_run(&t->pre, &v, &s->pre, no_prefix);
+    const Spans *words = pretok_run(&t->pre, &v, &s->pre, no_prefix, begins);
     for (int i = 0; i < words->n; i++)
         encode_word(t, s, &v, words->items[i], out);
 }
@@ -116,7 +116,8 @@ static void encode_words(const Tokenizer *t, struct EncodeScratch *s, TextView v
 static void encode_piece(const Tokenizer *t, struct EncodeScratch *s, TextView v, int flags,
                          TokenBuf *out)
 {
-    bool at_start = view_from(&v, 0) == 0;
+    const int32_t begins = view_from(&v, 0);
+    const bool at_start = begins == 0;
     bool no_prefix = at_start ? (flags & ENCODE_NO_PREFIX) : t->prefix_once;
     normalizer_run(&t->norm, &v, s->norm, s->regex, no_prefix);
     size_t pos = 0, done = 0;
@@ -124,11 +125,14 @@ static void encode_piece(const Tokenizer *t, struct EncodeScratch *s, TextView v
     while (added_next(&t->added, &t->added.normalized, &v, s->regex, flags & ENCODE_SPECIALS, &pos,
                       done, &m)) {
         if (done < m.start)
-            encode_words(t, s, view_slice(&v, done, m.start), no_prefix && !done, out);
+            encode_words(t, s, view_slice(&v, done, m.start), no_prefix && !done,
+                         view_from(&v, done), out);
         tokenbuf_push(out, m.id, view_from(&v, m.start));
         done = m.stop;
     }
-    if (done < v.n) encode_words(t, s, view_slice(&v, done, v.n), no_prefix && !done, out);
+    if (done < v.n)
+        encode_words(t, s, view_slice(&v, done, v.n), no_prefix && !done,
+                     done ? view_from(&v, done) : begins, out);
 }
 
 void tokenizer_encode(const Tokenizer *t, TokenBuf *out, const char *text, size_t len, int flags)

@@ -299,6 +299,15 @@ static Status literal(Rewrite *r)
     return OK;
 }
 
+/* Whether the brace that closes at r->p has one number between it and the one that opens. */
+static bool counts(const Rewrite *r)
+{
+    const char *p = r->p;
+    while (p > r->begin && p[-1] >= '0' && p[-1] <= '9')
+        p--;
+    return p < r->p && p > r->begin && p[-1] == '{';
+}
+
 Status onig_to_pcre2(StrBuf *out, const char *pattern, size_t len, Err *err)
 {
     Rewrite r = {.out = out, .begin = pattern, .p = pattern, .end = pattern + len, .err = err};
@@ -309,6 +318,8 @@ Status onig_to_pcre2(StrBuf *out, const char *pattern, size_t len, Err *err)
             TRY(c == '\\' ? escape(&r, false) : c == '[' ? char_class(&r) : group(&r));
         } else if (c == '}' && next == '+') {
             return refuse(&r, "{n,m}+"); /* possessive to PCRE2, repeated to Ruby */
+        } else if (c == '}' && next == '?' && counts(&r)) {
+            return refuse(&r, "{n}?"); /* n or none to Ruby, n to PCRE2 */
         } else if (c == '{' && next == ',') {
             return refuse(&r, "{,n}"); /* {0,n} to Ruby, four characters to PCRE2 */
         } else if (c == '\0') {

@@ -122,7 +122,8 @@ static bool starts_with(const TextView *v, Span span, const char *s, size_t n)
 
 /* A new text with " " replaced (METASPACE) and the space put in front where the scheme says so; the
  * spans move along. */
-static void respace(const PreStep *st, TextView *v, Spans *spans, MappedText *out, bool no_prefix)
+static void respace(const PreStep *st, TextView *v, Spans *spans, MappedText *out, bool no_prefix,
+                    int32_t begins)
 {
     bool meta = st->kind == PRE_METASPACE;
     const char *space = meta ? st->space : " ";
@@ -132,7 +133,9 @@ static void respace(const PreStep *st, TextView *v, Spans *spans, MappedText *ou
         Span *p = &spans->items[i];
         int32_t from = view_from(v, (size_t)p->a), start = (int32_t)out->s.len;
         bool prefixed = v->s[p->a] == ' ' || starts_with(v, *p, space, n_space);
-        bool wanted = st->scheme == PREPEND_ALWAYS || (st->scheme == PREPEND_FIRST && from == 0);
+        bool whole = p->a == 0 && (size_t)p->b == v->n;
+        bool wanted = st->scheme == PREPEND_ALWAYS ||
+                      (st->scheme == PREPEND_FIRST && (whole ? begins : from) == 0);
         if (wanted && !prefixed && !(no_prefix && i == 0))
             mapped_text_append(out, space, n_space, from);
         for (size_t at = (size_t)p->a; at < (size_t)p->b;) {
@@ -148,7 +151,7 @@ static void respace(const PreStep *st, TextView *v, Spans *spans, MappedText *ou
     *v = mapped_text_view(out);
 }
 
-const Spans *pretok_run(const Pretok *p, TextView *v, PretokWork *w, bool no_prefix)
+const Spans *pretok_run(const Pretok *p, TextView *v, PretokWork *w, bool no_prefix, int32_t begins)
 {
     int now = 0, buf = 0;
     w->spans[0].n = 0;
@@ -159,7 +162,7 @@ const Spans *pretok_run(const Pretok *p, TextView *v, PretokWork *w, bool no_pre
         bool respaces = st->kind == PRE_METASPACE ||
                         (st->kind == PRE_BYTE_LEVEL && st->scheme != PREPEND_NEVER);
         if (respaces) {
-            respace(st, v, in, &w->bufs[buf], no_prefix);
+            respace(st, v, in, &w->bufs[buf], no_prefix, begins);
             buf = !buf;
         }
         if (!st->regex && !st->split) continue;

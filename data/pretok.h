@@ -64,5 +64,7 @@ typedef struct PretokWork {
 } PretokWork;
 void pretok_work_clear(PretokWork *w);
 
-/* The words of *v, which may become a text in w's buffers.  no_prefix leaves out the space in front. */
-const Spans *pretok_run(const Pretok *p, TextView *v, PretokWork *w, bool no_prefix);
+/* The words of *v, which may become a text in w's buffers.  no_prefix leaves out the space in front.  begins: the input offset
+ * at which *v begins, which its first character need not have: normalisation puts marks in order. */
+const Spans *pretok_run(const Pretok *p, TextView *v, PretokWork *w, bool no_prefix,
+                        int32_t begins);

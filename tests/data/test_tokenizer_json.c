@@ -195,6 +195,15 @@ Test(tokenizer_json, nfc)
     expect_starts(t, "ae\u0301a", 5, 0, "0 1 4");
     expect_text(t, "1 2 3", false, "é각a");
     tokenizer_free(t);
+    /* the text begins where its first character was not */
+    t = made(
+        "\"normalizer\": {\"type\": \"NFC\"}, \"pre_tokenizer\": {\"type\": \"Metaspace\", "
+        "\"replacement\": \"▁\", \"prepend_scheme\": \"first\", \"split\": false}",
+        "\"unk_token\": \"?\", \"vocab\": {\"?\": 0, \"▁\": 1, \"\\u0301\": 2, \"\\u0323\": 3, "
+        "\"a\": 4}, \"merges\": []",
+        NULL);
+    gives(t, "\u0301\u0323a", "1 3 2 4");
+    tokenizer_free(t);
 }
 
 Test(tokenizer_json, decoders)
