@@ -55,8 +55,9 @@ Test(parity_products, products_of_a_few_rows)
 {
     Pairs b;
     if (!pairs_open(&b, false)) return;
-    static const int64_t shapes[][2] = {{1, 8},    {40, 64},      {1000, 4096}, {257, 4144},
-                                        {16, 264}, {128256, 128}, {33, 20000},  {5, 13}};
+    static const int64_t shapes[][2] = {
+        {1, 8},  {40, 64},   {1000, 4096}, {257, 4144}, {16, 264},  {128256, 128}, {33, 20000},
+        {5, 13}, {4096, 16}, {301, 40},    {16, 14336}, {64, 4096}, {133, 72}};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         for (int64_t m = 1; m <= 9; m++) {
             product(&b, m, shapes[i][0], shapes[i][1], false, true, 0, 0, false);
