@@ -8,7 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VERSION = 2 };
+enum { VERSION = 3 };
+
+/* The last key: a checksum of all bytes before it. */
+static const char SEAL[] = ",\n  \"crc32c\": ";
 
 /* ---- files ------------------------------------------------------------------------------------ */
 
@@ -164,7 +167,9 @@ Status manifest_write(const ManifestHead *head, const ManifestFile *known, int n
     config_visit_math(head->session->cfg, write_config_key, &b);
     strbuf_puts(&b, "\n  },\n  \"files\": {");
     Status status = write_files(&b, known, n, dir, err);
-    strbuf_puts(&b, "\n  }\n}\n");
+    strbuf_puts(&b, "\n  }");
+    const uint32_t sum = crc32c(0, b.data, b.len);
+    strbuf_printf(&b, "%s%u\n}\n", SEAL, sum);
     char *path = path_join(dir, "manifest.json");
     if (status == OK) status = file_write_atomic(path, b.data, b.len, err);
     free(path);
@@ -174,11 +179,25 @@ Status manifest_write(const ManifestHead *head, const ManifestFile *known, int n
 
 /* ---- reading ---------------------------------------------------------------------------------- */
 
+/* Whether text[0..len) ends as manifest_write ends it, with the checksum of what is before. */
+static bool is_sealed(const char *text, size_t len)
+{
+    char end[sizeof SEAL + 16];
+    for (size_t n = sizeof SEAL; n < sizeof end && n <= len; n++) {
+        if (memcmp(text + len - n, SEAL, sizeof SEAL - 1) != 0) continue;
+        snprintf(end, sizeof end, "%s%u\n}\n", SEAL, crc32c(0, text, len - n));
+        return strlen(end) == n && memcmp(text + len - n, end, n) == 0;
+    }
+    return false;
+}
+
 Status manifest_read(Json **out, const char *dir, Err *err)
 {
-    char *path = path_join(dir, "manifest.json");
+    char *path = path_join(dir, "manifest.json"), *text = NULL;
+    size_t len = 0;
     Json *root = NULL;
-    Status s = json_parse_file(&root, path, err);
+    Status s = file_read(&text, &len, path, err);
+    if (s == OK) s = json_parse(&root, text, len, path, 1, JSON_REFUSE_DUPLICATES, err);
     int64_t version = 0;
     const char *format = NULL;
     if (s == OK &&
@@ -187,6 +206,9 @@ Status manifest_read(Json **out, const char *dir, Err *err)
     if (s == OK && (!json_int(json_get(root, "version"), &version) || version != VERSION))
         s = err_set(err, E_INPUT, "%s: version %lld, this program reads %d", path,
                     (long long)version, VERSION);
+    if (s == OK && !is_sealed(text, len))
+        s = err_set(err, E_INPUT, "%s: is not as it was written: its checksum differs", path);
+    free(text);
     free(path);
     if (s == OK && !json_get(json_get(root, "files"), "state.safetensors"))
         s = err_set(err, E_INPUT, "%s: the manifest names no state.safetensors", dir);
