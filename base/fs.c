@@ -183,6 +183,30 @@ char *path_in_the_way(const char *path)
     return NULL;
 }
 
+Status dir_check_writable(const char *path, Err *err)
+{
+    char *deepest = xstrdup(path[0] == '/' ? "/" : "."); /* of what is there */
+    struct stat st;
+    int wrong = 0;
+    for (size_t i = 0; wrong == 0 && (i = next_prefix(path, i)) > 0;) {
+        char *p = xstrndup(path, i);
+        if (stat(p, &st) == 0) {
+            free(deepest);
+            deepest = p;
+            continue;
+        }
+        if (errno != ENOENT) wrong = errno; /* as of a name that is too long */
+        free(p);
+    }
+    Status s = OK;
+    if (wrong != 0)
+        s = err_set(err, E_INPUT, "%s: %s", path, strerror(wrong));
+    else if (access(deepest, W_OK | X_OK) != 0)
+        s = err_set(err, E_INPUT, "nothing can be written to %s: %s", deepest, strerror(errno));
+    free(deepest);
+    return s;
+}
+
 Status dir_make(const char *path, Err *err)
 {
     Status s = OK;

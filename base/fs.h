@@ -35,6 +35,8 @@ const char *path_base(const char *path); /* the part after the last '/' */
 
 /* What lies at `path` or above it and is no folder, so that dir_make cannot make it; NULL: nothing.  The caller frees. */
 char *path_in_the_way(const char *path);
+/* E_INPUT: nothing can be written to the folder at `path`, or it cannot be made where it is not there. */
+Status dir_check_writable(const char *path, Err *err) MUST_CHECK;
 
 /* `path`, which need not be there, is the folder `dir` or something in it, through links, too; false where dir is not there. */
 bool path_lies_in(const char *path, const char *dir);

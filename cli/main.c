@@ -5,8 +5,10 @@
 #include "dist/comm_nccl.h"
 #include "kernels/kernels.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <unistd.h>
 
 static const Command commands[] = {
     {"train", cmd_train, "fine-tune a model as a config says"},
@@ -73,9 +75,8 @@ static int unknown_command(const char *word)
     return EXIT_USAGE;
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
-    signal(SIGXFSZ, SIG_IGN); /* a file beyond the limit is an error of a write like others */
     if (argc < 2) {
         print_help(stderr);
         return EXIT_USAGE;
@@ -91,4 +92,25 @@ int main(int argc, char **argv)
     for (const Command *c = commands; c->name; c++)
         if (str_eq(argv[1], c->name)) return c->run(argc - 1, argv + 1);
     return unknown_command(argv[1]);
+}
+
+/* A file that is opened gets the lowest number that is free: one of these, and what is said would be written to it.  What goes to
+ * a closed standard output still fails. */
+static void keep_standard_numbers(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 &&
+            open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY) != fd)
+            return;
+}
+
+int main(int argc, char **argv)
+{
+    signal(SIGXFSZ, SIG_IGN); /* a file beyond the limit is an error of a write like others */
+    keep_standard_numbers();
+    int code = run(argc, argv);
+    bool broken = ferror(stdout) || fflush(stdout) != 0;
+    if (code != EXIT_DONE || !broken) return code;
+    fprintf(stderr, "cannot write to standard output\n");
+    return EXIT_FAILED;
 }

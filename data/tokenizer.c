@@ -52,12 +52,18 @@ static Status name_specials(Tokenizer *t, const TokenizerConfig *c, const char *
     int from_template = t->bos, ends_with = t->eos;
     bool spm = t->dec.kind == DECODE_SPM; /* its own file says */
     named_token(t, c->unk);
-    if (c->bos) t->bos = named_token(t, c->bos);
-    if (c->bos &&
-        t->bos < 0) /* transformers would add it, behind what the model has an embedding for */
-        return err_set(err, E_INPUT, "%s: bos_token: '%s' is no token of %s; name one, or null",
-                       c->path ? c->path : path, c->bos, path);
-    if (c->eos) t->eos = named_token(t, c->eos);
+    const struct {
+        const char *key, *name;
+        int *id;
+    } ends[] = {{"bos_token", c->bos, &t->bos}, {"eos_token", c->eos, &t->eos}};
+    for (int i = 0; i < 2; i++) {
+        if (!ends[i].name) continue;
+        *ends[i].id = named_token(t, ends[i].name);
+        if (*ends[i].id <
+            0) /* transformers would add it, behind what the model has an embedding for */
+            return err_set(err, E_INPUT, "%s: %s: '%s' is no token of %s; name one, or null",
+                           c->path ? c->path : path, ends[i].key, ends[i].name, path);
+    }
     if (c->pad) t->pad = named_token(t, c->pad);
     bool quiet = !c->bos && !c->eos; /* "bos_token": null is an answer where eos_token is given */
     if (t->bos < 0 && quiet) t->bos = guess(t, bos);

@@ -92,6 +92,19 @@ static Status take(const Load *l, const char *suffix, SafeDType dtype, size_t by
     return OK;
 }
 
+/* The same of a matrix. */
+static Status take_matrix(const Load *l, const char *suffix, SafeDType dtype, int64_t rows,
+                          int64_t cols, const SafeTensor **out)
+{
+    TRY(take(l, suffix, dtype, (size_t)(rows * cols * safe_dtype_bits(dtype) / 8), out));
+    const SafeTensor *t = *out;
+    if (t->n_dims != 2 || t->shape[0] != rows || t->shape[1] != cols)
+        return err_set(l->err, E_INPUT,
+                       "%s: %s: is not of shape [%lld, %lld], which the model needs", t->file,
+                       t->name, (long long)rows, (long long)cols);
+    return OK;
+}
+
 static Status copy_piece(const Load *l, const char *suffix, SafeDType dtype, size_t offset,
                          size_t bytes)
 {
@@ -112,6 +125,11 @@ static Status check_state(const Load *l, const SafeTensor *t, const Json *state)
     json_int(json_get(state, "nested_blocksize"), &nested);
     json_int(json_at(shape, 0), &rows);
     json_int(json_at(shape, 1), &cols);
+    const Json *type = json_get(state, "quant_type");
+    const char *name = NULL;
+    if (type && (!json_str(type, &name, NULL) || !str_eq(name, quant_type_name(q->type))))
+        return err_set(l->err, E_INPUT, "%s: %s: quant_type: must be %s, is %s", t->file, t->name,
+                       quant_type_name(q->type), name ? name : json_kind_name(type));
     if (rows != q->rows || cols != q->cols)
         return err_set(l->err, E_INPUT,
                        "%s: %s: says shape [%lld, %lld], the model needs [%lld, %lld]", t->file,
@@ -135,6 +153,14 @@ static Status check_state(const Load *l, const SafeTensor *t, const Json *state)
     return OK;
 }
 
+static Status parse_state(Json **out, const SafeTensor *t, Err *err)
+{
+    char *name = str_format("%s: %s", t->file, t->name);
+    Status s = json_parse(out, (const char *)t->data, t->bytes, name, 1, 0, err);
+    free(name);
+    return s;
+}
+
 static Status load_state(const Load *l)
 {
     const SafeTensor *t =
@@ -145,7 +171,7 @@ static Status load_state(const Load *l)
                        "%s: tensor %s.weight.quant_state.bitsandbytes__%s is missing", l->dir,
                        l->module, quant_type_name(l->q->type));
     Json *state = NULL;
-    TRY(json_parse(&state, (const char *)t->data, t->bytes, t->name, 1, 0, l->err));
+    TRY(parse_state(&state, t, l->err));
     Status s = check_state(l, t, state);
     json_free(state);
     return s;
@@ -154,7 +180,7 @@ static Status load_state(const Load *l)
 static Status read_block(QuantFile *f, const SafeTensor *t, Err *err)
 {
     Json *state = NULL;
-    TRY(json_parse(&state, (const char *)t->data, t->bytes, t->name, 1, 0, err));
+    TRY(parse_state(&state, t, err));
     int64_t block = 0;
     json_int(json_get(state, "blocksize"), &block);
     json_free(state);
@@ -206,7 +232,9 @@ static Status load_int8(const Load *l)
     if (format && (format->bytes != 1 || format->data[0] != 0))
         return err_set(l->err, E_INPUT, "%s: %s: only the row format (0) is supported",
                        format->file, format->name);
-    TRY(copy_piece(l, ".weight", ST_I8, l->q->codes, quant_codes_bytes(l->q)));
+    const SafeTensor *codes;
+    TRY(take_matrix(l, ".weight", ST_I8, l->q->rows, l->q->cols, &codes));
+    memcpy(piece(l, l->q->codes), codes->data, codes->bytes);
     return copy_piece(l, ".SCB", ST_F32, l->q->scales, quant_scales_bytes(l->q));
 }
 
@@ -330,9 +358,10 @@ static Status load_groups(const Load *l)
         return err_set(l->err, E_INPUT, "%s: %s: %lld x %lld does not fill words of 32 bits",
                        l->dir, l->module, (long long)out, (long long)in);
     const SafeTensor *codes, *zeros, *scales;
-    TRY(take(l, ".qweight", ST_I32, (size_t)(in * out * bits / 8), &codes));
-    TRY(take(l, ".qzeros", ST_I32, (size_t)(groups * out * bits / 8), &zeros));
-    TRY(take(l, ".scales", ST_F16, (size_t)(groups * out * 2), &scales));
+    TRY(take_matrix(l, ".qweight", ST_I32, awq ? in : in * bits / 32, awq ? out * bits / 32 : out,
+                    &codes));
+    TRY(take_matrix(l, ".qzeros", ST_I32, groups, out * bits / 32, &zeros));
+    TRY(take_matrix(l, ".scales", ST_F16, groups, out, &scales));
     TRY(load_order(l));
     Unpack u = {l, codes->data, in, out, (int)bits, awq};
     Pool *own = l->pool ? NULL : pool_new(0); /* a GPU's device has none */

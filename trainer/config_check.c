@@ -302,6 +302,14 @@ static void check_source_files(Problems *p, const TrainConfig *c, const char *ke
     }
 }
 
+static bool is_file_in(const char *dir, const char *name)
+{
+    char *path = path_join(dir, name);
+    bool is = path_exists(path);
+    free(path);
+    return is;
+}
+
 /* What a run writes would replace what it reads. */
 static void check_not_input(const TrainConfig *c, Problems *p, const char *key, const char *path)
 {
@@ -309,6 +317,50 @@ static void check_not_input(const TrainConfig *c, Problems *p, const char *key, 
     if (path_lies_in(c->output, path) && path_lies_in(path, c->output))
         config_problem(c, p, "output", "%s is %s, whose files it would replace; name another",
                        c->output, key);
+}
+
+/* A folder with what a run writes and none of a run's own files is somebody's model. */
+static void check_not_foreign(const TrainConfig *c, Problems *p)
+{
+    static const char *const written[] = {
+        "config.json",         "model.safetensors",         "model.safetensors.index.json",
+        "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"};
+    if (!path_is_dir(c->output) || is_file_in(c->output, "config.yaml") ||
+        is_file_in(c->output, "metrics.jsonl"))
+        return;
+    for (size_t i = 0; i < sizeof written / sizeof *written; i++) {
+        if (!is_file_in(c->output, written[i])) continue;
+        config_problem(c, p, "output",
+                       "%s holds %s, which would be replaced, and no config.yaml of a run; name "
+                       "another folder, or take "
+                       "it away",
+                       c->output, written[i]);
+        return;
+    }
+}
+
+static void check_output(const TrainConfig *c, Problems *p)
+{
+    if (!c->output) return;
+    if (c->output[0] == '~' && (c->output[1] == '/' || !c->output[1])) {
+        config_problem(c, p, "output",
+                       "'~' is the shell's, here it is a folder's name, in '%s'; "
+                       "write the path in full",
+                       c->output);
+        return;
+    }
+    char *in_the_way = path_in_the_way(c->output);
+    Err err = {0};
+    int before = p->n;
+    if (in_the_way)
+        config_problem(c, p, "output", "%s is a file; name a folder, new or of an earlier run",
+                       in_the_way);
+    else if (dir_check_writable(c->output, &err) != OK)
+        config_problem(c, p, "output", "%s", err.line);
+    free(in_the_way);
+    check_not_input(c, p, "model.path", c->model_path);
+    check_not_input(c, p, "lora.adapter", c->lora_adapter);
+    if (p->n == before) check_not_foreign(c, p);
 }
 
 static void check_resume(const TrainConfig *c, Problems *p)
@@ -330,17 +382,6 @@ void config_check_files(const TrainConfig *c, Problems *p)
     check_folder(c, p, "lora.adapter", c->lora_adapter);
     check_source_files(p, c, "data.train", c->data.train, c->data.n_train);
     check_source_files(p, c, "data.eval.path", c->data.eval, c->data.n_eval);
-    if (c->output && c->output[0] == '~' && (c->output[1] == '/' || !c->output[1]))
-        config_problem(c, p, "output",
-                       "'~' is the shell's, here it is a folder's name, in '%s'; "
-                       "write the path in full",
-                       c->output);
-    char *in_the_way = c->output ? path_in_the_way(c->output) : NULL;
-    if (in_the_way)
-        config_problem(c, p, "output", "%s is a file; name a folder, new or of an earlier run",
-                       in_the_way);
-    free(in_the_way);
-    check_not_input(c, p, "model.path", c->model_path);
-    check_not_input(c, p, "lora.adapter", c->lora_adapter);
+    check_output(c, p);
     check_resume(c, p);
 }

@@ -30,6 +30,7 @@ static void handle(int number, void (*handler)(int), int flags)
 
 void stop_listen(void)
 {
+    handle(SIGPIPE, SIG_IGN, 0); /* who reads along may leave; training goes on */
     handle(SIGTERM, on_signal, SA_RESTART);
     handle(SIGUSR1, on_signal, SA_RESTART);
 }
