@@ -4,6 +4,7 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/merge_compare.h"
+#include "model/hf_files.h"
 #include "model/merge.h"
 #include "model/quant_write.h"
 
@@ -146,13 +147,30 @@ static Status merge_decoded(const Flags *f, const MergeAgain *again, Log *log, M
     return s;
 }
 
+/* Tensors that no adapter changes, too: what is copied would be told by who reads the merged folder. */
+static Status check_base(const char *base, Err *err)
+{
+    LlamaConfig cfg;
+    Device d;
+    Llama m;
+    TRY(llama_config_load(&cfg, base, err));
+    DeviceOpts opts = {.threads = 1, .region_bytes = (size_t)16 << 20}; /* nothing is computed */
+    TRY(device_open(&d, backend_find("cpu"), &opts, DT_F32, err));
+    llama_init(&m, &cfg, &d, 1);
+    Status s = model_check_weights(&m, base, err);
+    llama_clear(&m);
+    device_close(&d);
+    return s;
+}
+
 /* Into the weights that the adapter is added to without quantising. */
 static Status merge_plain(const Flags *f, const MergeAgain *again, Log *log, MergeReport *report,
                           Err *err)
 {
     Pool *pool = pool_new((int)f->model.threads);
     const char *base = f->original ? f->original : f->model.model;
-    Status s = merge_adapter(base, f->model.adapter, f->out, again, pool, log, report, err);
+    Status s = check_base(base, err);
+    if (s == OK) s = merge_adapter(base, f->model.adapter, f->out, again, pool, log, report, err);
     pool_free(pool);
     return s;
 }

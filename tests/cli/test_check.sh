@@ -145,4 +145,13 @@ checks=$((checks + 1))
 "$lorac" check --explain >/dev/full 2>"$tmp/err"
 [ $? = 1 ] || fail 'keys that nobody can read'
 
+checks=$((checks + 1))
+"$lorac" check "$tmp/run.yaml" output="$tmp/new" >/dev/full 2>"$tmp/err"
+[ $? = 1 ] || fail 'ready, but nobody is told'
+# somebody's model is not written over, nor is work begun whose end has no place
+mkdir "$tmp/theirs" && echo '{}' >"$tmp/theirs/config.json"
+refused 'a model that no run wrote' 2 "command line: output: $tmp/theirs holds config.json, which would be replaced, and no config.yaml of a run; *" \
+    check --quiet "$tmp/run.yaml" output="$tmp/theirs"
+refused 'a name that is too long' 2 "command line: output: *: File name too long" \
+    check --quiet "$tmp/run.yaml" output="$tmp/$(printf '%0300d' 1)/x"
 finish

@@ -72,6 +72,9 @@ done_by "rows to standard output" generate --model "$m" --data "$tmp/rows.jsonl"
     --batch 1 --quiet
 noted "quiet" ''
 same "the batch changes nothing" "$tmp/out" "$tmp/said.jsonl"
+refused "a file without a name" 2 '--out: is empty, name a file' generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --out ''
+refused "a file's name that is too long" 2 '--out: *: File name too long' \
+    generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --out "$tmp/$(printf '%0300d' 1)"
 done_by "limit" generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --max-new-tokens 5 --limit 2 --out-field x
 [ "$(grep -c '"x": "' "$tmp/out")" = 2 ] || fail "two rows with a field x"
 

@@ -58,4 +58,9 @@ noted "PiSSA's base" "$ran/config.yaml: the run took PiSSA's part out of its bas
 refused "a type that is none" 2 "--quantize: must be one of none, nf4, fp4, int8, fp8, is 'nf5'" \
     merge --model "$m" --adapter "$tmp/adapter" --out "$tmp/x" --quantize nf5
 [ -e "$tmp/x" ] && fail "a refused merge leaves nothing"
+# what is copied is looked at, too
+cp -r "$m" "$tmp/odd" && LC_ALL=C sed -i 's/"model\.norm\.weight"/"model.nrom.weight"/' "$tmp/odd/model.safetensors"
+refused "a base without its last norm" 2 "$tmp/odd: tensor model.norm.weight is missing" \
+    merge --model "$tmp/odd" --adapter "$tmp/adapter" --out "$tmp/x"
+[ -e "$tmp/x" ] && fail "a refused merge leaves nothing"
 finish

@@ -93,4 +93,11 @@ refused 'check says so, too' 2 "command line: train.max_steps: 4 steps, and $tmp
 checks=$((checks + 1))
 grep -q 'max_steps: 8' "$tmp/eight/config.yaml" || fail "config.yaml: $(grep max_steps "$tmp/eight/config.yaml")"
 
+# who reads along may leave, and closed streams are not files of the run
+checks=$((checks + 1))
+{ "$lorac" train "$tmp/run.yaml" output="$tmp/left" 2>&1; echo $? >"$tmp/code"; } | head -n 1 >/dev/null
+[ "$(cat "$tmp/code")" = 1 ] && [ -s "$tmp/left/adapter_model.safetensors" ] || fail 'a reader that leaves ends the run'
+checks=$((checks + 1))
+"$lorac" train "$tmp/run.yaml" output="$tmp/mute" >/dev/null 2>&-
+[ $? = 0 ] && ! [ -s "$tmp/mute/.lock" ] || fail 'notes go to a file of the run'
 finish
