@@ -50,7 +50,7 @@ const ConfigField config_fields[] = {
      CHOICES("lora", "full", "qlora"),
      .doc = "train LoRA adapters on a frozen base, every weight, or adapters on a base in 4 or 8 "
             "bits"},
-    {"lora.rank", FIELD_INT, AT(lora.rank), .fallback = "8", .math = true, RANGE(1, 65536),
+    {"lora.rank", FIELD_INT, AT(lora.rank), .fallback = "8", .math = true, RANGE(1, 32768),
      .doc = "r, the inner width of an adapter"},
     {"lora.alpha", FIELD_NUMBER, AT(lora.alpha), .fallback = "16", .math = true, ABOVE(0, 1e9),
      .doc = "an adapter's output is scaled by alpha / r"},

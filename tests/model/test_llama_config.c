@@ -212,6 +212,8 @@ Test(llama_config, what_cannot_be_run_is_refused_by_name)
         {"{\"model_type\": \"llama\", \"rope_theta\": -1}", "rope_theta: must be at least 1e-30"},
         {"{\"model_type\": \"llama\", \"rope_scaling\": 8}",
          "rope_scaling: must be an object or null"},
+        {"{\"model_type\": \"llama\", \"rope_scaling\": {\"factor\": 8.0}}",
+         "rope_scaling.rope_type: is missing, and there is a factor"},
         {"{\"model_type\": \"llama\", \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2}}",
          "rope_scaling.type: 'dynamic' is not supported"},
         {"{\"model_type\": \"llama\", \"rope_scaling\": {\"rope_type\": \"longrope\"}}",
