@@ -180,6 +180,13 @@ RNG_FN float fp8_to_f32(uint8_t code)
     return b.f;
 }
 
+/* What a row whose absmax is `most` is multiplied by for its int8 codes: in bitsandbytes 127.0 / absmax, of a tensor, which torch
+ * works out as the reciprocal times 127; its GPU kernel divides, and has another code in one of 3,000 near a tie. */
+RNG_FN float quant_int8_factor(float most)
+{
+    return most > 0 ? (1.0f / most) * 127.0f : 0.0f;
+}
+
 /* The most rows of x that quant_matvec takes (kernels.h). */
 enum { QUANT_MATVEC_ROWS = 8 };
 

@@ -120,7 +120,7 @@ static void encode8_rows(void *args, int64_t from, int64_t to)
         if (c->q->type == QUANT_INT8) {
             for (int64_t i = 0; i < cols; i++)
                 most = fmaxf(most, fabsf(round_f16(x[i])));
-            float factor = most > 0 ? 127.0f / most : 0;
+            float factor = quant_int8_factor(most);
             for (int64_t i = 0; i < cols; i++)
                 code[i] = (uint8_t)(int8_t)rintf(round_f16(x[i]) * factor);
             ((float *)c->scales)[r] = most;

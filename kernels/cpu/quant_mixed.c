@@ -51,7 +51,7 @@ static void encode_rows(void *ud, int64_t row0, int64_t row1)
             float v = fabsf(in_f16(x[i]));
             if (v < a->threshold && v > most) most = v;
         }
-        float factor = most > 0 ? 127.0f / most : 0;
+        float factor = quant_int8_factor(most);
         for (int64_t i = 0; i < a->pitch; i++)
             code[i] = i < cols && !a->flags[i] ? (int8_t)rintf(in_f16(x[i]) * factor) : 0;
         a->absmax[t] = most;

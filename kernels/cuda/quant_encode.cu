@@ -89,7 +89,7 @@ __global__ void encode_int8_kernel(uint8_t *codes, float *scb, const T *x, int64
     for (int64_t i = threadIdx.x; i < cols; i += THREADS)
         most = fmaxf(most, fabsf(__half2float(__float2half_rn(to_f32(row[i])))));
     most = block_max(most);
-    float factor = most > 0 ? __fdiv_rn(127.0f, most) : 0;
+    float factor = quant_int8_factor(most);
     for (int64_t i = threadIdx.x; i < cols; i += THREADS) {
         float h = __half2float(__float2half_rn(to_f32(row[i])));
         codes[blockIdx.x * cols + i] = (uint8_t)(int8_t)rintf(__fmul_rn(h, factor));

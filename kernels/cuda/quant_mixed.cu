@@ -47,7 +47,7 @@ __global__ void encode_kernel(int8_t *codes, int64_t pitch, float *absmax, const
         if (v < threshold) most = fmaxf(most, v);
     }
     most = block_max(most);
-    float factor = most > 0 ? __fdiv_rn(127.0f, most) : 0;
+    float factor = quant_int8_factor(most);
     for (int64_t i = threadIdx.x; i < pitch; i += THREADS)
         codes[blockIdx.x * pitch + i] =
             i < cols && !flags[i] ? (int8_t)rintf(__fmul_rn(in_f16(to_f32(row[i])), factor)) : 0;

@@ -219,6 +219,25 @@ Test(kernel_quant, worked_block)
     bed_close(&b);
 }
 
+/* Just below -41.5: 127 / absmax in one step is another float than the reciprocal times 127, and gives -42. */
+Test(kernel_quant, int8_near_a_tie)
+{
+    enum { COLS = 64 };
+    Bed b;
+    bed_open(&b, 1);
+    QuantPart q = {.type = QUANT_INT8, .rows = 1, .cols = COLS, .block = COLS};
+    Tensor *packed = alone(&b, &q), *w = bed_matrix(&b, 1, COLS, 0);
+    float x[COLS] = {-0x1.374p-4f, 0x1.dc4p-3f}, scb;
+    tensor_write(&b.dev, w, x);
+    b.dev.k->quantize(&b.dev, packed, &q, w);
+    uint8_t *got = read_packed(&b, packed);
+    memcpy(&scb, got + q.scales, sizeof scb);
+    cr_expect((int8_t)got[q.codes] == -41 && (int8_t)got[q.codes + 1] == 127 && scb == x[1],
+              "%d %d %g", (int8_t)got[q.codes], (int8_t)got[q.codes + 1], (double)scb);
+    free(got);
+    bed_close(&b);
+}
+
 Test(kernel_quant, fp8_rounds_to_even)
 {
     static const struct {
