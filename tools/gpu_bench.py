@@ -11,7 +11,10 @@ beside FILE as FILE.txt.  peer-... are the same steps by transformers and PEFT (
 
 --device cpu runs tiny shapes instead: a test of this script."""
 import argparse
+import contextlib
+import functools
 import json
+import operator
 import os
 import pathlib
 import random
@@ -82,6 +85,29 @@ PEERS = {  # bench/peers/hf_peft.py on the same GPU
 START = dict(cold=(20, 8), warm=(10, 4), files=(10, 4))  # seconds to the end of the first step: must, aim
 
 
+class Clocks:
+    """What nvidia-smi says of the first GPU, ten times a second, while something runs."""
+
+    QUERY = "clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_event_reasons.active"
+
+    def __enter__(self):
+        self.smi = subprocess.Popen(["nvidia-smi", "-i", "0", f"--query-gpu={','.join(self.QUERY)}", "--format=csv,noheader,nounits", "-lms", "100"],
+                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return self
+
+    def __exit__(self, *_):
+        self.smi.terminate()
+        samples = [line.split(", ") for line in self.smi.communicate()[0].splitlines()]
+        samples = [s for s in samples if len(s) == len(self.QUERY)]
+        self.row = {}
+        if samples:
+            sm, mem, heat, power = ([float(s[i]) for s in samples] for i in range(4))
+            busy = [c for c, p in zip(sm, power) if p >= max(power) / 2]
+            reasons = functools.reduce(operator.or_, (int(s[4], 16) for s in samples))
+            self.row = dict(clocks=dict(sm_mhz_least=min(busy), sm_mhz_most=max(busy), mem_mhz=max(mem), celsius=max(heat),
+                                        watt=max(power), reasons=f"{reasons:#x}"))
+
+
 class Bench:
     def __init__(self, args):
         self.path = shutil.which("lorac") or sys.exit("lorac is not on the path: source bundle/env.sh")
@@ -120,8 +146,10 @@ class Bench:
         flags = DECODE[name].replace(L8, "--model tiny --prompt 9 --new 3" if self.cpu else L8)
         if self.cpu:
             flags = flags.replace("--prompt 8000", "")
-        text = self.lorac("bench", "--decode", "--json", "--device", self.args.device, *flags.split())
-        self.keep(dict(name=name) | json.loads(text))
+        clocks = Clocks() if self.args.clocks else contextlib.nullcontext()
+        with clocks:
+            text = self.lorac("bench", "--decode", "--json", "--device", self.args.device, *flags.split())
+        self.keep(dict(name=name) | json.loads(text) | getattr(clocks, "row", {}))
 
     def start(self):
         """Caches of ours cold, then warm; the driver's and the libraries' are as they are."""
@@ -241,6 +269,8 @@ class Bench:
                 planned = "the same" if r["planned_bytes"] == r["peak_bytes"] else "DIFFERS"
                 print(f"{r['name']:42} {r['decode_tokens_per_s']:9.1f} {1e3 * r['token_s']:8.3f} ms a token, {r['of_copy_percent']:5.1f} % of copy "
                       f"bandwidth; peak {r['peak_bytes'] / 2**30:.2f} GiB, planned {planned}")
+                if "clocks" in r:
+                    print(f"{'':42} {'at {sm_mhz_least:.0f} to {sm_mhz_most:.0f} MHz, {mem_mhz:.0f} of memory, {celsius:.0f} C, {watt:.0f} W, reasons {reasons}'.format(**r['clocks'])}")
             elif "peer" in r:
                 print(f"{r['name']:42} {r['tokens_per_s']:9.0f} {'':37} {r['peak_bytes'] / 2**30:8.2f} {'':29} {r['first_step_s']:7.2f}")
             elif "step_s" in r:
@@ -294,6 +324,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--work", type=pathlib.Path, help="folder for the files of `files`; default: a temporary one")
+    parser.add_argument("--clocks", action="store_true", help="nvidia-smi's clocks, heat and power beside each work of decoding")
     parser.add_argument("--list", action="store_true", help="the works' names")
     parser.add_argument("works", nargs="*", metavar="WORK")
     args = parser.parse_args()
