@@ -60,7 +60,7 @@ refused 'a pattern that matches nothing' 2 "command line: lora.rank_pattern: 'fo
     check --quiet "$tmp/run.yaml" 'lora.rank_pattern={foo: 3}'
 refused 'a pattern that cannot be read' 2 "command line: lora.rank_pattern: *'(?:.*\\.)?(?:q_proj()'*" \
     check --quiet "$tmp/run.yaml" 'lora.rank_pattern={"q_proj(": 3}'
-refused 'a rank beyond the most' 2 "command line: lora.rank: LoRA rank of model.layers.0.*.q_proj: must be an integer from 1 to 32768, found 40000" \
+refused 'a rank beyond the most' 2 "command line: lora.rank: must be an integer from 1 to 32768, is '40000'" \
     check --quiet "$tmp/run.yaml" lora.rank=40000
 refused 'a module to train whole that is not there' 2 "command line: lora.save_modules: 'foo' matches no module *" \
     check --quiet "$tmp/run.yaml" 'lora.save_modules=[foo]'

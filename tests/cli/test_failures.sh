@@ -141,8 +141,8 @@ noted 'no more files' "checkpoint at step 6: $tmp/disk/.checkpoint-6.tmp/*: cann
 left 'no more files'
 
 on_disk ro train --quiet "$tmp/run.yaml" output="$tmp/disk/run"
-ends 'a read-only folder' 1
-noted 'a read-only folder' "$tmp/disk/run: cannot make the folder: Read-only file system"
+ends 'a read-only folder' 2
+noted 'a read-only folder' "command line: output: nothing can be written to $tmp/disk: Read-only file system"
 
 # hiding FILE BY: a starter of the last rank, which sees BY in its place
 hiding()
