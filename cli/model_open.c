@@ -64,7 +64,7 @@ static Status attach(OpenModel *m, const char *dir, Err *err)
     Status s = lora_attach(&m->lora, &m->llama, &opts, err);
     m->has_lora = s == OK;
     lora_opts_clear(&opts);
-    return s == OK ? OK : err_wrap(err, s, "%s", dir);
+    return s == OK ? OK : lora_error_in_file(err, s, dir);
 }
 
 Status model_base(QuantOpts *out, const ModelFlags *f, const LlamaConfig *cfg, Log *log, Err *err)

@@ -79,6 +79,8 @@ void lora_set_principal(Lora *x, Device *d, float *a, float *b);
 Status lora_opts_load(LoraOpts *out, char **base_model, const char *dir, Err *err) MUST_CHECK;
 Status lora_opts_read(LoraOpts *out, char **base_model, const Json *root, const char *name,
                       Err *err) MUST_CHECK;
+/* What does not fit a model is in DIR/adapter_config.json, under PEFT's name for err->key; returns s. */
+Status lora_error_in_file(Err *err, Status s, const char *dir);
 void lora_opts_copy(LoraOpts *to, const LoraOpts *from);
 void lora_opts_clear(LoraOpts *o);
 /* alpha / rank, or alpha / sqrt(rank) */

@@ -1,6 +1,7 @@
 /* Pairs the tensors of an adapter file with those of its base. */
 #include "model/merge_plan.h"
 
+#include "base/fs.h"
 #include "base/str.h"
 #include "model/names.h"
 #include "model/weights.h"
@@ -176,7 +177,13 @@ Status merge_plan(MergePlan *out, const LlamaConfig *cfg, const LoraOpts *opts,
 {
     LoraPlan roles = {0};
     Status s = lora_plan(&roles, cfg, opts, err);
-    if (s != OK) return err_wrap(err, s, "%s", adapter_path);
+    if (s != OK) {
+        char *dir = xstrndup(adapter_path, (size_t)(path_base(adapter_path) - adapter_path)),
+             *trimmed = path_trim(dir);
+        lora_error_in_file(err, s, trimmed);
+        free(trimmed), free(dir);
+        return s;
+    }
     Builder b = {.cfg = cfg, .base = base, .base_path = base_path, .adapter = adapter, .err = err};
     b.used = xcalloc((size_t)safetensors_count(adapter), sizeof *b.used);
     s = build(&b, &roles, opts, adapter_path);

@@ -163,6 +163,26 @@ static Status check_variants(const Reader *r)
     return str_eq(which, "none") ? OK : refuse(r, "bias", "only \"none\"");
 }
 
+Status lora_error_in_file(Err *err, Status s, const char *dir)
+{
+    static const char *const names[][2] = {{"targets", "target_modules"},
+                                           {"exclude", "exclude_modules"},
+                                           {"layers", "layers_to_transform"},
+                                           {"save_modules", "modules_to_save"},
+                                           {"rank", "r"},
+                                           {"alpha", "lora_alpha"}};
+    const char *key = err->key;
+    for (size_t i = 0; key && i < sizeof names / sizeof *names; i++)
+        if (str_eq(key, names[i][0])) {
+            key = names[i][1];
+            break;
+        }
+    char *file = path_join(dir, "adapter_config.json");
+    err_wrap(err, s, "%s%s%s", file, key ? ": " : "", key ? key : "");
+    free(file);
+    return s;
+}
+
 /* --- what is taken over ---------------------------------------------------------------------------------- */
 
 static Status read_targets(const Reader *r, LoraOpts *o)

@@ -187,11 +187,13 @@ static Status attach_adapters(Session *s, Problems *p)
     } else {
         lora_opts_copy(&opts, &c->lora);
     }
-    if (status == OK) status = lora_attach(&s->lora, &s->model, &opts, &err);
+    Status attached = status == OK ? lora_attach(&s->lora, &s->model, &opts, &err) : OK;
+    if (status == OK) status = attached;
     lora_opts_clear(&opts);
     s->has_lora = status == OK;
     char key[64];
     snprintf(key, sizeof key, "lora.%s", c->lora_adapter ? "adapter" : err.key);
+    if (attached != OK && c->lora_adapter) lora_error_in_file(&err, attached, c->lora_adapter);
     if (status != OK) config_problem(c, p, key, "%s", err.line);
     return status;
 }
