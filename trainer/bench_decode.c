@@ -118,8 +118,7 @@ static Intervals write_n(Bench *b, int32_t *ids, int64_t n)
     return t;
 }
 
-/* First what a first use chooses and records, then the same tokens as are timed, for a while: the first runs on a GPU, and those
- * that had to time the products of their prompt, were up to 3 % slower than the others (bench/results/2026-11-29-h200.md). */
+/* First what a first use chooses and records, then the same tokens as are timed, for a while. */
 static void warm_up(Bench *b, int32_t *ids)
 {
     const double began = seconds_monotonic();
