@@ -217,8 +217,10 @@ Test(generate, passes_ahead_change_nothing)
             clear_all(got, N);
         }
         o.tokens_per_pass = 0;
-        generate_add_eos(&o, want[1].ids[2]);
-        generate_add_eos(&o, want[4].ids[7]);
+        if (round == 0) { /* all have 14 tokens */
+            generate_add_eos(&o, want[1].ids[2]);
+            generate_add_eos(&o, want[4].ids[7]);
+        }
         clear_all(want, N);
     }
     golden_close(&g);
