@@ -95,6 +95,17 @@ char *file_place(const char *path, bool *in_place)
     return real ? real : xstrdup(path);
 }
 
+Status file_check_writable(const char *path, Err *err)
+{
+    bool in_place;
+    char *place = file_place(path, &in_place),
+         *tmp = str_format("%s.tmp.%ld", place, (long)getpid());
+    Status s = in_place ? OK : dir_check_writable(tmp, err);
+    free(tmp);
+    free(place);
+    return s;
+}
+
 Status file_rename(const char *from, const char *to, Err *err)
 {
     if (rename(from, to) != 0)

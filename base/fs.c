@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -187,20 +188,21 @@ Status dir_check_writable(const char *path, Err *err)
 {
     char *deepest = xstrdup(path[0] == '/' ? "/" : "."); /* of what is there */
     struct stat st;
-    int wrong = 0;
-    for (size_t i = 0; wrong == 0 && (i = next_prefix(path, i)) > 0;) {
+    size_t longest = 0; /* of the names that are not there */
+    for (size_t i = 0, from = 0; (i = next_prefix(path, i)) > 0; from = i + 1) {
         char *p = xstrndup(path, i);
-        if (stat(p, &st) == 0) {
+        if (longest == 0 && stat(p, &st) == 0) {
             free(deepest);
             deepest = p;
             continue;
         }
-        if (errno != ENOENT) wrong = errno; /* as of a name that is too long */
+        if (i > from && i - from > longest) longest = i - from;
         free(p);
     }
+    const long most = pathconf(deepest, _PC_NAME_MAX);
     Status s = OK;
-    if (wrong != 0)
-        s = err_set(err, E_INPUT, "%s: %s", path, strerror(wrong));
+    if ((most > 0 && longest > (size_t)most) || strlen(path) >= PATH_MAX)
+        s = err_set(err, E_INPUT, "%s: %s", path, strerror(ENAMETOOLONG));
     else if (access(deepest, W_OK | X_OK) != 0)
         s = err_set(err, E_INPUT, "nothing can be written to %s: %s", deepest, strerror(errno));
     free(deepest);

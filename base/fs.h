@@ -35,7 +35,8 @@ const char *path_base(const char *path); /* the part after the last '/' */
 
 /* What lies at `path` or above it and is no folder, so that dir_make cannot make it; NULL: nothing.  The caller frees. */
 char *path_in_the_way(const char *path);
-/* E_INPUT: nothing can be written to the folder at `path`, or it cannot be made where it is not there. */
+/* E_INPUT: permissions, a file system that is read only, or a name that is too long keep anybody from making what lies at `path`, or
+ * from writing to it if it is a folder.  OK does not promise that it can be done. */
 Status dir_check_writable(const char *path, Err *err) MUST_CHECK;
 
 /* `path`, which need not be there, is the folder `dir` or something in it, through links, too; false where dir is not there. */
@@ -64,6 +65,8 @@ Status file_rename(const char *from, const char *to, Err *err) MUST_CHECK;
 /* Where `path` is written, in fresh memory: what it is a link to, or path itself.  *in_place: that is there and no regular file (a device,
  * a pipe), so that nothing may be renamed over it. */
 char *file_place(const char *path, bool *in_place);
+/* The same of what file_write_atomic needs. */
+Status file_check_writable(const char *path, Err *err) MUST_CHECK;
 /* Writes path.tmp.PID, fsyncs, renames over path (file_place): a reader sees the old file or the new one. */
 Status file_write_atomic(const char *path, const void *data, size_t len, Err *err) MUST_CHECK;
 Status file_copy(const char *from, const char *to,

@@ -45,14 +45,11 @@ Status flag_out(const char *path, Err *err)
 {
     if (!*path) return err_set(err, E_INPUT, "--out: is empty, name a file");
     if (path_is_dir(path)) return err_set(err, E_INPUT, "--out: %s is a folder, name a file", path);
-    if (path_exists(path))
-        return OK; /* whatever it is: what cannot be written says so when it is opened */
     char *folder = xstrndup(path, (size_t)(path_base(path) - path));
     Status s = OK;
     if (*folder && !path_is_dir(folder))
         s = err_set(err, E_INPUT, "--out: %s: there is no folder %s", path, folder);
-    else if (dir_check_writable(path, err) !=
-             OK) /* of the folder, and that the name is none too long */
+    else if (file_check_writable(path, err) != OK)
         s = err_wrap(err, E_INPUT, "--out");
     free(folder);
     return s;

@@ -12,8 +12,8 @@ Status rows_open(RowReader **out, const char *path, Err *err) MUST_CHECK;
 void rows_close(RowReader *r);           /* NULL is fine */
 bool rows_are_array(const RowReader *r); /* else lines */
 
-/* The number, from 1 on, of the row that came last, where it is not the only one that begins on its line; else 0.  Many write an array in
- * one line. */
+/* The number, from 1 on, of the row of an array that came last, where it begins on the line of the array's bracket or of the end of the
+ * row before; else 0: its line says enough.  Many write an array in one line. */
 int64_t rows_number(const RowReader *r);
 /* The line of err begins with "file:line: " of a row; its number, if it is not 0, comes behind that: "file:1: row 7: ...".  Returns s. */
 Status row_error(Err *err, Status s, const char *file, int64_t number);

@@ -299,13 +299,17 @@ static Status literal(Rewrite *r)
     return OK;
 }
 
-/* Whether the brace that closes at r->p has one number between it and the one that opens. */
+/* Whether the brace that closes at r->p has one number between it and the one that opens, which is not escaped. */
 static bool counts(const Rewrite *r)
 {
     const char *p = r->p;
     while (p > r->begin && p[-1] >= '0' && p[-1] <= '9')
         p--;
-    return p < r->p && p > r->begin && p[-1] == '{';
+    if (p == r->p || p == r->begin || p[-1] != '{') return false;
+    int escapes = 0;
+    for (p--; p > r->begin && p[-1] == '\\'; p--)
+        escapes++;
+    return escapes % 2 == 0;
 }
 
 Status onig_to_pcre2(StrBuf *out, const char *pattern, size_t len, Err *err)

@@ -41,8 +41,8 @@ typedef struct TokenPass {
 /* Borrows m and kv, which must not move. */
 void token_pass_init(TokenPass *d, Llama *m, KvCache *kv, const TokenPassOpts *opts);
 void token_pass_clear(TokenPass *d);
-/* Sequence b < kv->n_live reads ids[b]; the cache's counts go on.  The host does not wait.  Where the pass has begun
- * (token_pass_read_best), ids must be what was best. */
+/* Sequence b < kv->n_live reads ids[b]; the cache's counts go on.  The host does not wait.  With opts.greedy token_pass_read_best or
+ * token_pass_cancel comes before the next call; where a pass has begun ahead, that is this one, and ids must be what was best. */
 void token_pass_run(TokenPass *d, const int32_t *ids);
 /* With opts.greedy: waits for the pass and copies its best tokens (kernels.h: argmax) to best[n_live].  Before it waits it begins passes, each of which
  * reads what was best in the one before, until `ahead` of them have begun, TOKEN_PASSES_AHEAD at most; the cache must have room for

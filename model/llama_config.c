@@ -281,7 +281,9 @@ static Status read_rope(const Reader *r, LlamaConfig *c)
     const Json *t = value_of(o, key);
     if (t && !json_str(t, &type, NULL)) return bad_kind(r, where, key, "a string", t);
     if (!t && value_of(o, "factor"))
-        return err_set(r->err, E_INPUT, "%s: %srope_type: is missing, and there is a factor",
+        return err_set(r->err, E_INPUT,
+                       "%s: %srope_type: is missing, and there is a factor; name it (linear, "
+                       "llama3), or take the factor out",
                        r->path, where);
     if (str_eq(type, "default")) {
         c->rope_type = ROPE_DEFAULT;

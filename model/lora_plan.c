@@ -283,6 +283,8 @@ static Status check_used(const LoraPlan *p, const Matcher *k, const LlamaConfig 
         TRY(err_about(err, check_patterns(p, o->ranks, o->n_ranks, err), "rank_pattern"));
         TRY(err_about(err, check_patterns(p, o->alphas, o->n_alphas, err), "alpha_pattern"));
     }
+    if (check_some(p, err) == OK) return OK;
+    if (check_layers(k, cfg, err) != OK) return err_about(err, E_INPUT, "layers");
     return err_about(err, check_some(p, err), "targets");
 }
 

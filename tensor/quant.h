@@ -4,7 +4,7 @@
  *   nf4, fp4  4 bits of a table of 16 values, times the absmax of `block` consecutive elements of the flattened matrix
  *             (Dettmers et al. 2023; bitsandbytes functional.py).  nested: the absmax less their mean (`offset`) are 8-bit
  *             codes of the dynamic map, times the absmax of 256 of them (double quantisation).
- *   int8      round(127 w / absmax of the row), the row's absmax kept as SCB (Dettmers et al. 2022, LLM.int8)
+ *   int8      w in float16 times quant_int8_factor, rounded, the row's absmax kept as SCB (Dettmers et al. 2022, LLM.int8)
  *   fp8       E4M3 of w / scale, scale = absmax of the row / 448
  *   group4/8  scale (q - zero) with a scale and a zero for `block` columns of a row, or for the columns that carry one
  *             number in `groups` (act-order): GPTQ and AWQ (Frantar et al. 2022, Lin et al. 2023).  Read from files only. */

@@ -91,21 +91,29 @@ class Clocks:
     QUERY = "clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_event_reasons.active"
 
     def __enter__(self):
-        self.smi = subprocess.Popen(["nvidia-smi", "-i", "0", f"--query-gpu={','.join(self.QUERY)}", "--format=csv,noheader,nounits", "-lms", "100"],
-                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.told, self.row = tempfile.TemporaryFile("w+", encoding="utf-8"), {}
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        self.smi = subprocess.Popen(["nvidia-smi", "-i", gpu, f"--query-gpu={','.join(self.QUERY)}", "--format=csv,noheader,nounits", "-lms", "100"],
+                                    stdout=self.told, stderr=subprocess.DEVNULL)
         return self
 
     def __exit__(self, *_):
         self.smi.terminate()
-        samples = [line.split(", ") for line in self.smi.communicate()[0].splitlines()]
-        samples = [s for s in samples if len(s) == len(self.QUERY)]
-        self.row = {}
-        if samples:
-            sm, mem, heat, power = ([float(s[i]) for s in samples] for i in range(4))
-            busy = [c for c, p in zip(sm, power) if p >= max(power) / 2]
-            reasons = functools.reduce(operator.or_, (int(s[4], 16) for s in samples))
-            self.row = dict(clocks=dict(sm_mhz_least=min(busy), sm_mhz_most=max(busy), mem_mhz=max(mem), celsius=max(heat),
-                                        watt=max(power), reasons=f"{reasons:#x}"))
+        self.smi.wait()
+        self.told.seek(0)
+        samples = []
+        for line in self.told.read().splitlines(keepends=True):
+            with contextlib.suppress(ValueError):  # cut off, or [N/A]
+                *numbers, reasons = line.split(", ")
+                if line.endswith("\n") and len(numbers) == len(self.QUERY) - 1:
+                    samples.append((*map(float, numbers), int(reasons, 16)))
+        self.told.close()
+        if not samples:
+            return
+        sm, mem, heat, power, reasons = zip(*samples)
+        busy = [c for c, p in zip(sm, power) if p >= max(power) / 2]
+        self.row = dict(clocks=dict(sm_mhz_least=min(busy), sm_mhz_most=max(busy), mem_mhz=max(mem), celsius=max(heat), watt=max(power),
+                                    reasons=f"{functools.reduce(operator.or_, reasons):#x}"))
 
 
 class Bench:

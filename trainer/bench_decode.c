@@ -100,7 +100,7 @@ typedef struct Intervals {
     double all, least, most;
 } Intervals;
 
-/* n tokens of each sequence as generation has them: the host reads what was chosen while the next pass runs. */
+/* n tokens of each sequence as generation has them: the host reads what was chosen while the next passes run. */
 static Intervals write_n(Bench *b, int32_t *ids, int64_t n)
 {
     const int64_t most = b->dev.backend->replay && !b->opts->no_graph ? TOKEN_PASSES_AHEAD : 0;
@@ -134,7 +134,7 @@ static void write_tokens(Bench *b)
     int32_t *ids = xcalloc((size_t)b->opts->batch, sizeof *ids);
     warm_up(b, ids);
     const Intervals t = write_n(b, ids, b->opts->new_tokens);
-    /* a pass begins before the host has read the last one's token, so that single intervals tell when the host woke up */
+    /* passes begin before the host has read the last one's token, so that single intervals tell when the host woke up */
     b->out->token_s = t.all / (double)b->opts->new_tokens;
     b->out->token_min_s = t.least;
     b->out->token_max_s = t.most;

@@ -204,8 +204,10 @@ Status manifest_read(Json **out, const char *dir, Err *err)
         (!json_str(json_get(root, "format"), &format, NULL) || !str_eq(format, "lorac checkpoint")))
         s = err_set(err, E_INPUT, "%s: is no manifest of a checkpoint", path);
     if (s == OK && (!json_int(json_get(root, "version"), &version) || version != VERSION))
-        s = err_set(err, E_INPUT, "%s: version %lld, this program reads %d", path,
-                    (long long)version, VERSION);
+        s = err_set(err, E_INPUT,
+                    "%s: version %lld, this program reads %d; go on with the program that wrote "
+                    "it, or start anew in another output folder",
+                    path, (long long)version, VERSION);
     if (s == OK && !is_sealed(text, len))
         s = err_set(err, E_INPUT, "%s: is not as it was written: its checksum differs", path);
     free(text);

@@ -154,4 +154,6 @@ refused 'a model that no run wrote' 2 "command line: output: $tmp/theirs holds c
     check --quiet "$tmp/run.yaml" output="$tmp/theirs"
 refused 'a name that is too long' 2 "command line: output: *: File name too long" \
     check --quiet "$tmp/run.yaml" output="$tmp/$(printf '%0300d' 1)/x"
+refused 'a name that is too long below what is not there' 2 "command line: output: *: File name too long" \
+    check --quiet "$tmp/run.yaml" output="$tmp/none/$(printf '%0300d' 1)"
 finish

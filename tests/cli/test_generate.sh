@@ -75,6 +75,8 @@ same "the batch changes nothing" "$tmp/out" "$tmp/said.jsonl"
 refused "a file without a name" 2 '--out: is empty, name a file' generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --out ''
 refused "a file's name that is too long" 2 '--out: *: File name too long' \
     generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --out "$tmp/$(printf '%0300d' 1)"
+refused "a file's name that leaves no room beside it" 2 '--out: *: File name too long' \
+    generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --out "$tmp/$(printf '%0252d' 1)"
 done_by "limit" generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --max-new-tokens 5 --limit 2 --out-field x
 [ "$(grep -c '"x": "' "$tmp/out")" = 2 ] || fail "two rows with a field x"
 

@@ -60,6 +60,16 @@ Test(regex, matches)
     regex_scratch_free(scratch);
 }
 
+/* A brace that is escaped counts nothing. */
+Test(regex, escaped_braces)
+{
+    Regex *re = NULL;
+    Err err = {0};
+    cr_expect_eq(regex_new(&re, "a\\{2}?b", 7, &err), OK, "%s", err.line);
+    regex_free(re);
+    cr_expect_eq(regex_new(&re, "a\\\\{2}?b", 8, &err), E_INPUT);
+}
+
 Test(regex, refused)
 {
     static const char *const patterns[] = {
