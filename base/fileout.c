@@ -100,7 +100,7 @@ Status file_check_writable(const char *path, Err *err)
     bool in_place;
     char *place = file_place(path, &in_place),
          *tmp = str_format("%s.tmp.%ld", place, (long)getpid());
-    Status s = in_place ? OK : dir_check_writable(tmp, err);
+    Status s = in_place ? OK : path_check_writable(tmp, err);
     free(tmp);
     free(place);
     return s;

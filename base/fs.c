@@ -184,7 +184,7 @@ char *path_in_the_way(const char *path)
     return NULL;
 }
 
-Status dir_check_writable(const char *path, Err *err)
+Status path_check_writable(const char *path, Err *err)
 {
     char *deepest = xstrdup(path[0] == '/' ? "/" : "."); /* of what is there */
     struct stat st;

@@ -37,7 +37,7 @@ const char *path_base(const char *path); /* the part after the last '/' */
 char *path_in_the_way(const char *path);
 /* E_INPUT: permissions, a file system that is read only, or a name that is too long keep anybody from making what lies at `path`, or
  * from writing to it if it is a folder.  OK does not promise that it can be done. */
-Status dir_check_writable(const char *path, Err *err) MUST_CHECK;
+Status path_check_writable(const char *path, Err *err) MUST_CHECK;
 
 /* `path`, which need not be there, is the folder `dir` or something in it, through links, too; false where dir is not there. */
 bool path_lies_in(const char *path, const char *dir);

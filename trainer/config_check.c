@@ -355,7 +355,7 @@ static void check_output(const TrainConfig *c, Problems *p)
     if (in_the_way)
         config_problem(c, p, "output", "%s is a file; name a folder, new or of an earlier run",
                        in_the_way);
-    else if (dir_check_writable(c->output, &err) != OK)
+    else if (path_check_writable(c->output, &err) != OK)
         config_problem(c, p, "output", "%s", err.line);
     free(in_the_way);
     check_not_input(c, p, "model.path", c->model_path);

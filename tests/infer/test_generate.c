@@ -179,19 +179,26 @@ Test(generate, recorded_passes_change_nothing)
     golden_close(&g);
 }
 
-/* Sequences that end at different tokens, by an end in one round, while passes of the others have begun. */
-Test(generate, passes_ahead_change_nothing)
+enum { N = 9 };
+
+/* Prompts of 1 to N tokens, which are in ids. */
+static void prompts_of_all_lengths(GeneratePrompt prompts[N], int32_t ids[N][N])
 {
-    enum { N = 9 };
-    Golden g;
-    golden_open(&g, "llama3-tiny");
-    GeneratePrompt prompts[N];
-    int32_t ids[N][N + 1];
     for (int i = 0; i < N; i++) {
         for (int k = 0; k <= i; k++)
             ids[i][k] = (i * 31 + k * 7) % 600;
         prompts[i] = (GeneratePrompt){ids[i], i + 1, (uint64_t)i, false};
     }
+}
+
+/* Sequences that end at different tokens, by an end in one round, while passes of the others have begun. */
+Test(generate, passes_ahead_change_nothing)
+{
+    Golden g;
+    golden_open(&g, "llama3-tiny");
+    int32_t ids[N][N];
+    GeneratePrompt prompts[N];
+    prompts_of_all_lengths(prompts, ids);
     GenerateOpts o = generate_defaults();
     for (int round = 0; round < 2; round++) {
         Generation want[N] = {0};
@@ -229,16 +236,11 @@ Test(generate, passes_ahead_change_nothing)
 /* Draws belong to (seed, prompt, position): neither the neighbours nor the order of work matter. */
 Test(generate, what_a_prompt_says_does_not_depend_on_its_batch)
 {
-    enum { N = 9 };
     Golden g;
     golden_open(&g, "llama3-tiny");
+    int32_t ids[N][N];
     GeneratePrompt prompts[N];
-    int32_t ids[N][N + 1];
-    for (int i = 0; i < N; i++) {
-        for (int k = 0; k <= i; k++)
-            ids[i][k] = (i * 31 + k * 7) % 600;
-        prompts[i] = (GeneratePrompt){ids[i], i + 1, (uint64_t)i, false};
-    }
+    prompts_of_all_lengths(prompts, ids);
     GenerateOpts o = generate_defaults();
     o.sampler.temperature = 1;
     o.sampler.top_p = 0.95;
