@@ -1,6 +1,7 @@
 /* What the attention kernels of our own share. */
 #pragma once
 
+#include <math.h>
 #include <stdint.h>
 
 /* The document of a token: the last one that starts at or before it (empty ones end before). */
@@ -15,4 +16,10 @@ __device__ static inline int doc_of(const int32_t *cu, int n_docs, int token)
             hi = mid - 1;
     }
     return lo;
+}
+
+/* exp(x - largest), 0 where there is nothing: no keys in x, or none at all */
+__device__ static inline float weight_of(float x, float largest)
+{
+    return x == -INFINITY ? 0.0f : __expf(x - largest);
 }

@@ -2,6 +2,7 @@
  * (attention_cached.cu). */
 #pragma once
 
+#include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/cuda.cuh"
 
 enum { SHARE = CUDA_CACHED_SHARE };
@@ -96,12 +97,6 @@ template <int N, int O> __device__ static inline void sum_and_spread(float *x)
 template <int GROUP> struct Online {
     float most, sum, acc[GROUP][SHARE];
 };
-
-/* exp(x - largest), 0 where there is nothing: no keys in x, or none at all */
-__device__ static inline float weight_of(float x, float largest)
-{
-    return x == -INFINITY ? 0.0f : __expf(x - largest);
-}
 
 /* The lane's PER scores, -infinity where there is no key, and all values, then 0.  A warp together. */
 template <typename T, int GROUP, int KEYS, int LANES>
