@@ -18,10 +18,8 @@ enum { KEYS = 8 /* of a warp at a time */, TILE = WARPS * KEYS };
 
 template <int WIDTH> struct Head {
     enum { CHUNKS = WIDTH / 32, HALVES = WIDTH / 64, TILES = WIDTH / 16 };
-    enum {
-        FOURS = WIDTH / 4,
-        PITCH = FOURS + 2
-    }; /* neighbouring lanes' heads lie in different banks */
+    enum { FOURS = WIDTH / 4 };
+    enum { PITCH = FOURS + 2 /* so that neighbouring lanes' heads lie in different banks */ };
 };
 
 /* Eight keys, the lane's share of them. */
@@ -30,7 +28,7 @@ template <int WIDTH> struct Keys {
     Bits v[2][Head<WIDTH>::HALVES];
 };
 
-/* Asks for those of the warp's keys from number j0 of the tile on that are in [first, end) and leaves the others as they are; k and v are
+/* Of the tile from key j0 on, asks for the warp's keys that are in [first, end), and leaves the others as they are.  k and v:
  * where key 0 of the head would be. */
 template <int WIDTH>
 __device__ static inline void ask(Keys<WIDTH> *x, const bf16 *k, const bf16 *v, int next, int j0,
