@@ -142,6 +142,10 @@ static void read_strings(ConfigReader *r, const char *key, const YamlNode *n, ch
         else
             wrong_value(r, key, item, "text or a list of texts");
     }
+    if (got < size) { /* told; an empty list would be told once more */
+        config_free_strings(items, got);
+        return;
+    }
     config_free_strings(*out, *count);
     *out = items, *count = got;
 }
