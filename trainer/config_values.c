@@ -68,6 +68,10 @@ static void read_number(ConfigReader *r, const ConfigField *f, const char *key, 
         *out = v;
         return;
     }
+    if (yaml_is_tiny(n)) {
+        wrong_value(r, key, n, "0 or a number of at least 2.3e-308 in size");
+        return;
+    }
     snprintf(must, sizeof must, "a number %s", range_text(f, v, range, sizeof range));
     wrong_value(r, key, n, must);
 }
