@@ -99,6 +99,17 @@ void problems_clear(Problems *p)
     *p = (Problems){0};
 }
 
+Status err_of_problems(Err *err, Problems *p)
+{
+    if (p->n == 0) return OK;
+    Problems *more = err ? err->more : NULL;
+    for (int i = 0; more && i < p->n - 1; i++)
+        problems_add(more, "%s", p->lines[i]);
+    err_set(err, E_INPUT, "%s", p->lines[more ? p->n - 1 : 0]);
+    problems_clear(p);
+    return E_INPUT;
+}
+
 static struct {
     PanicHook *hook;
     void *ud;

@@ -27,12 +27,21 @@ extern "C" {
  * E_FAILED: the run could not go on (disk full, non-finite loss): exit code 1. */
 typedef enum Status { OK = 0, E_INPUT, E_FAILED } Status;
 
+/* Several lines, where all of a file's errors are told at once.  Owns its lines. */
+typedef struct Problems {
+    char **lines;
+    int n;
+    int n_rows, n_dropped; /* by problems_add_row: among the lines, and left out */
+} Problems;
+
 /* One line for the user, without a newline: "file:line: key: what is wrong, what was found, what to
  * do".  Zero-initialise; untouched on success. */
 typedef struct Err {
     char line[1024];
     const char
         *key; /* of the caller's settings the one that is wrong (err_about); NULL: not said */
+    Problems
+        *more; /* the caller's, for a file's other faults (err_of_problems); NULL: one is enough */
 } Err;
 
 /* Writes the line and returns `s`, so that a parser can say `return err_set(err, E_INPUT, ...)`.
@@ -52,17 +61,14 @@ Status err_about(Err *err, Status s, const char *key);
         if (try_status_ != OK) return try_status_;                                                 \
     } while (0)
 
-/* Several lines, where all of a file's errors are told at once.  Owns its lines. */
-typedef struct Problems {
-    char **lines;
-    int n;
-    int n_rows, n_dropped; /* by problems_add_row: among the lines, and left out */
-} Problems;
-
 void problems_add(Problems *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* Of a row of data: files may have millions of them that are wrong alike, so no more than the first 100 are kept. */
 void problems_add_row(Problems *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void problems_clear(Problems *p);
+
+/* E_INPUT where p has lines, else OK.  The last one becomes err's and the others join err->more; without such a place err
+ * takes the first alone.  Empties p. */
+Status err_of_problems(Err *err, Problems *p) MUST_CHECK;
 
 /* Runs the panic hook, prints, aborts. */
 NO_RETURN void panic_at(const char *file, int line, const char *fmt, ...) PRINTF_LIKE(3, 4);

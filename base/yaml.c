@@ -5,6 +5,7 @@
 #include "base/fs.h"
 #include "base/str.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -422,20 +423,36 @@ bool yaml_int(const YamlNode *n, int64_t *out)
     return true;
 }
 
-bool yaml_number(const YamlNode *n, double *out)
+/* As strtod, without hexadecimal, NaN and infinity.  *fits: the double is what is written, not 0 or infinity in its place. */
+static bool read_double(const YamlNode *n, double *out, bool *fits)
 {
-    int64_t i;
-    if (yaml_int(n, &i)) {
-        *out = (double)i;
-        return true;
-    }
     if (!n || n->kind != YAML_SCALAR || n->quoted) return false;
     const char *s = n->text + (*n->text == '-' || *n->text == '+');
     bool starts = is_digit(*s) || (*s == '.' && is_digit(s[1]));
-    if (!starts || strspn(s, "0123456789.eE+-") != strlen(s)) return false; /* no hex, no nan */
+    if (!starts || strspn(s, "0123456789.eE+-") != strlen(s)) return false;
     char *end;
-    double v = strtod(n->text, &end);
-    if (*end || !isfinite(v)) return false;
+    errno = 0;
+    *out = strtod(n->text, &end);
+    *fits = errno != ERANGE;
+    return !*end;
+}
+
+bool yaml_number(const YamlNode *n, double *out)
+{
+    int64_t i;
+    double v;
+    bool fits;
+    if (yaml_int(n, &i))
+        v = (double)i;
+    else if (!read_double(n, &v, &fits) || !fits)
+        return false;
     *out = v;
     return true;
+}
+
+bool yaml_is_tiny(const YamlNode *n)
+{
+    double v;
+    bool fits;
+    return read_double(n, &v, &fits) && !fits && fabs(v) < 1;
 }

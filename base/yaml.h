@@ -34,3 +34,5 @@ bool yaml_int(const YamlNode *n,
               int64_t *out); /* decimal, with optional sign and _ between digits */
 bool yaml_number(const YamlNode *n,
                  double *out); /* as strtod, finite; 1e-4 without a dot included */
+/* A number that yaml_number does not take because it is no 0 and a double holds none so small: 1e-400. */
+bool yaml_is_tiny(const YamlNode *n);

@@ -199,7 +199,7 @@ int cmd_eval(int argc, char **argv)
                               .n_args = &job.n_overrides};
     int code;
     if (!command_read(&line, argc, argv, &code)) return code;
-    Err err = {0};
+    Err err = {.more = &(Problems){0}};
     job.log = command_log(&log);
     Status s = run(&job, &err);
     eval_result_clear(&job.result);

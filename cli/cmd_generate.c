@@ -171,7 +171,7 @@ int cmd_generate(int argc, char **argv)
     const CommandLine line = {.usage = usage, .about = about, .opts = opts};
     int code;
     if (!command_read(&line, argc, argv, &code)) return code;
-    Err err = {0};
+    Err err = {.more = &(Problems){0}};
     job.log = command_log(&log);
     Status s = run(&job, &err);
     model_close(&job.open);

@@ -147,7 +147,7 @@ int cmd_init(int argc, char **argv)
     bool runs = command_read(&line, argc, argv, &code);
     strbuf_clear(&about);
     if (!runs) return code;
-    Err err = {0};
+    Err err = {.more = &(Problems){0}};
     Status status = OK;
     if (n_args != 1)
         status =

@@ -45,13 +45,17 @@ static void put_shape(StrBuf *b, const TensorInfo *t)
 static void tell_model(StrBuf *b, const char *path)
 {
     LlamaConfig c;
-    Err err = {0};
+    Problems more = {0};
+    Err err = {.more = &more};
     char *config = path_join(path, "config.json");
     bool there = path_exists(config);
     free(config);
     if (!there) return;
     if (llama_config_load(&c, path, &err) != OK) {
+        for (int i = 0; i < more.n; i++)
+            strbuf_printf(b, "model: %s\n", more.lines[i]);
         strbuf_printf(b, "model: %s\n", err.line);
+        problems_clear(&more);
         return;
     }
     strbuf_printf(

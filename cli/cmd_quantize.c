@@ -81,7 +81,7 @@ int cmd_quantize(int argc, char **argv)
     const CommandLine line = {.usage = usage, .about = about, .opts = opts};
     int code;
     if (!command_read(&line, argc, argv, &code)) return code;
-    Err err = {0};
+    Err err = {.more = &(Problems){0}};
     Status s = run(&f, &err);
     return command_end(s, &err);
 }

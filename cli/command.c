@@ -26,6 +26,9 @@ Log command_log(const LogFlags *f)
 int command_end(Status s, const Err *err)
 {
     if (s == OK) return EXIT_DONE;
+    for (int i = 0; err && err->more && i < err->more->n; i++)
+        fprintf(stderr, "%s\n", err->more->lines[i]);
+    if (err && err->more) problems_clear(err->more);
     if (err && err->line[0]) fprintf(stderr, "%s\n", err->line);
     return s == E_INPUT ? EXIT_USAGE : EXIT_FAILED;
 }

@@ -39,7 +39,7 @@ typedef struct LogFlags {
 /* To stderr: warnings alone when quiet. */
 Log command_log(const LogFlags *f);
 
-/* Prints the line of *err to stderr and returns the exit code of s (OK: 0). */
+/* Prints the line of *err to stderr, behind those of err->more, which are freed, and returns the exit code of s (OK: 0). */
 int command_end(Status s, const Err *err);
 /* The same with all lines of *p before it (err may be NULL), which are freed. */
 int command_end_problems(Status s, Problems *p, const Err *err);

@@ -15,11 +15,15 @@ void added_put(AddedTokens *a, const AddedToken *token)
         at = a->n++;
         bool fresh = vocab_add(&a->index, at, token->content, token->n);
         ASSERT(fresh, "added token %d", at);
-        a->items[at].content = bytes_dup(token->content, token->n);
+        a->items[at] = (AddedToken){.content = bytes_dup(token->content, token->n)};
     }
-    char *content = a->items[at].content;
-    a->items[at] = *token;
-    a->items[at].content = content;
+    /* As in the reference the last entry of a content counts, but what was special once stays so. */
+    AddedToken *kept = &a->items[at];
+    char *content = kept->content;
+    bool special = kept->special || token->special;
+    *kept = *token;
+    kept->content = content;
+    kept->special = special;
 }
 
 const AddedToken *added_find(const AddedTokens *a, const char *content, size_t n)

@@ -73,6 +73,8 @@ Status generate_load_eos(GenerateOpts *o, const char *dir, const LlamaConfig *cf
     char *path = path_join(dir, "generation_config.json");
     Json *j = NULL;
     Status s = path_exists(path) ? json_parse_file(&j, path, err) : OK;
+    if (s == OK && j && json_kind(j) != JK_OBJECT)
+        s = err_set(err, E_INPUT, "%s: must hold a JSON object, found %s", path, json_kind_name(j));
     const Json *listed = json_get(j, "eos_token_id");
     if (s == OK && listed && json_kind(listed) != JK_NULL)
         s = add_listed(o, listed, path, cfg->vocab_size, err);

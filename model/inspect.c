@@ -172,22 +172,27 @@ void inspection_clear(Inspection *r)
     *r = (Inspection){0};
 }
 
+Status inspect_finite_tensor(const SafeTensor *tensor, Pool *pool, Err *err)
+{
+    TensorInfo t;
+    Status s = OK;
+    describe(&t, tensor->name, tensor, pool);
+    if (t.n_nan + t.n_inf > 0)
+        s = err_set(err, E_INPUT,
+                    "%s: weight %s holds %lld values that are not finite; the file is damaged "
+                    "or its training went wrong: take an earlier one",
+                    tensor->file, t.name, (long long)(t.n_nan + t.n_inf));
+    info_clear(&t);
+    return s;
+}
+
 Status inspect_finite(const char *path, Pool *pool, Err *err)
 {
     WeightFiles f;
     TRY(weight_files_open(&f, path, err));
     Status s = OK;
-    for (int i = 0; i < f.n && s == OK; i++) {
-        const SafeTensor *tensor = f.items[i].tensor;
-        TensorInfo t;
-        describe(&t, tensor->name, tensor, pool);
-        if (t.n_nan + t.n_inf > 0)
-            s = err_set(err, E_INPUT,
-                        "%s: weight %s holds %lld values that are not finite; the file is damaged "
-                        "or its training went wrong: take an earlier one",
-                        tensor->file, t.name, (long long)(t.n_nan + t.n_inf));
-        info_clear(&t);
-    }
+    for (int i = 0; i < f.n && s == OK; i++)
+        s = inspect_finite_tensor(f.items[i].tensor, pool, err);
     weight_files_close(&f);
     return s;
 }

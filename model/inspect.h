@@ -38,6 +38,7 @@ Status inspect_weights(Inspection *out, const char *path, Pool *pool, Err *err) 
 void inspection_clear(Inspection *r);
 /* E_INPUT with file and name of the first tensor below path that holds NaN or infinity. */
 Status inspect_finite(const char *path, Pool *pool, Err *err) MUST_CHECK;
+Status inspect_finite_tensor(const SafeTensor *tensor, Pool *pool, Err *err) MUST_CHECK;
 
 typedef enum DiffKind { DIFF_NONE, DIFF_VALUES, DIFF_SHAPE, DIFF_ONLY_A, DIFF_ONLY_B } DiffKind;
 

@@ -36,7 +36,8 @@ typedef struct LlamaConfig {
 } LlamaConfig;
 
 /* Reads config.json of a folder (or a config.json itself).  Both spellings of the RoPE parameters; what cannot be run
- * exactly (mixture of experts, other RoPE types, other activations, other quantisations) is refused by name. */
+ * exactly (mixture of experts, other RoPE types, other activations, other quantisations) is refused by name.  Every fault
+ * of config.json is told where err has a place for them (Err.more). */
 Status llama_config_load(LlamaConfig *out, const char *path, Err *err) MUST_CHECK;
 /* The same from parsed JSON; `name` begins error lines. */
 Status llama_config_read(LlamaConfig *out, const Json *root, const char *name, Err *err) MUST_CHECK;

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/str.h"
 #include "model/folder.h"
+#include "model/inspect.h"
 #include "model/merge_plan.h"
 #include "model/weights.h"
 #include "tensor/convert.h"
@@ -253,6 +254,9 @@ static Status write_merged(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     free(j.out);
     free(j.blocks);
     if (s.n_bad == 0) return OK;
+    const SafeTensor *const from[] = {c->a, c->b, c->m, c->whole}; /* the adapter's */
+    for (size_t i = 0; i < sizeof from / sizeof *from; i++)
+        if (from[i]) TRY(inspect_finite_tensor(from[i], m->pool, err));
     return err_set(err, E_INPUT, "%s: %s: merged, %lld numbers are infinite or NaN in %s",
                    c->source->file, t->name, (long long)s.n_bad, safe_dtype_name(t->dtype));
 }

@@ -264,6 +264,14 @@ static Status read_patterns(const Reader *r, const char *key, LoraPattern **out,
     return OK;
 }
 
+/* PEFT takes any number; 0 leaves the adapter out, and below 0 it is taken away. */
+static Status check_alpha(const Reader *r, const char *key, double alpha)
+{
+    if (alpha > 0 && isfinite(alpha)) return OK;
+    return err_set(r->err, E_INPUT, "%s: %s: must be a finite number above 0, found %g", r->name,
+                   key, alpha);
+}
+
 static Status read_all(const Reader *r, LoraOpts *o)
 {
     TRY(check_kind(r));
@@ -275,7 +283,8 @@ static Status read_all(const Reader *r, LoraOpts *o)
     if (o->rank < 1 || o->rank > 1 << 15)
         return err_set(r->err, E_INPUT, "%s: r: must be 1 to %d, found %lld", r->name, 1 << 15,
                        (long long)o->rank);
-    TRY(read_number(r, "lora_alpha", 8, -1e30, &o->alpha));
+    TRY(read_number(r, "lora_alpha", 8, -INFINITY, &o->alpha));
+    TRY(check_alpha(r, "lora_alpha", o->alpha));
     TRY(read_number(r, "lora_dropout", 0, 0, &o->dropout));
     if (o->dropout >= 1)
         return err_set(r->err, E_INPUT, "%s: lora_dropout: must be below 1, found %g", r->name,
@@ -286,6 +295,8 @@ static Status read_all(const Reader *r, LoraOpts *o)
     TRY(read_layers(r, o));
     TRY(read_patterns(r, "rank_pattern", &o->ranks, &o->n_ranks));
     TRY(read_patterns(r, "alpha_pattern", &o->alphas, &o->n_alphas));
+    for (int i = 0; i < o->n_alphas; i++)
+        TRY(check_alpha(r, "alpha_pattern", o->alphas[i].value));
     const Json *j = value_of(r, "modules_to_save");
     if (j && json_kind(j) != JK_ARRAY) return bad(r, "modules_to_save", "a list", j);
     TRY(read_strings(r, "modules_to_save", j, &o->save_modules, &o->n_save_modules));

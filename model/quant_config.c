@@ -14,7 +14,7 @@ const char *quant_method_name(QuantMethod m)
 typedef struct QuantReader {
     const Json *q;
     const char *name; /* of the file */
-    Err *err;
+    Problems *faults;
 } QuantReader;
 
 /* As in transformers, null is the default like an absent key. */
@@ -24,142 +24,150 @@ static const Json *value_of(const QuantReader *r, const char *key)
     return j && json_kind(j) != JK_NULL ? j : NULL;
 }
 
-static Status bad_kind(const QuantReader *r, const char *key, const char *want, const Json *found)
+static void bad_kind(const QuantReader *r, const char *key, const char *want, const Json *found)
 {
-    return err_set(r->err, E_INPUT, "%s: quantization_config.%s: must be %s, found %s", r->name,
-                   key, want, json_kind_name(found));
+    problems_add(r->faults, "%s: quantization_config.%s: must be %s, found %s", r->name, key, want,
+                 json_kind_name(found));
 }
 
-static Status read_flag(const QuantReader *r, const char *key, bool *out)
-{
-    const Json *j = value_of(r, key);
-    return !j || json_bool(j, out) ? OK : bad_kind(r, key, "true or false", j);
-}
-
-static Status read_int(const QuantReader *r, const char *key, int64_t *out)
+static void read_flag(const QuantReader *r, const char *key, bool *out)
 {
     const Json *j = value_of(r, key);
-    return !j || json_int(j, out) ? OK : bad_kind(r, key, "an integer", j);
+    if (j && !json_bool(j, out)) bad_kind(r, key, "true or false", j);
 }
 
-static Status read_text(const QuantReader *r, const char *key, const char **out)
+static bool read_int(const QuantReader *r, const char *key, int64_t *out)
 {
     const Json *j = value_of(r, key);
-    return !j || json_str(j, out, NULL) ? OK : bad_kind(r, key, "a string", j);
+    if (!j || json_int(j, out)) return true;
+    bad_kind(r, key, "an integer", j);
+    return false;
 }
 
-static Status refuse(const QuantReader *r, const char *key, const char *found, const char *known)
+static bool read_text(const QuantReader *r, const char *key, const char **out)
 {
-    return err_set(r->err, E_INPUT, "%s: quantization_config.%s: '%s' is not supported; %s",
-                   r->name, key, found, known);
+    const Json *j = value_of(r, key);
+    if (!j || json_str(j, out, NULL)) return true;
+    bad_kind(r, key, "a string", j);
+    return false;
 }
 
-static Status read_bnb(QuantFile *out, const QuantReader *r)
+static void refuse(const QuantReader *r, const char *key, const char *found, const char *known)
+{
+    problems_add(r->faults, "%s: quantization_config.%s: '%s' is not supported; %s", r->name, key,
+                 found, known);
+}
+
+static void read_bnb(QuantFile *out, const QuantReader *r)
 {
     bool four = false, eight = false;
     const char *kind = "fp4";
-    TRY(read_flag(r, "_load_in_4bit", &four));
-    TRY(read_flag(r, "load_in_4bit", &four));
-    TRY(read_flag(r, "_load_in_8bit", &eight));
-    TRY(read_flag(r, "load_in_8bit", &eight));
-    if (four == eight)
-        return err_set(r->err, E_INPUT,
-                       "%s: quantization_config: neither load_in_4bit nor load_in_8bit, or both",
-                       r->name);
+    int before = r->faults->n;
+    read_flag(r, "_load_in_4bit", &four);
+    read_flag(r, "load_in_4bit", &four);
+    read_flag(r, "_load_in_8bit", &eight);
+    read_flag(r, "load_in_8bit", &eight);
+    if (four == eight && r->faults->n == before)
+        problems_add(r->faults,
+                     "%s: quantization_config: neither load_in_4bit nor load_in_8bit, or both",
+                     r->name);
     out->type = QUANT_INT8;
-    if (eight) return OK;
-    TRY(read_text(r, "bnb_4bit_quant_type", &kind));
-    if (!str_eq(kind, "nf4") && !str_eq(kind, "fp4"))
-        return refuse(r, "bnb_4bit_quant_type", kind, "nf4 and fp4 are");
+    if (eight) return;
+    if (read_text(r, "bnb_4bit_quant_type", &kind) && !str_eq(kind, "nf4") && !str_eq(kind, "fp4"))
+        refuse(r, "bnb_4bit_quant_type", kind, "nf4 and fp4 are");
     out->type = str_eq(kind, "nf4") ? QUANT_NF4 : QUANT_FP4;
     out->block = QUANT_BLOCK;
-    return read_flag(r, "bnb_4bit_use_double_quant", &out->nested);
+    read_flag(r, "bnb_4bit_use_double_quant", &out->nested);
 }
 
-static Status check_override(const QuantReader *r, const char *pattern, const Json *settings,
-                             const char *key, int64_t common)
+static void check_override(const QuantReader *r, const char *pattern, const Json *settings,
+                           const char *key, int64_t common)
 {
     int64_t own = common;
     json_int(json_get(settings, key), &own);
-    if (own == common) return OK;
-    return err_set(
-        r->err, E_INPUT,
-        "%s: quantization_config.dynamic.%s: %s %lld where others have %lld; one setting "
-        "for all quantised modules is supported",
-        r->name, pattern, key, (long long)own, (long long)common);
+    if (own == common) return;
+    problems_add(r->faults,
+                 "%s: quantization_config.dynamic.%s: %s %lld where others have %lld; one setting "
+                 "for all quantised modules is supported",
+                 r->name, pattern, key, (long long)own, (long long)common);
 }
 
 /* GPTQModel's patterns: those that begin with "-:" leave modules out, which the files tell; others set them apart. */
-static Status check_dynamic(const QuantFile *f, const QuantReader *r)
+static void check_dynamic(const QuantFile *f, const QuantReader *r)
 {
     const Json *dynamic = value_of(r, "dynamic");
-    if (!dynamic) return OK;
-    if (json_kind(dynamic) != JK_OBJECT) return bad_kind(r, "dynamic", "an object", dynamic);
+    if (!dynamic) return;
+    if (json_kind(dynamic) != JK_OBJECT) bad_kind(r, "dynamic", "an object", dynamic);
     for (void *it = json_first(dynamic); it; it = json_next(dynamic, it)) {
         const char *pattern = json_iter_key(it);
         const Json *settings = json_iter_value(it);
         if (str_starts(pattern, "-:")) continue;
-        TRY(check_override(r, pattern, settings, "bits", f->bits));
-        TRY(check_override(r, pattern, settings, "group_size", f->group));
+        check_override(r, pattern, settings, "bits", f->bits);
+        check_override(r, pattern, settings, "group_size", f->group);
     }
-    return OK;
 }
 
-static Status read_gptq(QuantFile *out, const QuantReader *r)
+static void read_gptq(QuantFile *out, const QuantReader *r)
 {
     const char *format = "gptq";
-    TRY(read_flag(r, "desc_act", &out->ordered));
-    TRY(read_text(r, "checkpoint_format", &format));
-    if (!str_eq(format, "gptq") && !str_eq(format, "gptq_v2"))
-        return refuse(r, "checkpoint_format", format, "gptq and gptq_v2 are");
+    read_flag(r, "desc_act", &out->ordered);
+    if (read_text(r, "checkpoint_format", &format) && !str_eq(format, "gptq") &&
+        !str_eq(format, "gptq_v2"))
+        refuse(r, "checkpoint_format", format, "gptq and gptq_v2 are");
     out->less_one = str_eq(format, "gptq");
-    return check_dynamic(out, r);
 }
 
-static Status read_awq(const QuantReader *r)
+static void read_awq(const QuantReader *r)
 {
     const char *version = "gemm";
-    TRY(read_text(r, "version", &version));
-    return strcasecmp(version, "gemm") == 0 ? OK : refuse(r, "version", version, "gemm is");
+    if (read_text(r, "version", &version) && strcasecmp(version, "gemm") != 0)
+        refuse(r, "version", version, "gemm is");
 }
 
-static Status read_groups(QuantFile *out, const QuantReader *r)
+static void read_groups(QuantFile *out, const QuantReader *r)
 {
     int64_t bits = 0, group = 128;
-    TRY(read_int(r, "bits", &bits));
-    TRY(read_int(r, "group_size", &group));
-    bool gptq = out->method == QUANT_METHOD_GPTQ,
+    int before = r->faults->n;
+    bool gptq = out->method == QUANT_METHOD_GPTQ, is_int = read_int(r, "bits", &bits),
          known = bits == 4 || (gptq && (bits == 2 || bits == 3 || bits == 8));
-    if (!known)
-        return err_set(r->err, E_INPUT, "%s: quantization_config.bits: must be %s, found %lld",
-                       r->name, gptq ? "2, 3, 4 or 8" : "4", (long long)bits);
-    if (group != -1 && (group < 8 || group > 1 << 20))
-        return err_set(r->err, E_INPUT,
-                       "%s: quantization_config.group_size: must be -1 or 8 to 1048576, found %lld",
-                       r->name, (long long)group);
+    if (is_int && !known)
+        problems_add(r->faults, "%s: quantization_config.bits: must be %s, found %lld", r->name,
+                     gptq ? "2, 3, 4 or 8" : "4", (long long)bits);
+    if (read_int(r, "group_size", &group) && group != -1 && (group < 8 || group > 1 << 20))
+        problems_add(r->faults,
+                     "%s: quantization_config.group_size: must be -1 or 8 to 1048576, found %lld",
+                     r->name, (long long)group);
     out->bits = (int)bits;
     out->group = group;
     out->type = bits == 8 ? QUANT_GROUP8 : QUANT_GROUP4;
     out->symmetric = true;
-    TRY(read_flag(r, "sym", &out->symmetric));
-    return gptq ? read_gptq(out, r) : read_awq(r);
+    if (gptq && r->faults->n == before) check_dynamic(out, r); /* against what is right */
+    read_flag(r, "sym", &out->symmetric);
+    if (gptq)
+        read_gptq(out, r);
+    else
+        read_awq(r);
 }
 
 Status quant_file_read(QuantFile *out, const Json *q, const char *name, Err *err)
 {
     QuantFile f = {0};
-    QuantReader r = {q, name, err};
+    Problems faults = {0};
+    QuantReader r = {q, name, &faults};
     if (json_kind(q) != JK_OBJECT)
         return err_set(err, E_INPUT, "%s: quantization_config: must be an object, found %s", name,
                        json_kind_name(q));
     const char *method = value_of(&r, "load_in_4bit") ? "bitsandbytes" : "gptq";
-    TRY(read_text(&r, "quant_method", &method));
+    bool is_text = read_text(&r, "quant_method", &method);
     for (int m = QUANT_METHOD_BNB; m <= QUANT_METHOD_AWQ; m++)
         if (str_eq(method, quant_method_name(m))) f.method = (QuantMethod)m;
     if (f.method == QUANT_METHOD_NONE)
-        return refuse(&r, "quant_method", method,
-                      "bitsandbytes, gptq and awq are; take the unquantised model");
-    TRY(f.method == QUANT_METHOD_BNB ? read_bnb(&f, &r) : read_groups(&f, &r));
-    *out = f;
-    return OK;
+        refuse(&r, "quant_method", method,
+               "bitsandbytes, gptq and awq are; take the unquantised model");
+    else if (is_text && f.method == QUANT_METHOD_BNB)
+        read_bnb(&f, &r);
+    else if (is_text)
+        read_groups(&f, &r);
+    if (faults.n == 0) *out = f;
+    return err_of_problems(err, &faults);
 }

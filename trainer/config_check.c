@@ -12,6 +12,12 @@ static void refuse(TrainConfig *c, Problems *p, const char *key, const char *why
     if (config_is_set(c, key)) config_problem(c, p, key, "%s", why);
 }
 
+/* Neither given nor told already: what is given and is no text leaves NULL, too. */
+static bool is_missing(const TrainConfig *c, const char *key, const char *text)
+{
+    return !text && !config_is_set(c, key);
+}
+
 /* Of two keys that exclude each other the command line's wins; in one place both are a slip. */
 static bool overrides(const TrainConfig *c, const char *key, const char *other)
 {
@@ -22,11 +28,13 @@ static void check_model(TrainConfig *c, Problems *p)
 {
     if (c->model_init == INIT_CHECKPOINT) {
         refuse(c, p, "model.preset", "only with model.init random; a checkpoint has its own shape");
-        if (!c->model_path) config_problem(c, p, "model.path", "missing; name the model's folder");
+        if (is_missing(c, "model.path", c->model_path))
+            config_problem(c, p, "model.path", "missing; name the model's folder");
     } else if (c->model_path && c->model_preset) {
         config_problem(c, p, "model.preset",
                        "the shape comes from model.path; give one of the two");
-    } else if (!c->model_path && !c->model_preset) {
+    } else if (is_missing(c, "model.path", c->model_path) &&
+               is_missing(c, "model.preset", c->model_preset)) {
         config_problem(c, p, "model.path",
                        "missing; name a folder with config.json, or a model.preset");
     }
@@ -89,7 +97,7 @@ static void check_source(TrainConfig *c, Problems *p, const char *key, const Dat
                      "%s: %s: the format is not said; set data.format to one of alpaca, samsum, "
                      "messages, sharegpt, completion, text, tokens",
                      at, key);
-    if (s->chat == TEMPLATE_PROMPT && !s->prompt)
+    if (s->chat == TEMPLATE_PROMPT && is_missing(c, "data.prompt", s->prompt))
         problems_add(p, "%s: %s: template is prompt but there is no prompt; set data.prompt", at,
                      key);
     if (s->chat != TEMPLATE_PROMPT && s->prompt)

@@ -68,6 +68,10 @@ static void read_number(ConfigReader *r, const ConfigField *f, const char *key, 
         *out = v;
         return;
     }
+    if (yaml_is_tiny(n)) {
+        wrong_value(r, key, n, "0 or a number of at least 2.3e-308 in size");
+        return;
+    }
     snprintf(must, sizeof must, "a number %s", range_text(f, v, range, sizeof range));
     wrong_value(r, key, n, must);
 }
@@ -141,6 +145,10 @@ static void read_strings(ConfigReader *r, const char *key, const YamlNode *n, ch
             items[got++] = xstrdup(item->text);
         else
             wrong_value(r, key, item, "text or a list of texts");
+    }
+    if (got < size) { /* told; an empty list would be told once more */
+        config_free_strings(items, got);
+        return;
     }
     config_free_strings(*out, *count);
     *out = items, *count = got;

@@ -38,9 +38,13 @@ static Status read_shape(Session *s, Problems *p)
         strbuf_clear(&all);
         return E_INPUT;
     }
-    Err err = {0};
+    Problems more = {0};
+    Err err = {.more = &more};
     Status status = llama_config_load(&s->shape, c->model_path, &err);
+    for (int i = 0; i < more.n; i++)
+        config_problem(c, p, "model.path", "%s", more.lines[i]);
     if (status != OK) config_problem(c, p, "model.path", "%s", err.line);
+    problems_clear(&more);
     return status;
 }
 

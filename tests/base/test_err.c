@@ -96,6 +96,31 @@ Test(err, a_hundred_rows_are_kept_and_every_other_problem)
     cr_assert_null(p.lines);
 }
 
+Test(err, of_problems_the_last_is_told_and_the_rest_is_kept)
+{
+    Problems none = {0}, p = {0}, more = {0};
+    Err err = {.more = &more};
+    cr_assert_eq(err_of_problems(&err, &none), OK);
+    cr_assert_str_eq(err.line, "");
+    for (int i = 0; i < 3; i++)
+        problems_add(&p, "line %d", i);
+    cr_assert_eq(err_of_problems(&err, &p), E_INPUT);
+    cr_assert_eq(p.n, 0);
+    cr_assert_eq(more.n, 2);
+    cr_assert_str_eq(more.lines[0], "line 0");
+    cr_assert_str_eq(more.lines[1], "line 1");
+    cr_assert_str_eq(err.line, "line 2");
+    problems_clear(&more);
+
+    err = (Err){0}; /* no place for more: the first is the one to mend */
+    problems_add(&p, "first");
+    problems_add(&p, "second");
+    cr_assert_eq(err_of_problems(&err, &p), E_INPUT);
+    cr_assert_str_eq(err.line, "first");
+    problems_add(&p, "nobody asks");
+    cr_assert_eq(err_of_problems(NULL, &p), E_INPUT);
+}
+
 static void hook(void *ud, const char *message)
 {
     /* Proof that the hook ran with the message: an exit code that abort() does not give. */

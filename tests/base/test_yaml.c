@@ -83,6 +83,11 @@ Test(yaml, conversions)
         {"1.5e", "x", "x", "x", false},
         {"1.2.3", "x", "x", "x", false},
         {"1e999", "x", "x", "x", false},
+        {"-1e400", "x", "x", "x", false},
+        {"1e-400", "x", "x", "x", false},
+        {"-1e-310", "x", "x", "x", false},
+        {"2.3e-308", "x", "x", "2.3e-308", false},
+        {"0e-400", "x", "x", "0", false},
         {".inf", "x", "x", "x", false},
         {"nan", "x", "x", "x", false},
         {"~", "x", "x", "x", true},
@@ -113,6 +118,24 @@ Test(yaml, conversions)
         free(text);
     }
     cr_assert(yaml_is_null(NULL));
+}
+
+Test(yaml, tiny_numbers)
+{
+    static const struct {
+        const char *text;
+        bool tiny;
+    } cases[] = {{"1e-400", true}, {"-1e-400", true},     {"1e-310", true},
+                 {"1e400", false}, {"0e-400", false},     {"1e-300", false},
+                 {"0", false},     {"\"1e-400\"", false}, {"1e-400x", false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *text = str_format("k: %s\n", cases[i].text);
+        YamlNode *root = parse(text);
+        cr_expect_eq(yaml_is_tiny(yaml_get(root, "k")), cases[i].tiny, "%s", cases[i].text);
+        yaml_node_free(root);
+        free(text);
+    }
+    cr_assert(!yaml_is_tiny(NULL));
 }
 
 Test(yaml, error_lines)

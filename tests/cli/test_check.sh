@@ -80,6 +80,10 @@ refused 'the same of a run' 2 "command line: output: $tmp/bad.jsonl is a file; n
 same 'the file in the way is as it was' "$tmp/bad.jsonl" "$tmp/bad.copy"
 echo '- a' >"$tmp/list.yaml"
 refused 'a list is no config' 2 "$tmp/list.yaml:1: a config is a map of keys, this is a list" check "$tmp/list.yaml"
+mkdir "$tmp/faulty" && sed 's/"hidden_act": "silu"/"hidden_act": "gelu"/; s/"vocab_size": [0-9]*/"vocab_size": 0/' "$model/config.json" >"$tmp/faulty/config.json"
+refused "all faults of a model's config.json" 2 "command line: model.path: $tmp/faulty/config.json: hidden_act: 'gelu' is not supported, only silu
+command line: model.path: $tmp/faulty/config.json: vocab_size: must be 1 to *, found 0" \
+    check --quiet "$tmp/run.yaml" model.path="$tmp/faulty"
 mkfifo "$tmp/pipe"
 refused 'a config that is a pipe' 2 "$tmp/pipe: is a pipe, a file is needed" check "$tmp/pipe"
 refused 'rows that are a pipe' 2 "$tmp/pipe: is a pipe, a file is needed" check --quiet "$tmp/run.yaml" data.train="$tmp/pipe"

@@ -179,6 +179,12 @@ refused "two prefixes" 2 '--prompt-template: not together with --template' \
     generate --model "$m" --data "$tmp/rows.jsonl" --format samsum --template raw --prompt-template x
 cp -r "$m" "$tmp/nan"
 poison "$tmp/nan/model.safetensors"
+cp -r "$m" "$tmp/listed" && echo '[]' >"$tmp/listed/generation_config.json"
+refused "a generation config that is a list" 2 "$tmp/listed/generation_config.json: must hold a JSON object, found array" \
+    generate --model "$tmp/listed" --prompt x
+echo '{"eos_token_id": -1}' >"$tmp/listed/generation_config.json"
+refused "an end token below 0" 2 "$tmp/listed/generation_config.json: eos_token_id: -1 is outside the vocabulary of *" \
+    generate --model "$tmp/listed" --prompt x
 refused "a weight is NaN" 2 "$tmp/nan/model.safetensors: weight model.* holds 1 values that are not finite; *" \
     generate --model "$tmp/nan" --prompt x
 refused "a weight is NaN, for rows" 2 "*$tmp/nan/model.safetensors: weight model.* holds 1 values that are not finite; *" \

@@ -28,6 +28,13 @@ refused "adapter of another model" 2 '*lora_final/adapter_model.safetensors: *lo
 cp -r "$tmp/adapter" "$tmp/huge" && sed 's/"lora_alpha": 16/"lora_alpha": 1e45/' "$tmp/adapter/adapter_config.json" >"$tmp/huge/adapter_config.json"
 refused "a merge that overflows" 2 "$m/model.safetensors: model.layers.*: merged, * numbers are infinite or NaN in F32" \
     merge --model "$m" --adapter "$tmp/huge" --out "$tmp/x"
+cp -r "$tmp/adapter" "$tmp/nan" && poison "$tmp/nan/adapter_model.safetensors"
+refused "an adapter is NaN" 2 "$tmp/nan/adapter_model.safetensors: weight base_model.model.*lora_B.weight holds 1 values that are not finite; *" \
+    merge --model "$m" --adapter "$tmp/nan" --out "$tmp/x"
+mkdir "$tmp/faulty" && sed 's/"hidden_act": "silu"/"hidden_act": "gelu"/; s/"vocab_size": [0-9]*/"vocab_size": 0/' "$m/config.json" >"$tmp/faulty/config.json"
+refused "all faults of a config.json" 2 "$tmp/faulty/config.json: hidden_act: 'gelu' is not supported, only silu
+$tmp/faulty/config.json: vocab_size: must be 1 to *, found 0" \
+    merge --model "$tmp/faulty" --adapter "$tmp/adapter" --out "$tmp/x"
 refused "argument" 2 "'x': this command takes no arguments; *" merge x
 [ -e "$tmp/x" ] && fail "a refused merge leaves nothing"
 

@@ -125,6 +125,33 @@ Test(tokenizer_json, added_tokens)
     tokenizer_free(t);
 }
 
+/* As the reference takes a content that stands twice: the last entry says how it is found, special it is once and for all. */
+Test(tokenizer_json, an_added_token_twice)
+{
+    static const struct {
+        const char *first, *last;
+        bool special;
+        const char *ids;
+    } cases[] = {
+        {"", ", \"special\": false", true, "0 2 6 1"},
+        {", \"special\": false", "", true, "0 2 6 1"},
+        {", \"special\": false", ", \"special\": false", false, "0 2 6 1"},
+        {"", ", \"special\": false, \"lstrip\": true", true, "0 6 1"},
+        {", \"lstrip\": true", ", \"special\": false", true, "0 2 6 1"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *parts =
+            str_format("\"added_tokens\": [" ADDED(6, "<x>", "%s") ", " ADDED(6, "<x>", "%s") "]",
+                       cases[i].first, cases[i].last);
+        Tokenizer *t = made(parts, LETTERS, NULL);
+        gives(t, "a <x>b", cases[i].ids);
+        cr_expect_eq(tokenizer_is_special(t, 6), cases[i].special, "case %zu", i);
+        expect_ids(t, "<x>", 3, 0, cases[i].special ? "3 4 5" : "6");
+        tokenizer_free(t);
+        free(parts);
+    }
+}
+
 Test(tokenizer_json, normalized_added_tokens)
 {
     /* Old Llama 2 files: "<x>" is looked for as "_<x>" behind the normalizer. */

@@ -254,6 +254,63 @@ Test(llama_config, what_cannot_be_run_is_refused_by_name)
     }
 }
 
+/* A fault is one line, also where values that other rules ask for are wrong. */
+Test(llama_config, all_faults_are_told_at_once)
+{
+    static const struct {
+        const char *text, *lines[12];
+    } cases[] = {
+        {"\"model_type\": \"gpt9\", \"architectures\": [\"GptForCausalLM\", 1], \"hidden_act\": 3, "
+         "\"vocab_size\": \"x\", \"num_hidden_layers\": 0, \"rms_norm_eps\": -1, "
+         "\"tie_word_embeddings\": 1, \"rope_scaling\": {\"type\": \"llama3\", \"factor\": 0}, "
+         "\"bos_token_id\": -1, \"eos_token_id\": [40000, -2]",
+         {"model_type: 'gpt9'", "hidden_act: must be a string", "vocab_size: must be an integer",
+          "num_hidden_layers: must be 1 to", "rms_norm_eps: must be at least",
+          "tie_word_embeddings: must be", "rope_scaling.low_freq_factor: is missing",
+          "rope_scaling.high_freq_factor: is missing", "rope_scaling.factor: must be at least",
+          "bos_token_id: must be a token id, or null for none, found -1",
+          "eos_token_id: must be a token id, or null for none, found -2"}},
+        {"\"hidden_act\": \"gelu\", \"num_local_experts\": 8, \"num_experts\": 8",
+         {"num_local_experts: this is a mixture", "hidden_act: 'gelu'"}},
+        {"\"model_type\": \"llama\", \"num_attention_heads\": \"x\", \"num_key_value_heads\": 5, "
+         "\"hidden_size\": 60",
+         {"num_attention_heads: must be an integer"}},
+        {"\"model_type\": \"llama\", \"num_attention_heads\": 7", {"num_attention_heads: must di"}},
+        {"\"model_type\": \"llama\", \"num_attention_heads\": 7, \"num_key_value_heads\": 3",
+         {"num_key_value_heads: must divide", "num_attention_heads: must divide"}},
+        {"\"model_type\": \"llama\", \"head_dim\": \"x\", \"hidden_size\": 0",
+         {"hidden_size: must be 1 to", "head_dim: must be an integer"}},
+        {"\"model_type\": \"llama\", \"rope_scaling\": 8, \"rope_theta\": 0",
+         {"rope_scaling: must be an object", "rope_theta: must be at least"}},
+        {"\"model_type\": \"llama\", \"rope_parameters\": {\"full_attention\": {}, "
+         "\"sliding_attention\": {}}",
+         {"rope_parameters.full_attention: RoPE"}},
+        {"\"model_type\": \"llama\", \"quantization_config\": {\"bits\": 5, \"group_size\": 1, "
+         "\"sym\": 0, \"desc_act\": 1, \"checkpoint_format\": \"x\"}, \"vocab_size\": 0",
+         {"quantization_config.bits: must be 2", "quantization_config.group_size: must be",
+          "quantization_config.sym: must be", "quantization_config.desc_act: must be",
+          "quantization_config.checkpoint_format: 'x'", "vocab_size: must be"}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *text = str_format("{%s}", cases[i].text);
+        LlamaConfig c;
+        Problems all = {0};
+        Err err = {.more = &all};
+        cr_expect_eq(read_text(&c, text, &err), E_INPUT, "%s", text);
+        problems_add(&all, "%s", err.line);
+        int n = 0;
+        for (; n < 12 && cases[i].lines[n]; n++) {
+            int told = 0;
+            for (int k = 0; k < all.n; k++)
+                told += strstr(all.lines[k], cases[i].lines[n]) != NULL;
+            cr_expect_eq(told, 1, "%s: told %d times: %s", text, told, cases[i].lines[n]);
+        }
+        cr_expect_eq(all.n, n, "%s: %d lines, the last: %s", text, all.n, err.line);
+        problems_clear(&all);
+        free(text);
+    }
+}
+
 Test(llama_config, sliding_windows)
 {
     static const struct {

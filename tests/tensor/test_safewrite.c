@@ -173,8 +173,15 @@ static Status too_little(void *ud, const SafeTensor *t, FileOut *f, Err *err)
     return OK;
 }
 
+/* The teardown does not run where a test is aborted. */
+static void remove_dir(void *ud, const char *message)
+{
+    tmp_dir_remove(ud);
+}
+
 Test(safewrite, a_source_must_write_all, .signal = SIGABRT)
 {
+    panic_set_hook(remove_dir, dir);
     static const int64_t n[] = {3};
     SafeTensor t = {"b", ST_U8, 1, n, NULL, 3, NULL};
     Err err;
