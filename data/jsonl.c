@@ -163,6 +163,12 @@ Status row_error(Err *err, Status s, const char *file, int64_t number)
                    (long long)number, rest);
 }
 
+char *row_name(const RowPlace *at)
+{
+    if (at->number == 0) return str_format("%s:%lld", at->file, (long long)at->line);
+    return str_format("%s:%lld: row %lld", at->file, (long long)at->line, (long long)at->number);
+}
+
 static Status too_long(RowReader *r, int64_t line, Err *err)
 {
     r->done = true;
