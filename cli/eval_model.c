@@ -100,7 +100,7 @@ static Status measure_loss(Work *w, Err *err)
                   (!job->rouge || w->questions.n == dataset_size(w->eval));
     for (int64_t i = 0; i < dataset_size(w->eval); i++) {
         Document d = dataset_document(w->eval, i);
-        if (!job->rouge) eval_result_add(r, d.at.file, d.at.line);
+        if (!job->rouge) eval_result_add(r, &d.at);
         if (!r->row_loss || i >= r->n) continue;
         r->rows[i].trained = p.doc_trained[i];
         r->rows[i].loss = p.doc_loss[i] / (double)(p.doc_trained[i] ? p.doc_trained[i] : 1);
@@ -172,7 +172,7 @@ static Status run(Work *w, Err *err)
         if (most > positions) positions = most;
         for (int64_t i = 0; i < w->questions.n; i++) {
             const Question *q = &w->questions.items[i];
-            eval_result_add(&job->result, q->at.file, q->at.line)->reference = xstrdup(q->answer);
+            eval_result_add(&job->result, &q->at)->reference = xstrdup(q->answer);
         }
     }
     char settings[ADVICE_MAX];

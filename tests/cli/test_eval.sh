@@ -82,6 +82,8 @@ refused "finite weights that overflow" 1 "$golden/batches.jsonl:1: the loss is n
 printf '[%s]' "$(sed -n '1,2p' "$golden/batches.jsonl" | paste -sd,)" >"$tmp/array.json"
 refused "finite weights that overflow, of many rows on a line" 1 "$tmp/array.json:1: row 1: the loss is not finite, though *" \
     eval --model "$m" --adapter "$tmp/nan-adapter" --data "$tmp/array.json" --format tokens
+done_by "many rows on a line" eval --model "$m" --data "$tmp/array.json" --format tokens --out "$tmp/scores.jsonl"
+grep -q '"line": 1, "row": 2, "loss": ' "$tmp/scores.jsonl" || fail "which row of a line"
 
 # --- refusals
 refused "nothing" 2 'give one of --data and --config' eval --model "$m"
