@@ -8,14 +8,15 @@ Status answers_check(const Questions *q, int64_t context, int64_t *longest, Err 
 {
     *longest = 0;
     for (int64_t i = 0; i < q->n; i++) {
-        int64_t n = q->items[i].n;
-        if (n >= context)
-            return err_set(
-                err, E_INPUT,
-                "%s:%lld: the prompt has %lld tokens, which leaves no room for an answer "
-                "in the model's %lld",
-                q->items[i].file, (long long)q->items[i].line, (long long)n, (long long)context);
-        if (n > *longest) *longest = n;
+        const Question *x = &q->items[i];
+        if (x->n > *longest) *longest = x->n;
+        if (x->n < context) continue;
+        Status s = err_set(
+            err, E_INPUT,
+            "%s:%lld: the prompt has %lld tokens, which leaves no room for an answer in the "
+            "model's %lld",
+            x->at.file, (long long)x->at.line, (long long)x->n, (long long)context);
+        return row_error(err, s, x->at.file, x->at.number);
     }
     return OK;
 }

@@ -142,8 +142,8 @@ static bool is_trained(const TokenRow *row, int64_t i)
     return i > 0 && row->labels[i] != UNTRAINED;
 }
 
-static Status show_row(const Flags *f, const Tokenizer *t, const TokenRow *row, const char *file,
-                       int64_t line, Err *err)
+static Status show_row(const Flags *f, const Tokenizer *t, const TokenRow *row, const RowPlace *at,
+                       Err *err)
 {
     StrBuf b = {0};
     int64_t n_trained = 0;
@@ -151,8 +151,9 @@ static Status show_row(const Flags *f, const Tokenizer *t, const TokenRow *row, 
         n_trained += is_trained(row, i);
     if (f->json) {
         strbuf_puts(&b, "{\"file\": ");
-        json_write_string(&b, file, strlen(file));
-        strbuf_printf(&b, ", \"line\": %lld, ", (long long)line);
+        json_write_string(&b, at->file, strlen(at->file));
+        strbuf_printf(&b, ", \"line\": %lld, ", (long long)at->line);
+        if (at->number) strbuf_printf(&b, "\"row\": %lld, ", (long long)at->number);
         json_pieces(&b, t, row->ids, row->n);
         strbuf_puts(&b, ", \"trained\": [");
         for (int64_t i = 0; i < row->n; i++)
@@ -160,8 +161,10 @@ static Status show_row(const Flags *f, const Tokenizer *t, const TokenRow *row, 
         strbuf_puts(&b, "]}\n");
         return command_print(&b, err);
     }
-    strbuf_printf(&b, "%s:%lld: %lld tokens, %lld trained\n      id  trained  token\n", file,
-                  (long long)line, (long long)row->n, (long long)n_trained);
+    char *name = row_name(at);
+    strbuf_printf(&b, "%s: %lld tokens, %lld trained\n      id  trained  token\n", name,
+                  (long long)row->n, (long long)n_trained);
+    free(name);
     for (int64_t i = 0; i < row->n; i++) {
         strbuf_printf(&b, "%8d  %-7s  ", row->ids[i], is_trained(row, i) ? "yes" : "-");
         print_piece(&b, t, row->ids[i]);
@@ -193,7 +196,8 @@ static Status show_file_rows(const Flags *f, const RowFormat *format, const char
             if (s != OK) s = err_wrap(err, s, "%s:%lld", file, (long long)line);
         }
         if (s != OK) row_error(err, s, file, rows_number(rows));
-        if (s == OK) s = show_row(f, format->t, &row, file, line, err);
+        if (s == OK)
+            s = show_row(f, format->t, &row, &(RowPlace){file, line, rows_number(rows)}, err);
         json_free(json);
     }
     token_row_clear(&row);

@@ -23,14 +23,14 @@ static char *first_turn(const char *dialogue)
     return xstrndup(from, n);
 }
 
-static Status add_row(EvalResult *r, const DataSource *src, const Json *row, const char *file,
-                      int64_t line, Err *err)
+static Status add_row(EvalResult *r, const DataSource *src, const Json *row, const RowPlace *at,
+                      Err *err)
 {
     const char *dialogue, *summary;
     size_t n;
     TRY(format_string(row, "dialogue", field_name(src, "dialogue"), true, &dialogue, &n, err));
     TRY(format_string(row, "summary", field_name(src, "summary"), true, &summary, &n, err));
-    EvalRow *e = eval_result_add(r, file, line);
+    EvalRow *e = eval_result_add(r, at);
     e->prediction = first_turn(dialogue);
     e->reference = xstrdup(summary);
     return OK;
@@ -51,7 +51,7 @@ static Status read_file(EvalJob *job, const DataSource *src, int64_t end, const 
         if (s != OK || !text) break;
         s = json_parse(&row, text, len, file, (int)line, JSON_REFUSE_DUPLICATES, err);
         if (s == OK) {
-            s = add_row(&job->result, src, row, file, line, err);
+            s = add_row(&job->result, src, row, &(RowPlace){file, line, rows_number(rows)}, err);
             if (s != OK) s = err_wrap(err, s, "%s:%lld", file, (long long)line);
         }
         if (s != OK) row_error(err, s, file, rows_number(rows));

@@ -33,10 +33,11 @@ static Status check_ids(const Work *w, Err *err)
         for (int64_t k = 0; k < d.n; k++) {
             const bool bad_id = d.ids[k] >= w->cfg.vocab_size;
             if (!bad_id && d.labels[k] < w->cfg.vocab_size) continue;
-            return err_set(err, E_INPUT,
-                           "%s:%lld: %s[%lld]: %d is outside the model's vocabulary of %lld",
-                           d.file, (long long)d.line, bad_id ? "input_ids" : "labels", (long long)k,
-                           bad_id ? d.ids[k] : d.labels[k], (long long)w->cfg.vocab_size);
+            Status s = err_set(
+                err, E_INPUT, "%s:%lld: %s[%lld]: %d is outside the model's vocabulary of %lld",
+                d.at.file, (long long)d.at.line, bad_id ? "input_ids" : "labels", (long long)k,
+                bad_id ? d.ids[k] : d.labels[k], (long long)w->cfg.vocab_size);
+            return row_error(err, s, d.at.file, d.at.number);
         }
     }
     return OK;
@@ -60,9 +61,10 @@ static Status read_data(Work *w, Err *err)
     TRY(questions_open(&w->questions, job->sources, job->n_sources, w->t, w->pool, &job->problems));
     for (int64_t i = 0; i < w->questions.n; i++) {
         const Question *q = &w->questions.items[i];
-        if (!q->answer)
-            return err_set(err, E_INPUT, "%s:%lld: has no answer to compare with", q->file,
-                           (long long)q->line);
+        if (q->answer) continue;
+        Status s = err_set(err, E_INPUT, "%s:%lld: has no answer to compare with", q->at.file,
+                           (long long)q->at.line);
+        return row_error(err, s, q->at.file, q->at.number);
     }
     return OK;
 }
@@ -98,7 +100,7 @@ static Status measure_loss(Work *w, Err *err)
                   (!job->rouge || w->questions.n == dataset_size(w->eval));
     for (int64_t i = 0; i < dataset_size(w->eval); i++) {
         Document d = dataset_document(w->eval, i);
-        if (!job->rouge) eval_result_add(r, d.file, d.line);
+        if (!job->rouge) eval_result_add(r, &d.at);
         if (!r->row_loss || i >= r->n) continue;
         r->rows[i].trained = p.doc_trained[i];
         r->rows[i].loss = p.doc_loss[i] / (double)(p.doc_trained[i] ? p.doc_trained[i] : 1);
@@ -170,7 +172,7 @@ static Status run(Work *w, Err *err)
         if (most > positions) positions = most;
         for (int64_t i = 0; i < w->questions.n; i++) {
             const Question *q = &w->questions.items[i];
-            eval_result_add(&job->result, q->file, q->line)->reference = xstrdup(q->answer);
+            eval_result_add(&job->result, &q->at)->reference = xstrdup(q->answer);
         }
     }
     char settings[ADVICE_MAX];

@@ -19,12 +19,12 @@ void eval_result_clear(EvalResult *r)
     *r = (EvalResult){0};
 }
 
-EvalRow *eval_result_add(EvalResult *r, const char *file, int64_t line)
+EvalRow *eval_result_add(EvalResult *r, const RowPlace *at)
 {
     if ((r->n & (r->n - 1)) == 0) /* full at every power of two */
         r->rows = xrealloc(r->rows, (size_t)(r->n ? 2 * r->n : 1) * sizeof *r->rows);
     EvalRow *row = &r->rows[r->n++];
-    *row = (EvalRow){.file = xstrdup(file), .line = line};
+    *row = (EvalRow){.file = xstrdup(at->file), .line = at->line, .number = at->number};
     return row;
 }
 
@@ -105,6 +105,7 @@ Status eval_result_write(const EvalResult *r, const char *path, Err *err)
         strbuf_puts(&b, "{\"file\": ");
         json_write_string(&b, row->file, strlen(row->file));
         strbuf_printf(&b, ", \"line\": %lld", (long long)row->line);
+        if (row->number) strbuf_printf(&b, ", \"row\": %lld", (long long)row->number);
         if (r->row_loss) {
             if (row->trained > 0)
                 put_number(&b, "loss", row->loss);

@@ -2,13 +2,14 @@
 #pragma once
 
 #include "base/err.h"
+#include "data/jsonl.h"
 #include "infer/rouge.h"
 
 #include <stdint.h>
 
 typedef struct EvalRow {
-    char *file;
-    int64_t line;
+    char *file;                   /* its own */
+    int64_t line, number;         /* as in a RowPlace */
     char *prediction, *reference; /* with has_rouge */
     RougeScore rouge[ROUGE_N];
     double loss; /* mean over the row's trained tokens; with has_loss */
@@ -26,7 +27,7 @@ typedef struct EvalResult {
     RougeScore mean[ROUGE_N];
 } EvalResult;
 void eval_result_clear(EvalResult *r);
-EvalRow *eval_result_add(EvalResult *r, const char *file, int64_t line);
+EvalRow *eval_result_add(EvalResult *r, const RowPlace *at);
 
 /* Scores every prediction and takes the plain means. */
 void eval_result_score(EvalResult *r);

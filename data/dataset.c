@@ -165,6 +165,11 @@ static void count_documents(Dataset *d)
     free(h);
 }
 
+static RowPlace place_of(const TokenStore *s, const RowAt *at)
+{
+    return (RowPlace){s->files[at->file], at->line, at->number};
+}
+
 /* What was left out belongs to no document: it is told with the training set. */
 static void count_left_out(Dataset *d)
 {
@@ -173,10 +178,10 @@ static void count_left_out(Dataset *d)
     for (int k = 0; k < d->stores->n; k++) {
         const TokenStore *s = &d->stores->items[k];
         r->rows += s->stats.untrained;
-        if (r->untrained == 0) r->first_untrained_line = s->stats.first_untrained_line;
+        if (r->untrained == 0) r->first_untrained = place_of(s, &s->stats.first_untrained);
         r->untrained += s->stats.untrained;
         r->empty_answers += s->stats.empty_answers;
-        if (r->spelled_tokens == 0) r->first_spelled_line = s->stats.first_spelled_line;
+        if (r->spelled_tokens == 0) r->first_spelled = place_of(s, &s->stats.first_spelled);
         r->spelled_tokens += s->stats.spelled;
         r->from_cache = r->from_cache && s->from_cache;
     }
@@ -221,9 +226,12 @@ static void compare_sets(Dataset *train, const Dataset *eval, Log *log)
 static void warn_report(const Dataset *d, const DataOpts *opts, Log *log)
 {
     const DataReport *r = &d->report;
-    if (r->untrained > 0)
-        log_warn(log, "%lld rows train on nothing and are left out (the first at line %lld)",
-                 (long long)r->untrained, (long long)r->first_untrained_line);
+    if (r->untrained > 0) {
+        char *first = row_name(&r->first_untrained);
+        log_warn(log, "%lld rows train on nothing and are left out (the first: %s)",
+                 (long long)r->untrained, first);
+        free(first);
+    }
     if (r->split > 0 && r->truncated == 0 && r->dropped_tokens > 0)
         log_warn(
             log,
@@ -234,13 +242,15 @@ static void warn_report(const Dataset *d, const DataOpts *opts, Log *log)
         log_warn(log, "%lld documents are cut at %lld tokens (%lld tokens dropped)",
                  (long long)r->truncated, (long long)opts->max_length,
                  (long long)r->dropped_tokens);
-    if (r->spelled_tokens > 0)
-        log_warn(
-            log,
-            "%lld rows spell special tokens such as <s> or <|eot_id|> in their text (the first "
-            "at line %lld): they stay plain text; rendered chats belong into the format "
-            "messages, with a template",
-            (long long)r->spelled_tokens, (long long)r->first_spelled_line);
+    if (r->spelled_tokens > 0) {
+        char *first = row_name(&r->first_spelled);
+        log_warn(log,
+                 "%lld rows spell special tokens such as <s> or <|eot_id|> in their text (the "
+                 "first: %s): they stay plain text; rendered chats belong into the format "
+                 "messages, with a template",
+                 (long long)r->spelled_tokens, first);
+        free(first);
+    }
     if (r->packed_rows == 0)
         log_warn(log,
                  "the documents do not fill one row of %lld tokens: there is nothing to compute",
@@ -396,6 +406,5 @@ Document dataset_document(const Dataset *d, int64_t i)
                       .labels = s->labels + e->start,
                       .n = e->n,
                       .id = base + d->docs[i].index,
-                      .file = s->files[e->file],
-                      .line = e->line};
+                      .at = place_of(s, &e->at)};
 }

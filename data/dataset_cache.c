@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 /* In the name and in the file: files of other versions lie unread beside ours.  Another one whenever the same rows become other
- * tokens, too (3: BOS and system message of ChatML). */
-enum { VERSION = 3 };
+ * tokens, too (3: BOS and system message of ChatML; 4: a row's number). */
+enum { VERSION = 4 };
 
 typedef struct Header {
     char magic[8];
@@ -56,15 +56,21 @@ static const char *check_header(const Header *h, CacheKey key, size_t len)
     return NULL;
 }
 
+static bool in_files(const TokenStore *s, const RowAt *at)
+{
+    return at->file >= 0 && at->file < s->n_files;
+}
+
 /* The checksum guards against damage; this against a file that somebody made. */
 static const char *check_body(const TokenStore *s, int vocab_size)
 {
+    if (!in_files(s, &s->stats.first_untrained) || !in_files(s, &s->stats.first_spelled))
+        return "a row lies outside";
     int64_t at = 0;
     for (int64_t i = 0; i < s->n_docs; i++) {
         const DocEntry *d = &s->docs[i];
-        if (d->start != at || d->n < 1 || d->n > s->n_tokens - at || d->file < 0 ||
-            d->file >= s->n_files || d->n_trained < 0 || d->n_trained >= d->n || d->dropped < 0 ||
-            d->piece < 0)
+        if (d->start != at || d->n < 1 || d->n > s->n_tokens - at || !in_files(s, &d->at) ||
+            d->n_trained < 0 || d->n_trained >= d->n || d->dropped < 0 || d->piece < 0)
             return "a document lies outside";
         at += d->n;
     }

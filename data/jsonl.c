@@ -36,6 +36,12 @@ static Status more(RowReader *r, bool *end, Err *err)
     return OK;
 }
 
+/* `row` where its number must be told: the array's bracket or the row before ends on this line. */
+static int64_t number_here(const RowReader *r, int64_t row)
+{
+    return r->line == r->ended ? row : 0;
+}
+
 /* Steps over white space.  *c is the next character, or -1 at the end.  No end of it is none that is read. */
 static Status skip_space(RowReader *r, int *c, Err *err)
 {
@@ -55,8 +61,10 @@ static Status skip_space(RowReader *r, int *c, Err *err)
         r->at++;
     }
     r->done = true;
-    return err_set(err, E_INPUT, "%s:%lld: more than 64 MiB of white space before a row", r->path,
-                   (long long)r->line);
+    return row_error(err,
+                     err_set(err, E_INPUT, "%s:%lld: more than 64 MiB of white space before a row",
+                             r->path, (long long)r->line),
+                     r->path, number_here(r, r->n_rows + 1));
 }
 
 /* A character as a message may show it. */
@@ -72,12 +80,15 @@ static const char *shown(int c, char out[8])
     return out;
 }
 
-static Status bad(RowReader *r, Err *err, const char *what, int c)
+/* row: the one that this is about, or 0. */
+static Status bad(RowReader *r, int64_t row, Err *err, const char *what, int c)
 {
     char s[8];
     r->done = true;
-    return err_set(err, E_INPUT, "%s:%lld: %s, found %s", r->path, (long long)r->line, what,
-                   shown(c, s));
+    return row_error(err,
+                     err_set(err, E_INPUT, "%s:%lld: %s, found %s", r->path, (long long)r->line,
+                             what, shown(c, s)),
+                     r->path, number_here(r, row));
 }
 
 /* The first bytes decide: array, lines, or something that we do not read. */
@@ -95,7 +106,7 @@ static Status start(RowReader *r, Err *err)
     TRY(skip_space(r, &c, err));
     if (c == -1) return err_set(err, E_INPUT, "%s: is empty: no rows", r->path);
     if (c != '[' && c != '{')
-        return bad(r, err, "expected a JSON array of objects, or one object a line", c);
+        return bad(r, 0, err, "expected a JSON array of objects, or one object a line", c);
     if (c == '[') {
         r->array = true;
         r->ended = r->line;
@@ -144,12 +155,18 @@ int64_t rows_number(const RowReader *r)
 Status row_error(Err *err, Status s, const char *file, int64_t number)
 {
     const size_t n = strlen(file);
-    if (number == 0 || strncmp(err->line, file, n) != 0 || err->line[n] != ':') return s;
+    if (!err || number == 0 || strncmp(err->line, file, n) != 0 || err->line[n] != ':') return s;
     const size_t digits = strspn(err->line + n + 1, "0123456789");
     const char *rest = err->line + n + 1 + digits;
     if (digits == 0 || strncmp(rest, ": ", 2) != 0) return s;
     return err_set(err, s, "%.*s: row %lld%s", (int)(rest - err->line), err->line,
                    (long long)number, rest);
+}
+
+char *row_name(const RowPlace *at)
+{
+    if (at->number == 0) return str_format("%s:%lld", at->file, (long long)at->line);
+    return str_format("%s:%lld: row %lld", at->file, (long long)at->line, (long long)at->number);
 }
 
 static Status too_long(RowReader *r, int64_t line, Err *err)
@@ -233,24 +250,28 @@ static Status next_in_array(RowReader *r, int64_t *line, Err *err)
 {
     int c;
     TRY(skip_space(r, &c, err));
-    if (c == -1) return bad(r, err, "the array's closing ']' is missing: the file was cut off", c);
+    if (c == -1)
+        return bad(r, r->n_rows, err, "the array's closing ']' is missing: the file was cut off",
+                   c);
     if (c == ']' && r->n_rows == 0) {
         r->at++;
         r->done = true;
     } else if (r->n_rows > 0) {
-        if (c != ',' && c != ']') return bad(r, err, "expected ',' or ']' after a row", c);
+        if (c != ',' && c != ']')
+            return bad(r, r->n_rows, err, "expected ',' or ']' after a row", c);
         r->at++;
         r->done = c == ']';
         TRY(skip_space(r, &c, err));
     }
     if (r->done) {
         TRY(skip_space(r, &c, err));
-        if (c != -1) return bad(r, err, "expected nothing after the array", c);
+        if (c != -1) return bad(r, 0, err, "expected nothing after the array", c);
         return OK;
     }
-    if (c == ',' || c == ']' || c == '}' || c == -1) return bad(r, err, "expected a row", c);
+    if (c == ',' || c == ']' || c == '}' || c == -1)
+        return bad(r, r->n_rows + 1, err, "expected a row", c);
     *line = r->line;
-    r->number = *line == r->ended ? r->n_rows + 1 : 0;
+    r->number = number_here(r, r->n_rows + 1);
     Status s = take_element(r, err);
     r->ended = r->line;
     return s == OK ? OK : row_error(err, s, r->path, r->number);

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/parallel.h"
+#include "data/jsonl.h"
 #include "data/tokenizer.h"
 
 typedef enum DataFormat {
@@ -87,7 +88,7 @@ typedef struct DataReport {
     int64_t truncated, dropped_tokens,
         split;                     /* documents cut, tokens lost by it, documents split */
     int64_t untrained, duplicates; /* rows without trained token; equal rows beyond the first */
-    int64_t first_untrained_line;
+    RowPlace first_untrained;
     int64_t packed_rows;   /* rows of max_length in epoch 0; documents when packing is off */
     double fill;           /* tokens / (packed_rows * max_length) */
     int64_t max_documents; /* most documents in one packed row */
@@ -95,7 +96,7 @@ typedef struct DataReport {
     int64_t empty_answers; /* rows that train on EOS alone */
     int64_t
         spelled_tokens; /* rows whose text spells a special token ("</s>"): it stays plain text */
-    int64_t first_spelled_line;
+    RowPlace first_spelled;
     int64_t eval_duplicates;  /* training rows that equal a validation row */
     int64_t remainder_tokens; /* PACK_CONCAT: at the end of epoch 0, in no row */
 } DataReport;
@@ -119,9 +120,8 @@ const DataReport *dataset_report(const Dataset *d);
 typedef struct Document {
     const int32_t *ids, *labels;
     int64_t n;
-    int64_t id; /* sample id: unique in the set, the same in every epoch and split of the work */
-    const char *file;
-    int64_t line; /* 1-based line of the row (the row's start in a JSON array) */
+    int64_t id;  /* sample id: unique in the set, the same in every epoch and split of the work */
+    RowPlace at; /* of its row; the set owns the file's name */
 } Document;
 int64_t dataset_size(const Dataset *d); /* documents */
 Document dataset_document(const Dataset *d, int64_t i);

@@ -24,15 +24,15 @@ static void run_row(const Work *w, int64_t i, FormatScratch *scratch)
     Err err = {0};
     Json *json = NULL;
     TokenRow row = {0};
-    Status s =
-        json_parse(&json, q->row, q->n_row, q->file, (int)q->line, JSON_REFUSE_DUPLICATES, &err);
+    Status s = json_parse(&json, q->row, q->n_row, q->at.file, (int)q->at.line,
+                          JSON_REFUSE_DUPLICATES, &err);
     if (s == OK) {
         s = format_row_prompt(w->format, json, scratch, &row, &q->answer, &err);
-        if (s != OK) s = err_wrap(&err, s, "%s:%lld", q->file, (long long)q->line);
+        if (s != OK) s = err_wrap(&err, s, "%s:%lld", q->at.file, (long long)q->at.line);
     }
     json_free(json);
     if (s != OK) {
-        row_error(&err, s, q->file, q->number);
+        row_error(&err, s, q->at.file, q->at.number);
         w->problems[i] = xstrdup(err.line);
         token_row_clear(&row);
         return;
@@ -77,8 +77,7 @@ static Status read_rows(Questions *q, int64_t *cap, int64_t limit, const char *f
         char *row = xmalloc(len + 1);
         memcpy(row, text, len);
         row[len] = '\0';
-        q->items[q->n++] = (Question){
-            .row = row, .n_row = len, .file = file, .line = line, .number = rows_number(r)};
+        q->items[q->n++] = (Question){.row = row, .n_row = len, .at = {file, line, rows_number(r)}};
     }
     rows_close(r);
     return s;

@@ -14,14 +14,13 @@ typedef struct Question {
     char *answer; /* the row's own, or NULL */
     char *row;    /* its JSON (n_row bytes) as it stands in the file */
     size_t n_row;
-    const char *file;
-    int64_t line, number; /* number: jsonl.h: rows_number */
+    RowPlace at;
 } Question;
 
 typedef struct Questions {
     Question *items;
     int64_t n;
-    char **files; /* what Question.file points to */
+    char **files; /* what Question.at.file points to */
     int n_files;
     int turn_end; /* the token that ends a turn of the (last) chat template, or -1 */
 } Questions;

@@ -3,6 +3,7 @@
 
 #include "data/render.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* 1234567 as "1,234,567". */
@@ -24,6 +25,19 @@ static void line(FILE *to, const char *what, int64_t v, const char *note)
     fprintf(to, "  %-15s %14s%s%s\n", what, grouped(v, s), *note ? "  " : "", note);
 }
 
+static void line_with_first(FILE *to, const char *what, int64_t n_rows, const char *note,
+                            const RowPlace *first)
+{
+    if (n_rows == 0) {
+        line(to, what, 0, "");
+        return;
+    }
+    char *name = row_name(first), *all = str_format("%sthe first: %s", note, name);
+    line(to, what, n_rows, all);
+    free(all);
+    free(name);
+}
+
 void dataset_report_print(FILE *to, const char *name, const DataReport *r, const DataOpts *opts)
 {
     char note[160], s[32];
@@ -37,16 +51,9 @@ void dataset_report_print(FILE *to, const char *name, const DataReport *r, const
     snprintf(note, sizeof note, "%s tokens dropped", grouped(r->dropped_tokens, s));
     line(to, "truncated", r->truncated, note);
     line(to, "split", r->split, "");
-    note[0] = 0;
-    if (r->untrained)
-        snprintf(note, sizeof note, "left out; the first at line %lld",
-                 (long long)r->first_untrained_line);
-    line(to, "untrained rows", r->untrained, note);
+    line_with_first(to, "untrained rows", r->untrained, "left out; ", &r->first_untrained);
     line(to, "EOS alone", r->empty_answers, "rows whose only trained token it is");
-    note[0] = 0;
-    if (r->spelled_tokens)
-        snprintf(note, sizeof note, "the first at line %lld", (long long)r->first_spelled_line);
-    line(to, "spelled tokens", r->spelled_tokens, note);
+    line_with_first(to, "spelled tokens", r->spelled_tokens, "", &r->first_spelled);
     note[0] = 0;
     if (r->eval_duplicates)
         snprintf(note, sizeof note, "and %s equal to validation rows",
@@ -86,7 +93,9 @@ static void put_piece(FILE *to, const char *piece)
 void document_print(FILE *to, const Document *doc, const Tokenizer *t, int64_t max_tokens)
 {
     int64_t n = max_tokens > 0 && max_tokens < doc->n ? max_tokens : doc->n;
-    fprintf(to, "%s:%lld: %lld tokens\n", doc->file, (long long)doc->line, (long long)doc->n);
+    char *name = row_name(&doc->at);
+    fprintf(to, "%s: %lld tokens\n", name, (long long)doc->n);
+    free(name);
     fprintf(to, "%8s %8s  %-7s  %s\n", "position", "id", "trained", "token");
     for (int64_t i = 0; i < n; i++) {
         bool trained = i > 0 && doc->labels[i] != UNTRAINED;

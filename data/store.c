@@ -18,7 +18,7 @@ static const size_t BATCH_BYTES = (size_t)16 << 20;
 typedef struct Job {
     char *text;
     size_t len;
-    int64_t line, number; /* number: jsonl.h: rows_number */
+    RowAt at;
     TokenRow out;
     DocEntry *docs; /* .start counts from the row's first token */
     int n_docs;
@@ -73,7 +73,7 @@ static void add_document(Job *job, const TokenRow *row, int64_t from, int64_t to
     uint64_t hash = hash64(out->ids + start, (size_t)n * sizeof *out->ids, 1);
     hash = hash64(out->labels + start, (size_t)n * sizeof *out->labels, hash);
     job->docs[job->n_docs++] = (DocEntry){.start = start,
-                                          .line = job->line,
+                                          .at = job->at,
                                           .hash = hash,
                                           .n = (int32_t)n,
                                           .n_trained = (int32_t)trained,
@@ -115,14 +115,14 @@ static Status finish_row(const Build *b, Job *job, const TokenRow *row, Err *err
         return err_set(err, E_INPUT,
                        "%s:%lld: the document has %lld tokens, max_length is %lld; raise "
                        "it, or set overlong to truncate or split",
-                       b->file, (long long)job->line, (long long)row->n, (long long)max);
+                       b->file, (long long)job->at.line, (long long)row->n, (long long)max);
     }
     job->untrained = job->n_docs == 0;
     if (job->untrained && !b->opts->allow_untrained)
         return err_set(err, E_INPUT,
                        "%s:%lld: the row trains on nothing%s; leave it out, or skip such "
                        "rows with allow_untrained",
-                       b->file, (long long)job->line, why);
+                       b->file, (long long)job->at.line, why);
     job->empty_answer = job->n_docs == 1 && job->docs[0].n_trained == 1 && row->n > 0 &&
                         row->labels[row->n - 1] == b->format->eos && !too_long;
     return OK;
@@ -150,19 +150,19 @@ static void run_task(void *ud, int64_t task)
         Err err = {0};
         Json *json = NULL;
         row.n = 0;
-        Status s = json_parse(&json, job->text, job->len, b->file, (int)job->line,
+        Status s = json_parse(&json, job->text, job->len, b->file, (int)job->at.line,
                               JSON_REFUSE_DUPLICATES, &err);
         if (s == OK) {
             scratch->spells = false;
             s = format_row(b->format, json, scratch, &row, &err);
             job->spells = scratch->spells;
-            if (s != OK) s = err_wrap(&err, s, "%s:%lld", b->file, (long long)job->line);
+            if (s != OK) s = err_wrap(&err, s, "%s:%lld", b->file, (long long)job->at.line);
         }
         json_free(json);
         const char *hint = s == OK ? "" : cut_hint(b, job);
         if (s == OK) s = finish_row(b, job, &row, &err);
         if (s == OK) continue;
-        row_error(&err, s, b->file, job->number);
+        row_error(&err, s, b->file, job->at.number);
         job->problem = str_format("%s%s", err.line, hint);
     }
     token_row_clear(&row);
@@ -170,7 +170,7 @@ static void run_task(void *ud, int64_t task)
 
 /* --- joining ------------------------------------------------------------------------------- */
 
-static void append_job(Build *b, Job *job, int file)
+static void append_job(Build *b, Job *job)
 {
     TokenStore *s = b->store;
     int64_t row = s->stats.rows++;
@@ -179,11 +179,11 @@ static void append_job(Build *b, Job *job, int file)
         return;
     }
     if (job->untrained) {
-        if (s->stats.untrained++ == 0) s->stats.first_untrained_line = job->line;
+        if (s->stats.untrained++ == 0) s->stats.first_untrained = job->at;
         return;
     }
     s->stats.empty_answers += job->empty_answer;
-    if (job->spells && s->stats.spelled++ == 0) s->stats.first_spelled_line = job->line;
+    if (job->spells && s->stats.spelled++ == 0) s->stats.first_spelled = job->at;
     int64_t n = job->out.n;
     if (s->n_tokens + n > b->cap_tokens) {
         b->cap_tokens = 2 * (s->n_tokens + n);
@@ -200,18 +200,17 @@ static void append_job(Build *b, Job *job, int file)
         DocEntry d = job->docs[i];
         d.start += s->n_tokens;
         d.row = row;
-        d.file = file;
         s->docs[s->n_docs++] = d;
     }
     s->n_tokens += n;
 }
 
-static void run_batch(Build *b, Pool *pool, int file)
+static void run_batch(Build *b, Pool *pool)
 {
     pool_run(pool, b->n_tasks, run_task, b);
     for (int i = 0; i < b->n_jobs; i++) {
         Job *job = &b->jobs[i];
-        append_job(b, job, file);
+        append_job(b, job);
         token_row_clear(&job->out);
         free(job->docs);
         free(job->text);
@@ -234,15 +233,14 @@ static Status read_file(Build *b, int file, Pool *pool, Err *err)
         b->n_rows++;
         char *copy = xmalloc(len + 1); /* a row may hold NUL bytes */
         memcpy(copy, text, len);
-        b->jobs[b->n_jobs++] =
-            (Job){.text = copy, .len = len, .line = line, .number = rows_number(r)};
+        b->jobs[b->n_jobs++] = (Job){.text = copy, .len = len, .at = {file, line, rows_number(r)}};
         bytes += len;
         if (b->n_jobs == BATCH_ROWS || bytes > BATCH_BYTES) {
-            run_batch(b, pool, file);
+            run_batch(b, pool);
             bytes = 0;
         }
     }
-    run_batch(b, pool, file);
+    run_batch(b, pool);
     rows_close(r);
     return status;
 }

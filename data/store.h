@@ -7,26 +7,30 @@
 #include "base/fs.h"
 #include "data/loader.h"
 
+/* loader.h: RowPlace, as it can be kept. */
+typedef struct RowAt {
+    int64_t file; /* of the source */
+    int64_t line, number;
+} RowAt;
+
 typedef struct DocEntry {
     int64_t start; /* of its tokens in ids and labels */
     int64_t row;   /* of the source, from 0; a split row's documents stand together */
-    int64_t line;  /* in its file, from 1 */
+    RowAt at;
     uint64_t hash; /* of tokens and labels */
     int32_t n;
     int32_t n_trained; /* labels but -100, the first aside */
-    int32_t file;      /* of the source */
     int32_t piece;     /* 0: the whole row; k: the k-th piece of a split one */
     int32_t dropped;   /* tokens that were cut off the row, told at its first document */
-    int32_t unused;
 } DocEntry;
 
 typedef struct StoreStats {
     int64_t rows;      /* read, the untrained ones too */
     int64_t untrained; /* left out */
-    int64_t first_untrained_line;
+    RowAt first_untrained;
     int64_t empty_answers;
     int64_t spelled; /* rows whose text spells a special token */
-    int64_t first_spelled_line;
+    RowAt first_spelled;
 } StoreStats;
 
 typedef struct TokenStore {

@@ -92,9 +92,10 @@ static Status pass_add(Pass *p, Perplexity *out, const Dataset *d, const DocId *
             doc = bsearch(&key, ids, (size_t)dataset_size(d), sizeof key, by_id);
         ASSERT(doc, "sample %lld is not in the data set", (long long)key.id);
         if (!isfinite(p->loss[k])) {
-            Document at = dataset_document(d, doc->at);
-            return err_set(err, E_FAILED, "%s:%lld: the loss is not finite", at.file,
-                           (long long)at.line);
+            RowPlace at = dataset_document(d, doc->at).at;
+            Status s = err_set(err, E_FAILED, "%s:%lld: the loss is not finite", at.file,
+                               (long long)at.line);
+            return row_error(err, s, at.file, at.number);
         }
         out->doc_loss[doc->at] += (double)p->loss[k];
         out->doc_trained[doc->at]++;

@@ -27,6 +27,6 @@ typedef struct PerplexityOpts {
         ranks; /* that share the rows and have the same result, to the bit of one rank; NULL: this one alone */
 } PerplexityOpts;
 
-/* Every document once, packed as `data` says.  E_FAILED with file and line when a loss is not finite. */
+/* Every document once, packed as `data` says.  E_FAILED with the row's place when a loss is not finite. */
 Status perplexity_of(Perplexity *out, Llama *m, const Dataset *d, const DataOpts *data,
                      const PerplexityOpts *opts, Err *err) MUST_CHECK;

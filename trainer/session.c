@@ -81,12 +81,15 @@ static void check_document(const Session *s, const Document *doc, Problems *p)
     for (int64_t i = 0; i < doc->n; i++) {
         bool bad_label = doc->labels[i] >= s->shape.vocab_size;
         if (doc->ids[i] < s->shape.vocab_size && !bad_label) continue;
-        problems_add_row(
-            p,
-            "%s:%lld: token %d is beyond the model's vocabulary of %lld; tokenizer and "
-            "model do not belong together",
-            doc->file, (long long)doc->line, bad_label ? doc->labels[i] : doc->ids[i],
-            (long long)s->shape.vocab_size);
+        Err err = {0};
+        Status status =
+            err_set(&err, E_INPUT,
+                    "%s:%lld: token %d is beyond the model's vocabulary of %lld; "
+                    "tokenizer and model do not belong together",
+                    doc->at.file, (long long)doc->at.line, bad_label ? doc->labels[i] : doc->ids[i],
+                    (long long)s->shape.vocab_size);
+        row_error(&err, status, doc->at.file, doc->at.number);
+        problems_add_row(p, "%s", err.line);
         return;
     }
 }

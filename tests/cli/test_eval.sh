@@ -79,6 +79,11 @@ sed 's/"lora_alpha": 16/"lora_alpha": 1e30/' "$tmp/adapter/adapter_config.json" 
 cp "$tmp/adapter/adapter_model.safetensors" "$tmp/nan-adapter"
 refused "finite weights that overflow" 1 "$golden/batches.jsonl:1: the loss is not finite, though every weight is: numbers overflow on the way" \
     eval --model "$m" --adapter "$tmp/nan-adapter" --data "$golden/batches.jsonl" --format tokens
+printf '[%s]' "$(sed -n '1,2p' "$golden/batches.jsonl" | paste -sd,)" >"$tmp/array.json"
+refused "finite weights that overflow, of many rows on a line" 1 "$tmp/array.json:1: row 1: the loss is not finite, though *" \
+    eval --model "$m" --adapter "$tmp/nan-adapter" --data "$tmp/array.json" --format tokens
+done_by "many rows on a line" eval --model "$m" --data "$tmp/array.json" --format tokens --out "$tmp/scores.jsonl"
+grep -q '"line": 1, "row": 2, "loss": ' "$tmp/scores.jsonl" || fail "which row of a line"
 
 # --- refusals
 refused "nothing" 2 'give one of --data and --config' eval --model "$m"
@@ -114,6 +119,16 @@ refused "overlong" 2 "--overlong: 'cut' is none of error, truncate, split" \
 echo '{"input_ids": [1, 600], "labels": [-100, 600]}' >"$tmp/bad.jsonl"
 refused "tokens outside" 2 '*bad.jsonl:1: input_ids?1?: 600 is outside the model*' \
     eval --model "$m" --data "$tmp/bad.jsonl" --format tokens
+echo '[{"input_ids": [1, 2]}, {"input_ids": [1, 600]}]' >"$tmp/bad.json"
+refused "tokens outside, of many rows on a line" 2 '*bad.json:1: row 2: input_ids?1?: 600 is outside the model*' \
+    eval --model "$m" --data "$tmp/bad.json" --format tokens
+cat >"$tmp/bad.json" <<'ROWS'
+[{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+ {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, {"messages": [
+    {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]}]
+ROWS
+refused "no answer, of many rows on a line" 2 '*bad.json:2: row 3: has no answer to compare with' \
+    eval --model "$m" --data "$tmp/bad.json" --format messages --template chatml --rouge
 done_by "split without a tokenizer" eval --model "$m" --data "$golden/batches.jsonl" --format tokens --limit 2 \
     --max-length 20 --overlong split
 q="eval --model $golden --data $golden/batches.jsonl --format tokens --limit 4 --json --quiet"

@@ -163,6 +163,9 @@ refused "rows" 2 '*bad.jsonl:2: dialogue: *
 printf '{"dialogue": "%s", "summary": "b"}\n' "$(printf 'x%.0s' $(seq 300))" >"$tmp/long.jsonl"
 refused "long prompt" 2 '*long.jsonl:1: the prompt has * tokens, which leaves no room for an answer in the model'\''s 256' \
     generate --model "$m" --data "$tmp/long.jsonl" --format samsum
+printf '[%s, %s]' "$(sed -n 1p "$tmp/rows.jsonl")" "$(cat "$tmp/long.jsonl")" >"$tmp/long.json"
+refused "long prompt, of many rows on a line" 2 '*long.json:1: row 2: the prompt has * tokens, which leaves *' \
+    generate --model "$m" --data "$tmp/long.json" --format samsum
 echo '[{"role": "user"}]' >"$tmp/chat.json"
 refused "chat without content" 2 '*chat.json: message 1: content: needs a string, got nothing' \
     generate --model "$m" --chat "$tmp/chat.json"

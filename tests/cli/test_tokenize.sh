@@ -48,5 +48,10 @@ refused "train-on" 2 "--train-on: 'none' is none of answer, assistant, all" \
     tokenize --tokenizer "$t" --data "$tmp/rows.jsonl" --format completion --train-on none
 refused "no file" 2 '/none: *' tokenize --tokenizer "$t" --file /none
 printf '{"prompt": "the"}\n' >"$tmp/bad.jsonl"
+printf '[{"prompt": "the", "completion": "in"}, {"prompt": "x", "completion": "y"}]' >"$tmp/array.json"
+done_by "rows of a line" tokenize --tokenizer "$t" --data "$tmp/array.json" --format completion
+said "rows of a line" "$tmp/array.json:1: row 1: 4 tokens*$tmp/array.json:1: row 2: 4 tokens, 2 trained*"
+done_by "rows of a line as JSON" tokenize --tokenizer "$t" --data "$tmp/array.json" --format completion --json
+said "rows of a line as JSON" '*"line": 1, "row": 2, "ids": *'
 refused "row" 2 "$tmp/bad.jsonl:1: completion: *" tokenize --tokenizer "$t" --data "$tmp/bad.jsonl" --format completion
 finish

@@ -73,6 +73,9 @@ refused 'a rate of another run' 2 "command line: optim.lr: is 0.001, and $tmp/ru
 printf '{"input_ids": [1, 2, 999], "labels": [1, 2, 3]}\n' >"$tmp/big.jsonl"
 refused 'a token beyond the vocabulary' 2 "$tmp/big.jsonl:1: token 999 is beyond the model's vocabulary of 256; *" \
     train "$tmp/run.yaml" data.train="$tmp/big.jsonl" output="$tmp/x" --quiet
+printf '[{"input_ids": [1, 2]}, {"input_ids": [1, 2, 999]}]' >"$tmp/big.json"
+refused 'a token beyond the vocabulary, of many rows on a line' 2 "$tmp/big.json:1: row 2: token 999 is beyond the model's vocabulary of 256; *" \
+    train "$tmp/run.yaml" data.train="$tmp/big.json" output="$tmp/x" --quiet
 
 done_by 'a step timed kernel by kernel' train "$tmp/run.yaml" --profile --quiet output="$tmp/profiled"
 said 'by module, op and kernel' '*one step, waiting for each kernel*by module*attention backward*optimizer*by kernel*matmul*all*100.0*steps  loss*'

@@ -82,7 +82,7 @@ Test(dataset, forms_of_files)
         char *got = marked_set(t, o.train);
         cr_expect_str_eq(got, "<s>«one</s>»\n<s>«two</s>»\n<s>«three</s>»\n");
         for (int k = 0; k < 3; k++)
-            cr_expect_eq(dataset_document(o.train, k).line, forms[i].lines[k], "%s row %d",
+            cr_expect_eq(dataset_document(o.train, k).at.line, forms[i].lines[k], "%s row %d",
                          forms[i].path, k);
         const DataReport *r = dataset_report(o.train);
         cr_expect(r->rows == 3 && r->tokens == 17 && r->trained_tokens == 14 && r->longest == 7 &&
@@ -287,10 +287,12 @@ Test(dataset, rows_that_train_on_nothing)
     char *got = marked_set(t, o.train);
     cr_expect_str_eq(got, "<s>a«</s>»\n");
     const DataReport *r = dataset_report(o.train);
-    cr_expect(r->rows == 3 && r->untrained == 2 && r->first_untrained_line == 1 &&
+    cr_expect(r->rows == 3 && r->untrained == 2 && r->first_untrained.line == 1 &&
               r->empty_answers == 1);
-    cr_expect_str_eq(o.warnings, "warning: 2 rows train on nothing and are left out (the first at "
-                                 "line 1)\n");
+    char *warned = str_format(
+        "warning: 2 rows train on nothing and are left out (the first: %s:1)\n", src.path);
+    cr_expect_str_eq(o.warnings, warned);
+    free(warned);
     free(got);
     opened_clear(&o);
     free(src.path);
@@ -329,10 +331,10 @@ Test(dataset, validation)
             const Dataset *d = e ? o.eval : o.train;
             for (int64_t i = 0; i < dataset_size(d); i++) {
                 Document doc = dataset_document(d, i);
-                cr_expect(!seen[doc.line - 1]);
-                cr_expect_eq(doc.id, doc.line - 1);
-                seen[doc.line - 1] = true;
-                if (e) strbuf_printf(&chosen, "%d ", (int)doc.line);
+                cr_expect(!seen[doc.at.line - 1]);
+                cr_expect_eq(doc.id, doc.at.line - 1);
+                seen[doc.at.line - 1] = true;
+                if (e) strbuf_printf(&chosen, "%d ", (int)doc.at.line);
             }
         }
         if (!first)
@@ -392,8 +394,8 @@ Test(dataset, two_sources)
     cr_expect(strstr(o.warnings, "1 rows spell special tokens such as") != NULL);
     for (int64_t i = 0; i < 22; i++) {
         Document doc = dataset_document(o.train, i);
-        cr_expect(doc.id == i && doc.line == (i < 20 ? i : i - 20) + 1);
-        cr_expect_str_eq(path_base(doc.file), i < 20 ? "a" : "b");
+        cr_expect(doc.id == i && doc.at.line == (i < 20 ? i : i - 20) + 1);
+        cr_expect_str_eq(path_base(doc.at.file), i < 20 ? "a" : "b");
     }
     opened_clear(&o);
     free(text);
@@ -443,12 +445,17 @@ static char *cache_file(const char *dir)
     return path;
 }
 
+static bool same_place(RowPlace a, RowPlace b)
+{
+    return a.line == b.line && a.number == b.number && str_eq(a.file, b.file);
+}
+
 static void same_documents(const Dataset *a, const Dataset *b)
 {
     cr_assert_eq(dataset_size(a), dataset_size(b));
     for (int64_t i = 0; i < dataset_size(a); i++) {
         Document x = dataset_document(a, i), y = dataset_document(b, i);
-        cr_assert(x.n == y.n && x.id == y.id && x.line == y.line && str_eq(x.file, y.file));
+        cr_assert(x.n == y.n && x.id == y.id && same_place(x.at, y.at));
         cr_assert(memcmp(x.ids, y.ids, (size_t)x.n * 4) == 0);
         cr_assert(memcmp(x.labels, y.labels, (size_t)x.n * 4) == 0);
     }
@@ -457,8 +464,9 @@ static void same_documents(const Dataset *a, const Dataset *b)
     cr_assert(p.rows == q.rows && p.tokens == q.tokens && p.trained_tokens == q.trained_tokens &&
               p.truncated == q.truncated && p.dropped_tokens == q.dropped_tokens &&
               p.split == q.split && p.untrained == q.untrained && p.duplicates == q.duplicates &&
-              p.first_untrained_line == q.first_untrained_line &&
               p.empty_answers == q.empty_answers && p.packed_rows == q.packed_rows);
+    cr_assert(p.untrained == 0 || same_place(p.first_untrained, q.first_untrained));
+    cr_assert(p.spelled_tokens == 0 || same_place(p.first_spelled, q.first_spelled));
 }
 
 Test(cache, hit_equals_miss)
@@ -512,6 +520,52 @@ Test(cache, hit_equals_miss)
     pool_free(pool);
     free(text);
     free(src.path);
+    free(cache);
+    tokenizer_free(t);
+    tmp_dir_remove(dir);
+}
+
+/* Rows that share a line keep their numbers, through the cache, too: whoever looks at a document later can say which row it is. */
+Test(cache, rows_keep_their_place)
+{
+    char *dir = tmp_dir(), *cache = path_join(dir, "cache"), *many = path_join(dir, "many");
+    Tokenizer *t = byte_tokenizer(dir, 0);
+    Err err = {0};
+    cr_assert(dir_make(many, &err) == OK);
+    free(put_file(many, "a.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n"));
+    free(put_file(many, "b.json",
+                  "[{\"prompt\":\"c\",\"completion\":\"d\"}, {\"prompt\":\"abcdefgh\","
+                  "\"completion\":\"i\"},{\"prompt\":\"<s>\",\"completion\":\"e\"},\n"
+                  "{\"prompt\":\"f\",\"completion\":\"g\"}]"));
+    DataSource src = text_source(many);
+    src.format = DATA_COMPLETION;
+    DataOpts opts = {.train = &src,
+                     .n_train = 1,
+                     .packing = PACK_OFF,
+                     .max_length = 6,
+                     .overlong = OVERLONG_TRUNCATE,
+                     .allow_untrained = true,
+                     .cache_dir = cache};
+    static const RowPlace want[] = {
+        {"a.jsonl", 1, 0}, {"b.json", 1, 1}, {"b.json", 1, 3}, {"b.json", 2, 0}};
+    Opened made = open_set(&opts, t, NULL, dir), kept = open_set(&opts, t, NULL, dir);
+    cr_assert(made.train && kept.train, "%s", made.problems);
+    cr_expect(dataset_report(kept.train)->from_cache);
+    same_documents(made.train, kept.train);
+    cr_expect_str_eq(made.warnings, kept.warnings);
+    cr_expect(strstr(made.warnings, "/many/b.json:1: row 2)\n"), "%s", made.warnings);
+    cr_expect(strstr(made.warnings, "/many/b.json:1: row 3): they stay plain text"), "%s",
+              made.warnings);
+    cr_assert_eq(dataset_size(kept.train), 4);
+    for (int i = 0; i < 4; i++) {
+        RowPlace at = dataset_document(kept.train, i).at;
+        at.file = path_base(at.file);
+        cr_expect(same_place(at, want[i]), "row %d: %s:%d: %d", i, at.file, (int)at.line,
+                  (int)at.number);
+    }
+    opened_clear(&made);
+    opened_clear(&kept);
+    free(many);
     free(cache);
     tokenizer_free(t);
     tmp_dir_remove(dir);
@@ -673,10 +727,13 @@ Test(report, prints)
     FILE *f = open_memstream(&text, &n);
     DataReport r = *dataset_report(o.train);
     r.rows = 1234567;
+    r.untrained = 2, r.first_untrained = (RowPlace){"a", 3, 0};
+    r.spelled_tokens = 1, r.first_spelled = (RowPlace){"b", 1, 5};
     dataset_report_print(f, "train", &r, &opts);
     Document doc = dataset_document(o.train, 0);
-    doc.file = "a";
+    doc.at.file = "a";
     document_print(f, &doc, t, 0);
+    doc.at.number = 7;
     document_print(f, &doc, t, 1);
     fclose(f);
     cr_expect_str_eq(text, "train\n"
@@ -686,9 +743,9 @@ Test(report, prints)
                            "  longest                      5  tokens\n"
                            "  truncated                    0  0 tokens dropped\n"
                            "  split                        0\n"
-                           "  untrained rows               0\n"
+                           "  untrained rows               2  left out; the first: a:3\n"
                            "  EOS alone                    0  rows whose only trained token it is\n"
-                           "  spelled tokens               0\n"
+                           "  spelled tokens               1  the first: b:1: row 5\n"
                            "  duplicates                   0\n"
                            "  packed rows                  1  of 64 tokens, fill 7.8 %\n"
                            "  most documents               1  in one row\n"
@@ -699,7 +756,7 @@ Test(report, prints)
                            "       2       10  -        Ċ\n"
                            "       3       98  yes      b\n"
                            "       4      257  yes      </s>\n"
-                           "a:1: 5 tokens\n"
+                           "a:1: row 7: 5 tokens\n"
                            "position       id  trained  token\n"
                            "       0      256  -        <s>\n"
                            "     ... and 4 more\n");

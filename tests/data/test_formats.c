@@ -394,7 +394,7 @@ Test(formats, questions)
         cr_expect(strncmp(q.items[0].text, text + 3, strlen(text) - 3) == 0 ||
                       strcmp(q.items[0].text, text) == 0,
                   "%s: text %s", QUESTIONS[i].name, q.items[0].text);
-        cr_expect_eq(q.items[0].line, 1);
+        cr_expect_eq(q.items[0].at.line, 1);
         free(text);
         free(got);
         free(path);

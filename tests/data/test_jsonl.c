@@ -70,12 +70,21 @@ static const struct {
     {"empty array", " [ ] ", ""},
     {"byte order mark", "\xEF\xBB\xBF[{}]", "1#1:{}|"},
     {"escape at the end of a string", "[\"a\\\\\",{}]", "1#1:\"a\\\\\"|1#2:{}|"},
-    {"no comma", "[{} {}]", "1#1:{}|!:1: expected ',' or ']' after a row, found '{'"},
+    {"no comma", "[{} {}]", "1#1:{}|!:1: row 1: expected ',' or ']' after a row, found '{'"},
+    {"no comma, lines", "[\n{}\n{}]", "2:{}|!:3: expected ',' or ']' after a row, found '{'"},
+    {"no comma, rows over lines", "[{\n},{\n} {}]",
+     "1#1:{\n}|2#2:{\n}|!:3: row 2: expected ',' or ']' after a row, found '{'"},
+    {"a bracket too many", "[{},{}}]",
+     "1#1:{}|1#2:{}|!:1: row 2: expected ',' or ']' after a row, found '}'"},
     {"comma at the end", "[{},\n]", "1#1:{}|!:2: expected a row, found ']'"},
-    {"comma first", "[,{}]", "!:1: expected a row, found ','"},
-    {"two commas", "[{},,{}]", "1#1:{}|!:1: expected a row, found ','"},
+    {"comma first", "[,{}]", "!:1: row 1: expected a row, found ','"},
+    {"two commas", "[{},,{}]", "1#1:{}|!:1: row 2: expected a row, found ','"},
     {"more behind", "[{}]\nx", "1#1:{}|!:2: expected nothing after the array, found 'x'"},
-    {"not closed", "[{},\n{}\n",
+    {"not closed", "[{},{}",
+     "1#1:{}|1#2:{}|!:1: row 2: the array's closing ']' is missing: the file was cut off, found "
+     "the "
+     "end of the file"},
+    {"not closed, lines", "[{},\n{}\n",
      "1#1:{}|2:{}|!:3: the array's closing ']' is missing: the file was cut off, found the end of "
      "the "
      "file"},

@@ -32,7 +32,7 @@ static void check_set(const Dataset *d, const DataOpts *opts)
     int64_t tokens = 0, trained = 0;
     for (int64_t i = 0; i < dataset_size(d); i++) {
         Document doc = dataset_document(d, i);
-        ASSERT(doc.n >= 2 && doc.line >= 1, "document of %lld", (long long)doc.n);
+        ASSERT(doc.n >= 2 && doc.at.line >= 1, "document of %lld", (long long)doc.n);
         ASSERT(opts->packing == PACK_CONCAT || doc.n <= opts->max_length, "%lld tokens",
                (long long)doc.n);
         for (int64_t k = 0; k < doc.n; k++) {
