@@ -74,7 +74,7 @@ out_of_memory()
     rc=$?
     checks=$((checks + 1))
     [ $rc = 1 ] || { fail "$what: exit code $rc instead of 1" && show; }
-    noted "$what" "*lorac: */device.c:[0-9]*: out of memory on cpu: [0-9]* bytes for activations do not fit *
+    noted "$what" "*lorac: */device.c:[0-9]*: out of memory on cpu: [0-9]* bytes for * do not fit *
   memory, MiB *
   weights *
   total *
