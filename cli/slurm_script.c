@@ -126,12 +126,12 @@ static void put_sweep(StrBuf *b, const SlurmJob *j)
     for (int i = 0; i < j->sweep->n; i++) {
         const char *item = j->sweep->items[i], *at = strchr(item, '=');
         StrBuf key = {0};
-        strbuf_printf(&key, "%.*s", (int)(at - item), item);
+        strbuf_append(&key, item, (size_t)(at - item));
         strbuf_puts(b, "values=(");
         for (const char *p = at + 1; *p;) {
             size_t len = strcspn(p, ",");
             StrBuf v = {0};
-            strbuf_printf(&v, "%.*s", (int)len, p);
+            strbuf_append(&v, p, len);
             if (p != at + 1) strbuf_putc(b, ' ');
             put_word(b, v.data);
             strbuf_clear(&v);
