@@ -75,6 +75,7 @@ done_by 'the run that nobody stops' train --quiet "$tmp/run.yaml" output="$tmp/w
 "$lorac" slurm "$tmp/run.yaml" --lorac "$lorac" --time 2 --cpus-per-task 1 --name job >"$tmp/job.sbatch"
 # Slurm looks at limits twice a minute: its signal would come anywhere, so the clock is what stops these starts
 job=$(cd "$tmp" && sbatch --parsable --signal=USR1@1 job.sbatch --quiet)
+[ -n "$job" ] || { fail 'Slurm took no job' && finish; }
 state=
 for _ in $(seq 500); do
     state=$(squeue --noheader --states=all --jobs="$job" --format=%T)
