@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(THREADS) attention_mma_fwd_kernel(const __grid
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             top[r] = quad_max(top[r]);
-            shrink[r] = most[r] == -INFINITY ? 0.0f : __expf(most[r] - top[r]);
+            shrink[r] = weight_of(most[r], top[r]);
             total[r] *= shrink[r];
             most[r] = top[r];
         }
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(THREADS) attention_mma_fwd_kernel(const __grid
         for (int t = 0; t < TILE / 8; t++)
             for (int e = 0; e < 4; e++) {
                 int r = row_of(e);
-                s[t][e] = s[t][e] == -INFINITY ? 0.0f : __expf(s[t][e] - most[r]);
+                s[t][e] = weight_of(s[t][e], most[r]);
                 total[r] += s[t][e];
             }
 #pragma unroll
