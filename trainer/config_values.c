@@ -108,7 +108,7 @@ static bool is_text(const YamlNode *n)
 static void read_string(ConfigReader *r, const char *key, const YamlNode *n, char **out)
 {
     if (!is_text(n)) {
-        wrong_value(r, key, n, "text");
+        wrong_value(r, key, n, "text that is not empty");
         return;
     }
     free(*out);
@@ -144,7 +144,7 @@ static void read_strings(ConfigReader *r, const char *key, const YamlNode *n, ch
         if (is_text(item))
             items[got++] = xstrdup(item->text);
         else
-            wrong_value(r, key, item, "text or a list of texts");
+            wrong_value(r, key, item, "text that is not empty, or a list of such");
     }
     if (got < size) { /* told; an empty list would be told once more */
         config_free_strings(items, got);
