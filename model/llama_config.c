@@ -1,7 +1,7 @@
 /* Reads config.json of the Llama family: defaults and deltas by architecture, both spellings of the RoPE
  * parameters, and by name what cannot be run exactly.  References: transformers configuration_llama.py and
- * sisters, modeling_rope_utils.py.  Writing is llama_config_write.c's, named shapes llama_presets.c's. */
-#include "model/llama.h"
+ * sisters, modeling_rope_utils.py.  RoPE is llama_config_rope.c's, writing llama_config_write.c's, named shapes llama_presets.c's. */
+#include "model/llama_config_rope.h"
 
 #include "base/fs.h"
 
@@ -17,72 +17,17 @@ enum {
     MAX_LAYERS = 1 << 12,
     MAX_HEADS = 1 << 14,
     MAX_HEAD_DIM = 256, /* what all kernels take */
-    MAX_CONTEXT = 1 << 28,
 };
 
-/* Every fault is a line of its own, and reading goes on with the default in the value's place.  What is asked of several
- * values together is asked where each of them was read: one fault is one line. */
-typedef struct Reader {
-    const Json *root;
-    const char *path;
-    Problems *faults;
-} Reader;
-
-static bool bad_kind(const Reader *r, const char *where, const char *key, const char *want,
-                     const Json *found)
-{
-    problems_add(r->faults, "%s: %s%s: must be %s, found %s", r->path, where, key, want,
-                 json_kind_name(found));
-    return false;
-}
-
-/* An absent key and null both mean "the default", as in transformers' optional fields. */
-static const Json *value_of(const Json *object, const char *key)
-{
-    const Json *j = json_get(object, key);
-    return j && json_kind(j) != JK_NULL ? j : NULL;
-}
-
-/* The readers of one value: false where it is wrong, and then *out is the default. */
-static bool read_int(const Reader *r, const char *key, int64_t def, int64_t min, int64_t max,
+/* What is asked of several values together is asked where each of them was read: one fault is one line. */
+static bool read_int(const JsonFields *r, const char *key, int64_t def, int64_t min, int64_t max,
                      int64_t *out)
 {
-    const Json *j = value_of(r->root, key);
-    int64_t v;
-    *out = def;
-    if (!j) return true;
-    if (!json_int(j, &v)) return bad_kind(r, "", key, "an integer", j);
-    if (v < min || v > max) {
-        problems_add(r->faults, "%s: %s: must be %lld to %lld, found %lld", r->path, key,
+    int64_t v = *out = def;
+    if (!fields_int(r, key, &v)) return false;
+    if (fields_value(r, key) && (v < min || v > max)) {
+        problems_add(r->faults, "%s: %s: must be %lld to %lld, found %lld", r->file, key,
                      (long long)min, (long long)max, (long long)v);
-        return false;
-    }
-    *out = v;
-    return true;
-}
-
-static bool read_bool(const Reader *r, const char *key, bool def, bool *out)
-{
-    const Json *j = value_of(r->root, key);
-    *out = def;
-    return !j || json_bool(j, out) || bad_kind(r, "", key, "true or false", j);
-}
-
-/* What becomes 0 as a float is no positive number. */
-static const double SMALLEST = 1e-30;
-
-/* A number above 0, at most max, of `object`, whose own name (with a dot) is `where`. */
-static bool read_positive(const Reader *r, const Json *object, const char *where, const char *key,
-                          double def, double max, double *out)
-{
-    const Json *j = value_of(object, key);
-    double v;
-    *out = def;
-    if (!j) return true;
-    if (!json_number(j, &v)) return bad_kind(r, where, key, "a number", j);
-    if (!(v >= SMALLEST && v <= max)) {
-        problems_add(r->faults, "%s: %s%s: must be at least %g and at most %g, found %g", r->path,
-                     where, key, SMALLEST, max, v);
         return false;
     }
     *out = v;
@@ -93,23 +38,23 @@ static bool read_positive(const Reader *r, const Json *object, const char *where
 
 static const char *const ARCH_NAMES[ARCH_N] = {"llama", "mistral", "qwen2", "qwen3"};
 
-static bool has_experts(const Reader *r)
+static bool has_experts(const JsonFields *r)
 {
     static const char *const keys[] = {"num_local_experts", "num_experts", "n_routed_experts",
                                        "moe_intermediate_size"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        if (!value_of(r->root, keys[i])) continue;
+        if (!fields_value(r, keys[i])) continue;
         problems_add(r->faults, "%s: %s: this is a mixture of experts, which lorac cannot run",
-                     r->path, keys[i]);
+                     r->file, keys[i]);
         return true;
     }
     return false;
 }
 
 /* ARCH_LLAMA, with whose defaults the rest can be read, where the file names none that is known. */
-static LlamaArch read_arch(const Reader *r)
+static LlamaArch read_arch(const JsonFields *r)
 {
-    const Json *j = value_of(r->root, "model_type");
+    const Json *j = fields_value(r, "model_type");
     const char *type = NULL;
     bool text = json_str(j, &type, NULL);
     for (int a = 0; text && a < ARCH_N; a++)
@@ -120,25 +65,25 @@ static LlamaArch read_arch(const Reader *r)
     if (has_experts(r)) return ARCH_LLAMA; /* says more than the type's name */
     if (!j)
         problems_add(r->faults, "%s: model_type: is missing; one of llama, mistral, qwen2, qwen3",
-                     r->path);
+                     r->file);
     else if (!text)
-        bad_kind(r, "", "model_type", "a string", j);
+        fields_bad_kind(r, "model_type", "a string", j);
     else
         problems_add(r->faults,
                      "%s: model_type: '%s' is not supported; one of llama, mistral, qwen2, qwen3",
-                     r->path, type);
+                     r->file, type);
     return ARCH_LLAMA;
 }
 
 /* A classifier has other tensors than ours; its folder says so here. */
-static void check_head(const Reader *r)
+static void check_head(const JsonFields *r)
 {
-    const Json *list = value_of(r->root, "architectures");
+    const Json *list = fields_value(r, "architectures");
     const char *name = NULL;
-    if (list && json_kind(list) != JK_ARRAY) bad_kind(r, "", "architectures", "a list", list);
+    if (list && json_kind(list) != JK_ARRAY) fields_bad_kind(r, "architectures", "a list", list);
     for (size_t i = 0; json_kind(list) == JK_ARRAY && i < json_size(list); i++) {
         if (!json_str(json_at(list, i), &name, NULL)) {
-            bad_kind(r, "", "architectures", "a list of strings", json_at(list, i));
+            fields_bad_kind(r, "architectures", "a list of strings", json_at(list, i));
             return;
         }
         if (str_ends(name, "ForCausalLM")) return;
@@ -146,61 +91,61 @@ static void check_head(const Reader *r)
     if (name)
         problems_add(r->faults,
                      "%s: architectures: '%s' is no causal language model (...ForCausalLM)",
-                     r->path, name);
+                     r->file, name);
 }
 
-static void read_quantisation(const Reader *r, LlamaConfig *c)
+static void read_quantisation(const JsonFields *r, LlamaConfig *c)
 {
-    const Json *q = value_of(r->root, "quantization_config");
+    const Json *q = fields_value(r, "quantization_config");
     Err err = {.more = r->faults};
-    if (q && quant_file_read(&c->quant, q, r->path, &err) != OK)
+    if (q && quant_file_read(&c->quant, q, r->file, &err) != OK)
         problems_add(r->faults, "%s", err.line);
 }
 
-static void check_activation(const Reader *r)
+static void check_activation(const JsonFields *r)
 {
-    const Json *j = value_of(r->root, "hidden_act");
+    const Json *j = fields_value(r, "hidden_act");
     const char *act = "silu";
     if (j && !json_str(j, &act, NULL))
-        bad_kind(r, "", "hidden_act", "a string", j);
+        fields_bad_kind(r, "hidden_act", "a string", j);
     else if (!str_eq(act, "silu") && !str_eq(act, "swish"))
-        problems_add(r->faults, "%s: hidden_act: '%s' is not supported, only silu", r->path, act);
+        problems_add(r->faults, "%s: hidden_act: '%s' is not supported, only silu", r->file, act);
 }
 
 /* --- sizes --------------------------------------------------------------------------------------- */
 
-static void read_heads(const Reader *r, LlamaConfig *c)
+static void read_heads(const JsonFields *r, LlamaConfig *c)
 {
     bool width = read_int(r, "hidden_size", 4096, 1, MAX_WIDTH, &c->hidden_size),
          heads = read_int(r, "num_attention_heads", 32, 1, MAX_HEADS, &c->n_heads);
     /* An absent key takes the class's default, null takes the number of heads. */
     int64_t kv = c->n_heads;
-    if (!json_get(r->root, "num_key_value_heads") && c->arch != ARCH_LLAMA)
+    if (!json_get(r->object, "num_key_value_heads") && c->arch != ARCH_LLAMA)
         kv = c->arch == ARCH_MISTRAL ? 8 : 32;
     if (read_int(r, "num_key_value_heads", kv, 1, MAX_HEADS, &c->n_kv_heads) && heads &&
         c->n_heads % c->n_kv_heads != 0)
         problems_add(r->faults,
                      "%s: num_key_value_heads: must divide num_attention_heads %lld, found %lld",
-                     r->path, (long long)c->n_heads, (long long)c->n_kv_heads);
+                     r->file, (long long)c->n_heads, (long long)c->n_kv_heads);
 
-    bool has_dim = value_of(r->root, "head_dim") || c->arch == ARCH_QWEN3;
+    bool has_dim = fields_value(r, "head_dim") || c->arch == ARCH_QWEN3;
     bool known = has_dim || (width && heads);
     if (!has_dim && known && c->hidden_size % c->n_heads != 0) {
         problems_add(r->faults,
                      "%s: num_attention_heads: must divide hidden_size %lld (there is no "
                      "head_dim), found %lld",
-                     r->path, (long long)c->hidden_size, (long long)c->n_heads);
+                     r->file, (long long)c->hidden_size, (long long)c->n_heads);
         return;
     }
     known &= read_int(r, "head_dim", c->arch == ARCH_QWEN3 ? 128 : c->hidden_size / c->n_heads, 1,
                       MAX_HEAD_DIM, &c->head_dim);
     if (known && (c->head_dim % 2 != 0 || c->head_dim > MAX_HEAD_DIM))
-        problems_add(r->faults, "%s: head_dim: must be even and at most %d, found %lld%s", r->path,
+        problems_add(r->faults, "%s: head_dim: must be even and at most %d, found %lld%s", r->file,
                      (int)MAX_HEAD_DIM, (long long)c->head_dim,
                      has_dim ? "" : " (hidden_size / num_attention_heads)");
 }
 
-static void read_sizes(const Reader *r, LlamaConfig *c)
+static void read_sizes(const JsonFields *r, LlamaConfig *c)
 {
     bool qwen = c->arch == ARCH_QWEN2 || c->arch == ARCH_QWEN3;
     bool mistral = c->arch == ARCH_MISTRAL;
@@ -214,39 +159,41 @@ static void read_sizes(const Reader *r, LlamaConfig *c)
     read_int(r, "num_hidden_layers", 32, 1, MAX_LAYERS, &c->n_layers);
     read_heads(r, c);
     int64_t context = qwen ? 32768 : mistral ? 131072 : 2048;
-    read_int(r, "max_position_embeddings", context, 1, MAX_CONTEXT, &c->max_position_embeddings);
+    read_int(r, "max_position_embeddings", context, 1, LLAMA_MAX_CONTEXT,
+             &c->max_position_embeddings);
 
-    double eps;
-    read_positive(r, r->root, "", "rms_norm_eps", 1e-6, 1, &eps);
+    double eps = 1e-6;
+    fields_positive(r, "rms_norm_eps", 1, &eps);
     c->rms_norm_eps = (float)eps;
-    read_positive(r, r->root, "", "initializer_range", 0.02, 1, &c->initializer_range);
+    c->initializer_range = 0.02;
+    fields_positive(r, "initializer_range", 1, &c->initializer_range);
 }
 
-static void read_switches(const Reader *r, LlamaConfig *c)
+static void read_switches(const JsonFields *r, LlamaConfig *c)
 {
-    read_bool(r, "tie_word_embeddings", false, &c->tie_word_embeddings);
-    bool bias = false;
-    read_bool(r, "attention_bias", false, &bias);
+    fields_bool(r, "tie_word_embeddings", &c->tie_word_embeddings);
+    bool bias = false, mlp_bias = false;
+    fields_bool(r, "attention_bias", &bias);
     /* Mistral has none whatever the file says; Qwen2 always has q, k and v. */
     c->attention_bias = c->arch == ARCH_QWEN2 || (bias && c->arch != ARCH_MISTRAL);
-    read_bool(r, "mlp_bias", false, &bias);
-    c->mlp_bias = bias && c->arch == ARCH_LLAMA;
+    fields_bool(r, "mlp_bias", &mlp_bias);
+    c->mlp_bias = mlp_bias && c->arch == ARCH_LLAMA;
     c->qk_norm = c->arch == ARCH_QWEN3;
 }
 
 /* Whether a layer has a window, as layer_types says it; `any` where it does not. */
-static bool read_layer_types(const Reader *r, bool any)
+static bool read_layer_types(const JsonFields *r, bool any)
 {
-    const Json *types = value_of(r->root, "layer_types");
+    const Json *types = fields_value(r, "layer_types");
     if (!types) return any;
-    if (json_kind(types) != JK_ARRAY) return bad_kind(r, "", "layer_types", "a list", types);
+    if (json_kind(types) != JK_ARRAY) return fields_bad_kind(r, "layer_types", "a list", types);
     any = false;
     for (size_t i = 0; i < json_size(types); i++) {
         const char *t;
         if (!json_str(json_at(types, i), &t, NULL))
-            return bad_kind(r, "", "layer_types", "a list of strings", json_at(types, i));
+            return fields_bad_kind(r, "layer_types", "a list of strings", json_at(types, i));
         if (!str_eq(t, "full_attention") && !str_eq(t, "sliding_attention")) {
-            problems_add(r->faults, "%s: layer_types: '%s' is not supported", r->path, t);
+            problems_add(r->faults, "%s: layer_types: '%s' is not supported", r->file, t);
             return false;
         }
         any |= str_eq(t, "sliding_attention");
@@ -255,151 +202,62 @@ static bool read_layer_types(const Reader *r, bool any)
 }
 
 /* The shortest window that any layer has, 0 for none. */
-static void read_window(const Reader *r, LlamaConfig *c)
+static void read_window(const JsonFields *r, LlamaConfig *c)
 {
     c->sliding_window = 0;
     if (c->arch == ARCH_LLAMA) return;
     int64_t window, first;
-    bool absent = !json_get(r->root, "sliding_window");
+    bool absent = !json_get(r->object, "sliding_window");
     read_int(r, "sliding_window", absent ? 4096 : 0, 1, INT64_MAX, &window);
     if (c->arch == ARCH_MISTRAL) {
         c->sliding_window = window;
         return;
     }
-    bool use;
-    read_bool(r, "use_sliding_window", false, &use);
+    bool use = false;
+    fields_bool(r, "use_sliding_window", &use);
     read_int(r, "max_window_layers", 28, 0, INT64_MAX, &first);
     bool any = read_layer_types(r, first < c->n_layers);
     if (use && any) c->sliding_window = window;
 }
 
-/* --- RoPE ---------------------------------------------------------------------------------------- */
-
-static bool is_truthy(const Json *j)
-{
-    return j && json_kind(j) != JK_NULL && (json_kind(j) != JK_OBJECT || json_size(j) > 0);
-}
-
-/* What the two scaled types have beside theta, in `o`, which is `where`. */
-static void read_scaling(const Reader *r, const Json *o, const char *where, const char *type,
-                         LlamaConfig *c)
-{
-    static const char *const needed[] = {"factor", "low_freq_factor", "high_freq_factor"};
-    bool llama3 = c->rope_type == ROPE_LLAMA3;
-    for (int i = 0; i < (llama3 ? 3 : 1); i++)
-        if (!value_of(o, needed[i]))
-            problems_add(r->faults, "%s: %s%s: is missing, rope type '%s' needs it", r->path, where,
-                         needed[i], type);
-    read_positive(r, o, where, "factor", 1, 1e30, &c->rope_factor);
-    if (!llama3) return;
-    bool both = value_of(o, "low_freq_factor") && value_of(o, "high_freq_factor");
-    both &= read_positive(r, o, where, "low_freq_factor", 1, 1e30, &c->rope_low_freq);
-    both &= read_positive(r, o, where, "high_freq_factor", 4, 1e30, &c->rope_high_freq);
-    if (both && c->rope_high_freq <= c->rope_low_freq)
-        problems_add(r->faults,
-                     "%s: %shigh_freq_factor: must be above low_freq_factor %g, found %g", r->path,
-                     where, c->rope_low_freq, c->rope_high_freq);
-    double original;
-    read_positive(r, o, where, "original_max_position_embeddings",
-                  (double)c->max_position_embeddings, MAX_CONTEXT, &original);
-    c->rope_original_max = (int64_t)original;
-    if ((double)c->rope_original_max != original)
-        problems_add(r->faults,
-                     "%s: %soriginal_max_position_embeddings: must be an integer, found %g",
-                     r->path, where, original);
-}
-
-/* Transformers 4 has rope_theta beside rope_scaling, 5 has all in rope_parameters; a rope_scaling in the file
- * replaces rope_parameters whole, and only its theta then comes from the top level. */
-static void read_rope(const Reader *r, LlamaConfig *c)
-{
-    const char *where = "rope_scaling.";
-    const Json *o = json_get(r->root, "rope_scaling");
-    if (!is_truthy(o)) {
-        where = "rope_parameters.";
-        o = json_get(r->root, "rope_parameters");
-    }
-    if (!is_truthy(o)) o = NULL;
-    if (o && json_kind(o) != JK_OBJECT) {
-        problems_add(r->faults, "%s: %.*s: must be an object or null, found %s", r->path,
-                     (int)strlen(where) - 1, where, json_kind_name(o));
-        o = NULL;
-    }
-    for (void *it = o ? json_first(o) : NULL; it; it = json_next(o, it)) {
-        if (json_kind(json_iter_value(it)) != JK_OBJECT) continue;
-        problems_add(r->faults, "%s: %s%s: RoPE parameters by kind of layer are not supported",
-                     r->path, where, json_iter_key(it));
-        o = NULL; /* its other keys are such objects, too */
-        break;
-    }
-
-    double theta, partial;
-    read_positive(r, r->root, "", "rope_theta", 10000, 1e30, &theta);
-    read_positive(r, o, where, "rope_theta", theta, 1e30, &c->rope_theta);
-    read_positive(r, r->root, "", "partial_rotary_factor", 1, 1e30, &partial);
-    read_positive(r, o, where, "partial_rotary_factor", partial, 1e30, &partial);
-    if (partial != 1)
-        problems_add(r->faults, "%s: partial_rotary_factor: %g is not supported, only 1", r->path,
-                     partial);
-
-    static const char *const types[] = {"default", "linear", "llama3"};
-    const char *type = types[0], *key = "rope_type";
-    if (!value_of(o, key)) key = "type";
-    const Json *t = value_of(o, key);
-    if (t && !json_str(t, &type, NULL)) bad_kind(r, where, key, "a string", t);
-    if (!t && value_of(o, "factor"))
-        problems_add(r->faults,
-                     "%s: %srope_type: is missing, and there is a factor; name it (linear, "
-                     "llama3), or take the factor out",
-                     r->path, where);
-    c->rope_type = str_eq(type, "linear")   ? ROPE_LINEAR
-                   : str_eq(type, "llama3") ? ROPE_LLAMA3
-                                            : ROPE_DEFAULT;
-    if (c->rope_type != ROPE_DEFAULT)
-        read_scaling(r, o, where, type, c);
-    else if (!str_eq(type, "default"))
-        problems_add(r->faults, "%s: %s%s: '%s' is not supported; one of default, linear, llama3",
-                     r->path, where, key, type);
-}
-
 /* --- special tokens ------------------------------------------------------------------------------ */
 
 /* Below 0 there is no token, and "none" is null. */
-static bool read_token(const Reader *r, const char *key, const Json *j, int64_t vocab, int *out)
+static bool read_token(const JsonFields *r, const char *key, const Json *j, int64_t vocab, int *out)
 {
     int64_t id;
-    if (!json_int(j, &id)) return bad_kind(r, "", key, "a token id", j);
+    if (!json_int(j, &id)) return fields_bad_kind(r, key, "a token id", j);
     if (id >= 0 && id < vocab) {
         *out = (int)id;
         return true;
     }
     if (id < 0)
-        problems_add(r->faults, "%s: %s: must be a token id, or null for none, found %lld", r->path,
+        problems_add(r->faults, "%s: %s: must be a token id, or null for none, found %lld", r->file,
                      key, (long long)id);
     else
-        problems_add(r->faults, "%s: %s: must be below vocab_size %lld, found %lld", r->path, key,
+        problems_add(r->faults, "%s: %s: must be below vocab_size %lld, found %lld", r->file, key,
                      (long long)vocab, (long long)id);
     return false;
 }
 
-static void read_special_tokens(const Reader *r, LlamaConfig *c)
+static void read_special_tokens(const JsonFields *r, LlamaConfig *c)
 {
     bool defaults = c->arch == ARCH_LLAMA || c->arch == ARCH_MISTRAL;
     c->bos_id = -1;
     c->n_eos = 0;
-    const Json *bos = json_get(r->root, "bos_token_id");
+    const Json *bos = json_get(r->object, "bos_token_id");
     if (bos && json_kind(bos) != JK_NULL)
         read_token(r, "bos_token_id", bos, c->vocab_size, &c->bos_id);
     else if (!bos && defaults && c->vocab_size > 1)
         c->bos_id = 1;
 
-    const Json *eos = json_get(r->root, "eos_token_id");
+    const Json *eos = json_get(r->object, "eos_token_id");
     if (!eos && defaults && c->vocab_size > 2) c->eos_ids[c->n_eos++] = 2;
     if (!eos || json_kind(eos) == JK_NULL) return;
     bool list = json_kind(eos) == JK_ARRAY;
     size_t n = list ? json_size(eos) : 1, most = sizeof c->eos_ids / sizeof *c->eos_ids;
     if (n > most)
-        problems_add(r->faults, "%s: eos_token_id: at most %zu ids, found %zu", r->path, most, n);
+        problems_add(r->faults, "%s: eos_token_id: at most %zu ids, found %zu", r->file, most, n);
     for (size_t i = 0; n <= most && i < n; i++) {
         const Json *id = list ? json_at(eos, i) : eos;
         if (read_token(r, "eos_token_id", id, c->vocab_size, &c->eos_ids[c->n_eos])) c->n_eos++;
@@ -411,7 +269,7 @@ static void read_special_tokens(const Reader *r, LlamaConfig *c)
 Status llama_config_read(LlamaConfig *out, const Json *root, const char *name, Err *err)
 {
     Problems faults = {0};
-    Reader r = {root, name, &faults};
+    const JsonFields r = {root, name, "", &faults};
     if (json_kind(root) != JK_OBJECT)
         return err_set(err, E_INPUT, "%s: must hold a JSON object, found %s", name,
                        json_kind_name(root));
@@ -422,7 +280,7 @@ Status llama_config_read(LlamaConfig *out, const Json *root, const char *name, E
     read_sizes(&r, &c);
     read_switches(&r, &c);
     read_window(&r, &c);
-    read_rope(&r, &c);
+    llama_rope_read(&r, &c);
     read_special_tokens(&r, &c);
     if (faults.n == 0) *out = c;
     return err_of_problems(err, &faults);

@@ -2,6 +2,7 @@
 #include "model/quant_file.h"
 
 #include "base/str.h"
+#include "model/json_fields.h"
 
 #include <string.h>
 
@@ -11,76 +12,36 @@ const char *quant_method_name(QuantMethod m)
     return names[m];
 }
 
-typedef struct QuantReader {
-    const Json *q;
-    const char *name; /* of the file */
-    Problems *faults;
-} QuantReader;
-
-/* As in transformers, null is the default like an absent key. */
-static const Json *value_of(const QuantReader *r, const char *key)
+static void refuse(const JsonFields *r, const char *key, const char *found, const char *known)
 {
-    const Json *j = json_get(r->q, key);
-    return j && json_kind(j) != JK_NULL ? j : NULL;
+    problems_add(r->faults, "%s: %s%s: '%s' is not supported; %s", r->file, r->where, key, found,
+                 known);
 }
 
-static void bad_kind(const QuantReader *r, const char *key, const char *want, const Json *found)
-{
-    problems_add(r->faults, "%s: quantization_config.%s: must be %s, found %s", r->name, key, want,
-                 json_kind_name(found));
-}
-
-static void read_flag(const QuantReader *r, const char *key, bool *out)
-{
-    const Json *j = value_of(r, key);
-    if (j && !json_bool(j, out)) bad_kind(r, key, "true or false", j);
-}
-
-static bool read_int(const QuantReader *r, const char *key, int64_t *out)
-{
-    const Json *j = value_of(r, key);
-    if (!j || json_int(j, out)) return true;
-    bad_kind(r, key, "an integer", j);
-    return false;
-}
-
-static bool read_text(const QuantReader *r, const char *key, const char **out)
-{
-    const Json *j = value_of(r, key);
-    if (!j || json_str(j, out, NULL)) return true;
-    bad_kind(r, key, "a string", j);
-    return false;
-}
-
-static void refuse(const QuantReader *r, const char *key, const char *found, const char *known)
-{
-    problems_add(r->faults, "%s: quantization_config.%s: '%s' is not supported; %s", r->name, key,
-                 found, known);
-}
-
-static void read_bnb(QuantFile *out, const QuantReader *r)
+static void read_bnb(QuantFile *out, const JsonFields *r)
 {
     bool four = false, eight = false;
     const char *kind = "fp4";
     int before = r->faults->n;
-    read_flag(r, "_load_in_4bit", &four);
-    read_flag(r, "load_in_4bit", &four);
-    read_flag(r, "_load_in_8bit", &eight);
-    read_flag(r, "load_in_8bit", &eight);
+    fields_bool(r, "_load_in_4bit", &four);
+    fields_bool(r, "load_in_4bit", &four);
+    fields_bool(r, "_load_in_8bit", &eight);
+    fields_bool(r, "load_in_8bit", &eight);
     if (four == eight && r->faults->n == before)
         problems_add(r->faults,
                      "%s: quantization_config: neither load_in_4bit nor load_in_8bit, or both",
-                     r->name);
+                     r->file);
     out->type = QUANT_INT8;
     if (eight) return;
-    if (read_text(r, "bnb_4bit_quant_type", &kind) && !str_eq(kind, "nf4") && !str_eq(kind, "fp4"))
+    if (fields_text(r, "bnb_4bit_quant_type", &kind) && !str_eq(kind, "nf4") &&
+        !str_eq(kind, "fp4"))
         refuse(r, "bnb_4bit_quant_type", kind, "nf4 and fp4 are");
     out->type = str_eq(kind, "nf4") ? QUANT_NF4 : QUANT_FP4;
     out->block = QUANT_BLOCK;
-    read_flag(r, "bnb_4bit_use_double_quant", &out->nested);
+    fields_bool(r, "bnb_4bit_use_double_quant", &out->nested);
 }
 
-static void check_override(const QuantReader *r, const char *pattern, const Json *settings,
+static void check_override(const JsonFields *r, const char *pattern, const Json *settings,
                            const char *key, int64_t common)
 {
     int64_t own = common;
@@ -89,15 +50,15 @@ static void check_override(const QuantReader *r, const char *pattern, const Json
     problems_add(r->faults,
                  "%s: quantization_config.dynamic.%s: %s %lld where others have %lld; one setting "
                  "for all quantised modules is supported",
-                 r->name, pattern, key, (long long)own, (long long)common);
+                 r->file, pattern, key, (long long)own, (long long)common);
 }
 
 /* GPTQModel's patterns: those that begin with "-:" leave modules out, which the files tell; others set them apart. */
-static void check_dynamic(const QuantFile *f, const QuantReader *r)
+static void check_dynamic(const QuantFile *f, const JsonFields *r)
 {
-    const Json *dynamic = value_of(r, "dynamic");
+    const Json *dynamic = fields_value(r, "dynamic");
     if (!dynamic) return;
-    if (json_kind(dynamic) != JK_OBJECT) bad_kind(r, "dynamic", "an object", dynamic);
+    if (json_kind(dynamic) != JK_OBJECT) fields_bad_kind(r, "dynamic", "an object", dynamic);
     for (void *it = json_first(dynamic); it; it = json_next(dynamic, it)) {
         const char *pattern = json_iter_key(it);
         const Json *settings = json_iter_value(it);
@@ -107,42 +68,42 @@ static void check_dynamic(const QuantFile *f, const QuantReader *r)
     }
 }
 
-static void read_gptq(QuantFile *out, const QuantReader *r)
+static void read_gptq(QuantFile *out, const JsonFields *r)
 {
     const char *format = "gptq";
-    read_flag(r, "desc_act", &out->ordered);
-    if (read_text(r, "checkpoint_format", &format) && !str_eq(format, "gptq") &&
+    fields_bool(r, "desc_act", &out->ordered);
+    if (fields_text(r, "checkpoint_format", &format) && !str_eq(format, "gptq") &&
         !str_eq(format, "gptq_v2"))
         refuse(r, "checkpoint_format", format, "gptq and gptq_v2 are");
     out->less_one = str_eq(format, "gptq");
 }
 
-static void read_awq(const QuantReader *r)
+static void read_awq(const JsonFields *r)
 {
     const char *version = "gemm";
-    if (read_text(r, "version", &version) && strcasecmp(version, "gemm") != 0)
+    if (fields_text(r, "version", &version) && strcasecmp(version, "gemm") != 0)
         refuse(r, "version", version, "gemm is");
 }
 
-static void read_groups(QuantFile *out, const QuantReader *r)
+static void read_groups(QuantFile *out, const JsonFields *r)
 {
     int64_t bits = 0, group = 128;
     int before = r->faults->n;
-    bool gptq = out->method == QUANT_METHOD_GPTQ, is_int = read_int(r, "bits", &bits),
+    bool gptq = out->method == QUANT_METHOD_GPTQ, is_int = fields_int(r, "bits", &bits),
          known = bits == 4 || (gptq && (bits == 2 || bits == 3 || bits == 8));
     if (is_int && !known)
-        problems_add(r->faults, "%s: quantization_config.bits: must be %s, found %lld", r->name,
+        problems_add(r->faults, "%s: quantization_config.bits: must be %s, found %lld", r->file,
                      gptq ? "2, 3, 4 or 8" : "4", (long long)bits);
-    if (read_int(r, "group_size", &group) && group != -1 && (group < 8 || group > 1 << 20))
+    if (fields_int(r, "group_size", &group) && group != -1 && (group < 8 || group > 1 << 20))
         problems_add(r->faults,
                      "%s: quantization_config.group_size: must be -1 or 8 to 1048576, found %lld",
-                     r->name, (long long)group);
+                     r->file, (long long)group);
     out->bits = (int)bits;
     out->group = group;
     out->type = bits == 8 ? QUANT_GROUP8 : QUANT_GROUP4;
     out->symmetric = true;
     if (gptq && r->faults->n == before) check_dynamic(out, r); /* against what is right */
-    read_flag(r, "sym", &out->symmetric);
+    fields_bool(r, "sym", &out->symmetric);
     if (gptq)
         read_gptq(out, r);
     else
@@ -153,12 +114,12 @@ Status quant_file_read(QuantFile *out, const Json *q, const char *name, Err *err
 {
     QuantFile f = {0};
     Problems faults = {0};
-    QuantReader r = {q, name, &faults};
+    const JsonFields r = {q, name, "quantization_config.", &faults};
     if (json_kind(q) != JK_OBJECT)
         return err_set(err, E_INPUT, "%s: quantization_config: must be an object, found %s", name,
                        json_kind_name(q));
-    const char *method = value_of(&r, "load_in_4bit") ? "bitsandbytes" : "gptq";
-    bool is_text = read_text(&r, "quant_method", &method);
+    const char *method = fields_value(&r, "load_in_4bit") ? "bitsandbytes" : "gptq";
+    bool is_text = fields_text(&r, "quant_method", &method);
     for (int m = QUANT_METHOD_BNB; m <= QUANT_METHOD_AWQ; m++)
         if (str_eq(method, quant_method_name(m))) f.method = (QuantMethod)m;
     if (f.method == QUANT_METHOD_NONE)
